@@ -1,0 +1,35 @@
+"""mocogan_tf: MoCoGAN video generation in Keras 3 on TensorFlow.
+
+Axes: B batch, T time (frames), F frames of a whole source video, H height, W width, C channels.
+Videos are `[B, T, H, W, C]`, float32 in [-1, 1] inside the library, uint8 in 0..255 on disk and on the wire.
+
+Importing this package does not import TensorFlow: the public names below are looked up when first used.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Config": "mocogan_tf.config",
+    "LatentSpec": "mocogan_tf.latents",
+    "sample_latents": "mocogan_tf.latents",
+    "VideoGenerator": "mocogan_tf.models.generator",
+    "ImageDiscriminator": "mocogan_tf.models.discriminators",
+    "PatchImageDiscriminator": "mocogan_tf.models.discriminators",
+    "VideoDiscriminator": "mocogan_tf.models.discriminators",
+    "MoCoGAN": "mocogan_tf.gan",
+    "train": "mocogan_tf.training",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__():
+    return sorted(__all__)

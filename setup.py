@@ -1,0 +1,59 @@
+"""Packaging of mocogan-tf: three top-level packages, so that an installed copy can train, export and serve."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "mocogan_tf" / "__init__.py").read_text()).group(1)
+
+# onnxruntime-gpu also runs on a CPU; it has wheels for Linux on x86-64 and for Windows only. Up to 1.26 its wheels are
+# built for CUDA 12, which is what TensorFlow uses: both fit one environment.
+ONNXRUNTIME = [
+    "onnxruntime-gpu>=1.24,<1.27; (sys_platform == 'linux' and platform_machine == 'x86_64') or sys_platform == 'win32'",
+    "onnxruntime>=1.24; (sys_platform != 'linux' or platform_machine != 'x86_64') and sys_platform != 'win32'",
+]
+
+TEST = [
+    "pytest>=8",
+    "pytest-timeout>=2.3",
+    "hypothesis>=6.100",
+    "scipy>=1.11",
+]
+
+EXTRAS = {
+    # tensorflow-io's native code is built against TensorFlow 2.16 and does not load on a newer one.
+    "io": ["tensorflow-io==0.37.1", "tensorflow==2.16.*", "onnx<1.18"],
+    "gpu": ["tensorflow[and-cuda]>=2.16.2,<2.22"],
+    "video": ["av>=14"],
+    "serving": (HERE / "serving" / "requirements.txt").read_text().split("\n")
+    if (HERE / "serving" / "requirements.txt").exists()
+    else [],
+    "test": TEST,
+    "lint": ["ruff>=0.8", "mypy>=1.13"],
+}
+
+setup(
+    name="mocogan-tf",
+    version=VERSION,
+    description="MoCoGAN in TensorFlow and Keras 3: train on your own clips, measure, export to SavedModel and ONNX, serve.",
+    long_description=(HERE / "README.md").read_text() if (HERE / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["mocogan_tf", "mocogan_tf.*", "export", "export.*", "serving", "serving.*"]),
+    package_data={"serving": ["studio/*", "requirements.txt"], "mocogan_tf": ["py.typed"]},
+    install_requires=[
+        "tensorflow>=2.16.2,<2.22",
+        "keras>=3.12",
+        "numpy>=1.26",
+        "pillow>=10.3",
+        "absl-py>=2.1",
+        "tqdm>=4.66",
+        "tf2onnx==1.17.0",
+        "onnx>=1.16",
+        *ONNXRUNTIME,
+    ],
+    extras_require=EXTRAS,
+)
