@@ -1,0 +1,209 @@
+"""One flat, frozen configuration. A field's type, default, bounds and help stand on one line; flags are made from them.
+
+A run directory holds its configuration as `config.json`; every later command reads it back from there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from typing import Any, get_type_hints
+
+AUTO = -1  # In an integer field: follows from the data.
+
+
+def _opt(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    minimum: float | None = None,
+    below: float | None = None,
+) -> Any:
+    metadata = {"help": help, "choices": choices, "minimum": minimum, "below": below}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that decides what a run computes.
+
+    Raises:
+        ValueError: A field is out of its range, or two fields contradict each other.
+    """
+
+    # Data.
+    dataset: str = _opt("taichi", "Name of the set; `folder` for clips of any name.")
+    data_dir: str = _opt("", "Folder or URI of clips. Empty: the set is generated, where it has a generator.")
+    cache_dir: str = _opt("", "Where decoded or generated clips are kept. Empty: the user's cache folder.")
+    num_clips: int = _opt(4000, "Clips to render where the set is generated.", minimum=1)
+    image_size: int = _opt(64, "Height and width of a frame: 32, 64 or 128.")
+    channels: int = _opt(3, "Colour channels: 3, or 1 for grey.")
+    video_length: int = _opt(16, "Frames per clip, T.", minimum=4)
+    every_nth: int = _opt(2, "Keep one source frame in this many when a clip is cut.", minimum=1)
+
+    # Networks.
+    model: str = _opt("mocogan", "Model to train.", choices=("mocogan",))
+    dim_content: int = _opt(50, "Size of the content code, fixed over a clip.", minimum=1)
+    dim_motion: int = _opt(10, "Size of the motion code, one per frame, and of its noise.", minimum=1)
+    dim_category: int = _opt(AUTO, "Number of categories. -1: as many as the clips have.", minimum=AUTO)
+    category_to: str = _opt(
+        "motion",
+        "Where the category enters: the motion network (the paper's best) or the frame decoder (the authors' code).",
+        choices=("motion", "image"),
+    )
+    ngf: int = _opt(64, "Filters of the generator's last hidden layer.", minimum=1)
+    ndf: int = _opt(64, "Filters of the discriminators' first layer.", minimum=1)
+    image_discriminator: str = _opt(
+        "patch", "One logit per patch, one per image, or no image discriminator.", choices=("patch", "full", "none")
+    )
+    discriminator_norm: str = _opt(
+        "batch", "Normalisation inside the discriminators (with `none` they have biases).", choices=("batch", "none")
+    )
+    noise_sigma: float = _opt(0.1, "Deviation of the instance noise before the discriminators' layers.", minimum=0)
+
+    # Objective and optimizers.
+    category_loss: str = _opt(
+        "auto",
+        "How categories are learnt: `supervised` (the class head learns real labels, the generator is scored by it), "
+        "`infogan` (class head and generator both learn from fakes), `none`; `auto`: by whether clips have labels.",
+        choices=("auto", "supervised", "infogan", "none"),
+    )
+    category_weight: float = _opt(1.0, "Weight of the category loss, the paper's lambda.", minimum=0)
+    r1_image: float = _opt(0.0, "Weight of R1 on the image discriminator (Mescheder et al. 2018); 0: off.", minimum=0)
+    r1_video: float = _opt(0.0, "Weight of R1 on the video discriminator; 0: off.", minimum=0)
+    r1_every: int = _opt(16, "Steps between two R1 penalties, each scaled up by this number.", minimum=1)
+    learning_rate: float = _opt(2e-4, "Adam's step size for the generator.", minimum=0)
+    learning_rate_d: float = _opt(2e-4, "Adam's step size for both discriminators.", minimum=0)
+    beta_1: float = _opt(0.5, "Adam's decay of the first moment.", minimum=0, below=1)
+    beta_2: float = _opt(0.999, "Adam's decay of the second moment.", minimum=0, below=1)
+    weight_decay: float = _opt(1e-5, "Weight decay of all networks; 0: off.", minimum=0)
+    weight_decay_mode: str = _opt(
+        "coupled", "Decay inside the gradient (as the authors) or beside it (AdamW).", choices=("coupled", "decoupled")
+    )
+    ema_decay: float = _opt(0.999, "Decay of the generator's moving average, warmed up; 0: off.", minimum=0, below=1)
+
+    # Training.
+    steps: int = _opt(100_000, "Training steps in all.", minimum=1)
+    image_batch: int = _opt(32, "Images per step, over all devices.", minimum=1)
+    video_batch: int = _opt(32, "Clips per step, over all devices.", minimum=1)
+    seed: int = _opt(0, "Seed of everything random.", minimum=0)
+
+    # How it is computed: these change speed and rounding, not the method.
+    precision: str = _opt(
+        "auto",
+        "Arithmetic of the networks.",
+        choices=("auto", "float32", "mixed_float16", "mixed_bfloat16"),
+    )
+    jit_compile: str = _opt("auto", "Compile the step with XLA; `auto`: on GPUs.", choices=("auto", "on", "off"))
+    steps_per_execution: int = _opt(1, "Steps per call into TensorFlow.", minimum=1)
+    cpu_devices: int = _opt(1, "Virtual CPU devices to train on, for trying several replicas.", minimum=1)
+    sync_batch_norm: bool = _opt(True, "Share batch normalisation's statistics between replicas.")
+    deterministic: bool = _opt(False, "Bit-identical results on one machine, at some cost.")
+
+    # What is written.
+    log_every: int = _opt(50, "Steps between two lines of log.jsonl.", minimum=1)
+    sample_every: int = _opt(500, "Steps between two sample grids.", minimum=1)
+    checkpoint_every: int = _opt(500, "Steps between two checkpoints.", minimum=1)
+    keep_checkpoints: int = _opt(3, "Latest checkpoints to keep.", minimum=1)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_field(field.name, getattr(self, field.name), field.metadata)
+        if self.image_size not in (32, 64, 128):
+            raise ValueError(f"`image_size` must be 32, 64 or 128. Received: image_size={self.image_size}")
+        if self.channels not in (1, 3):
+            raise ValueError(f"`channels` must be 1 or 3. Received: channels={self.channels}")
+        if self.discriminator_norm == "batch" and (self.r1_image or self.r1_video):
+            raise ValueError(
+                "R1 needs a gradient per image, which batch normalisation mixes. Set discriminator_norm=none, "
+                f"or r1_image=0 and r1_video=0. Received: r1_image={self.r1_image}, r1_video={self.r1_video}"
+            )
+        if self.dim_category == 0 and self.category_loss not in ("auto", "none"):
+            raise ValueError(
+                f"`category_loss` must be none (or auto) when dim_category=0. Received: {self.category_loss}"
+            )
+
+    @property
+    def source_frames(self) -> int:
+        """Frames a source clip needs: `1 + (T - 1) * every_nth`."""
+        return 1 + (self.video_length - 1) * self.every_nth
+
+    def resolve_categories(self, num_categories: int) -> Config:
+        """Returns the configuration with `dim_category` and `category_loss` settled for clips of that many classes.
+
+        Raises:
+            ValueError: The labels contradict the configuration.
+        """
+        dim = num_categories if self.dim_category == AUTO else self.dim_category
+        loss = self.category_loss
+        if loss == "auto":
+            loss = "none" if not dim else "supervised" if num_categories == dim else "infogan"
+        if loss == "supervised" and num_categories != dim:
+            raise ValueError(
+                f"`category_loss=supervised` needs clips of {dim} categories (dim_category); these have "
+                f"{num_categories}. Set dim_category={num_categories}, or category_loss=infogan."
+            )
+        return dataclasses.replace(self, dim_category=dim, category_loss=loss)
+
+    def to_json(self) -> str:
+        """Returns the configuration as indented JSON, fields in their order here."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, path: str | pathlib.Path) -> Config:
+        """Reads a configuration that `to_json` wrote.
+
+        Raises:
+            ValueError: The file is missing, is no JSON object, or has a field that this version does not know.
+        """
+        try:
+            values = json.loads(pathlib.Path(path).read_text())
+            unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
+        except (OSError, ValueError, TypeError) as error:
+            raise ValueError(f"Cannot read the configuration {path}: {error}") from error
+        if unknown:
+            raise ValueError(f"The configuration {path} has unknown fields: {', '.join(unknown)}.")
+        return cls(**values)
+
+
+# Fields that may differ when a run goes on: they change how long, how fast or what is written, not the method.
+FREE_ON_RESUME = frozenset(
+    {
+        "steps",
+        "data_dir",
+        "cache_dir",
+        "jit_compile",
+        "steps_per_execution",
+        "log_every",
+        "sample_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+    }
+)
+
+
+
+def _check_field(name: str, value: Any, metadata: Any) -> None:
+    expected = get_type_hints(Config)[name]
+    if expected is float and type(value) is int:
+        return _check_field(name, float(value), metadata)
+    if type(value) is not expected:
+        raise ValueError(f"`{name}` must be of type {expected.__name__}. Received: {name}={value!r}")
+    choices, minimum, below = metadata["choices"], metadata["minimum"], metadata["below"]
+    if choices and value not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(choices)}. Received: {name}={value}")
+    if minimum is not None and not value >= minimum:
+        raise ValueError(f"`{name}` must be at least {minimum}. Received: {name}={value}")
+    if below is not None and not value < below:
+        raise ValueError(f"`{name}` must be below {below}. Received: {name}={value}")
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """Returns one `field: old -> new` line per field in which two configurations are different runs."""
+    return [
+        f"{field.name}: {getattr(old, field.name)} -> {getattr(new, field.name)}"
+        for field in dataclasses.fields(Config)
+        if field.name not in FREE_ON_RESUME and getattr(old, field.name) != getattr(new, field.name)
+    ]
