@@ -6,17 +6,22 @@ Left out: links and devices, encrypted members, archives inside archives.
 
 from __future__ import annotations
 
+import lzma
 import os
 import pathlib
 import shutil
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import IO, Any
 
 # Clips are compressed already: an archive of them hardly shrinks.
 MAX_RATIO = 200
 RATIO_MATTERS_ABOVE = 64 * 2**20
+
+
+_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError)
 
 
 def unpack(archive: pathlib.Path, folder: pathlib.Path) -> list[tuple[str, str]]:
@@ -35,14 +40,16 @@ def unpack(archive: pathlib.Path, folder: pathlib.Path) -> list[tuple[str, str]]
     """
     folder.mkdir(parents=True)
     try:
-        return _unpack(archive, folder)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError, RuntimeError) as error:
-        shutil.rmtree(folder)
-        raise ValueError(f"the archive is damaged or of an unknown kind: {error or type(error).__name__}") from error
+        left_out = _unpack(archive, folder)
+        if not left_out and not any(folder.iterdir()):
+            raise ValueError("the archive is empty, or no zip or tar file")
+        return left_out
     except BaseException as error:
         shutil.rmtree(folder)
-        if isinstance(error, OSError) and error.errno is None:  # gzip and lzma report damage so.
-            raise ValueError(f"the archive is damaged: {error}") from error
+        # gzip and lzma report damage as an OSError without a number; the others come from zip and tar themselves.
+        without_number = isinstance(error, OSError) and error.errno is None
+        if without_number or isinstance(error, (*_DAMAGE, EOFError, NotImplementedError, RuntimeError)):
+            raise ValueError("the archive is damaged, or no zip or tar file") from error
         raise
 
 

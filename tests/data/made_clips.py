@@ -32,7 +32,7 @@ def save_video(path, frames, *, codec="ffv1", fps=10, container=None, millisecon
     with av.open(str(path), "w", format=container) as output:
         stream = output.add_stream(codec, rate=fps)
         stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "bgr0" if codec == "ffv1" else "yuv420p"
+        stream.pix_fmt = {"ffv1": "bgr0", "png": "rgb24"}.get(codec, "yuv420p")
         if milliseconds:
             stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
         if codec == "mpeg4":
