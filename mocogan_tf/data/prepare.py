@@ -19,6 +19,7 @@ import dataclasses
 import functools
 import hashlib
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -27,7 +28,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,27 @@ from mocogan_tf.data.records import FORMAT_VERSION
 REJECTED, STATE = "rejected.csv", ".state"
 
 
+# Makes shards, given by name with their clips, in a folder, and yields (shard, what `records.write_shard` returns).
+Maker = Callable[[pathlib.Path, dict[str, list[ClipSource]], PrepareOptions], Iterator[tuple[str, dict[str, Any]]]]
+
+
+def make_in_processes(
+    out: pathlib.Path, shards: dict[str, list[ClipSource]], options: PrepareOptions, *, workers: int | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Makes shards one after the other, their clips in as many processes as there are processors, or in `workers`."""
+    clips = [clip for members in shards.values() for clip in members]
+    outcomes = parallel.map_in_processes(functools.partial(prepare_clip, options=options), clips, workers=workers)
+    # A bar is for a person who watches; a log file gets one line.
+    progress = iter(tqdm(outcomes, "Preparing", len(clips), unit="clip", disable=not sys.stderr.isatty()))
+    for shard, members in shards.items():
+        yield shard, records.write_shard(out, shard, itertools.islice(progress, len(members)))
+
+
 def prepare(
-    source: str | os.PathLike[str], out: str | os.PathLike[str], options: PrepareOptions, *, workers: int | None = None
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    options: PrepareOptions,
+    make_shards: Maker = make_in_processes,
 ) -> dict[str, Any]:
     """Prepares the clips of a folder, archive or array file into the folder `out`, and returns the manifest.
 
@@ -55,7 +75,7 @@ def prepare(
         source: What to prepare; nothing in it is changed.
         out: Folder to write; new, empty, or written by an earlier run.
         options: How.
-        workers: Number of processes; None: as many as processors. Does not change the result.
+        make_shards: Where the work is done. Does not change the result.
 
     Raises:
         ValueError: Nothing can be prepared, the options do not fit, or the disk is full or not writable.
@@ -65,7 +85,7 @@ def prepare(
         with _claimed(source, out) as state, tempfile.TemporaryDirectory(prefix="unpacked-", dir=state) as unpacked:
             found = layouts.find(source, _layout_options(options), pathlib.Path(unpacked))
             plan = make_plan(found, options)
-            results = _make_shards(out, state, plan, options, workers)
+            results = _make_missing_shards(out, state, plan, options, make_shards)
             return _finish(out, state, plan, results, options)
     except OSError as error:
         raise ValueError(f"Cannot write to {out}: {error.strerror or error}. Finished shards are kept.") from error
@@ -102,36 +122,26 @@ def _claimed(source: pathlib.Path, out: pathlib.Path) -> Iterator[pathlib.Path]:
         yield state
 
 
-def _make_shards(
-    out: pathlib.Path, state: pathlib.Path, plan: Plan, options: PrepareOptions, workers: int | None
+def _make_missing_shards(
+    out: pathlib.Path, state: pathlib.Path, plan: Plan, options: PrepareOptions, make_shards: Maker
 ) -> dict[str, dict[str, Any]]:
     """Makes the shards that are not there yet and returns, of each, what the state folder says of it."""
     keys = {shard: shard_key(clips, options) for shard, clips in plan.shards.items()}
     results = {shard: _finished(out, state, shard, key) for shard, key in keys.items()}
-    waiting = [shard for shard in plan.shards if not results[shard]]
-    if waiting or _stale(out, plan):
+    waiting = {shard: clips for shard, clips in plan.shards.items() if not results[shard]}
+    stale = [path for path in sorted(out.glob("*-of-*.tfrecord")) if path.name not in plan.shards]
+    if waiting or stale:
         (out / MANIFEST).unlink(missing_ok=True)  # What it says is no longer so.
-    for stale in _stale(out, plan):
-        stale.unlink()
-    items = [clip for shard in waiting for clip in plan.shards[shard]]
-    if not items:
-        return {shard: result for shard, result in results.items() if result}
-    done = len(keys) - len(waiting)
-    print(
-        f"Preparing {len(items)} clips into {len(waiting)} shards in {out}"
-        + (f"; {done} shards are done already." if done else "."),
-        file=sys.stderr,
-        flush=True,
-    )
-    outcomes = parallel.map_in_processes(functools.partial(prepare_clip, options=options), items, workers=workers)
-    # A bar is for a person who watches; a log file gets the line above.
-    progress = iter(tqdm(outcomes, "Preparing", len(items), unit="clip", disable=not sys.stderr.isatty()))
-    for shard in waiting:
-        outcomes_here = (next(progress) for _ in plan.shards[shard])
-        results[shard] = records.write_shard(out, shard, outcomes_here)
-        result = {"key": keys[shard], **results[shard]}
-        write_whole(state / f"{shard}.json", json.dumps(result))
-    return {shard: result for shard, result in results.items() if result}
+    for path in stale:
+        path.unlink()
+    if waiting:
+        number, done = sum(map(len, waiting.values())), len(keys) - len(waiting)
+        also = f"; {done} shards are done already" if done else ""
+        print(f"Preparing {number} clips into {len(waiting)} shards in {out}{also}.", file=sys.stderr, flush=True)
+        for shard, result in make_shards(out, waiting, options):
+            results[shard] = result
+            write_whole(state / f"{shard}.json", json.dumps({"key": keys[shard], **result}))
+    return results
 
 
 def shard_key(clips: Sequence[ClipSource], options: PrepareOptions) -> str:
@@ -147,10 +157,6 @@ def _finished(out: pathlib.Path, state: pathlib.Path, shard: str, key: str) -> d
         return result if result["key"] == key and is_whole else {}
     except (OSError, ValueError, KeyError):
         return {}
-
-
-def _stale(out: pathlib.Path, plan: Plan) -> list[pathlib.Path]:
-    return [path for path in sorted(out.glob("*-of-*.tfrecord")) if path.name not in plan.shards]
 
 
 def _finish(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from typing import Any
+
+from absl import flags
 
 from mocogan_tf.data import fitting, layouts
 
@@ -104,3 +107,28 @@ def parse_split(split: str) -> dict[str, float]:
     if fractions and (abs(sum(fractions.values()) - 1) > 1e-6 or min(fractions.values()) <= 0):
         raise ValueError(f"The fractions of `split` must be positive and sum to 1. Received: {split}")
     return fractions
+
+
+def define_flags() -> None:
+    """Defines an absl flag per field."""
+    definers: dict[type, Callable[..., Any]] = {
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        str: flags.DEFINE_string,
+    }
+    for field in dataclasses.fields(PrepareOptions):
+        choices, help = field.metadata["choices"], field.metadata["help"]
+        if choices and isinstance(field.default, str):
+            flags.DEFINE_enum(field.name, field.default, choices, help)
+        else:
+            definers[type(field.default)](field.name, field.default, help)
+
+
+def from_flags() -> PrepareOptions:
+    """Returns what the flags say.
+
+    Raises:
+        ValueError: A flag is out of its range.
+    """
+    values: dict[str, Any] = {name: flags.FLAGS[name].value for name in PrepareOptions.__dataclass_fields__}
+    return PrepareOptions(**values)

@@ -1,5 +1,6 @@
 """From a folder of clips to shards and back: what is written, what is left out, what a second run does."""
 
+import functools
 import json
 import os
 import pathlib
@@ -14,7 +15,7 @@ from made_clips import frames_of, save_strip
 from PIL import Image
 
 from mocogan_tf.data import prepare as prepare_module
-from mocogan_tf.data.prepare import prepare, read_rejected, summary
+from mocogan_tf.data.prepare import make_in_processes, prepare, read_rejected, summary
 from mocogan_tf.data.prepare_options import PrepareOptions
 from mocogan_tf.data.registry import open_videos
 
@@ -84,10 +85,10 @@ def test_jpeg_shards_are_close_and_smaller(clips, tmp_path, make_config):
 
 
 def test_the_same_input_twice_gives_the_same_bytes_whatever_the_workers(clips, tmp_path):
-    prepare(clips, tmp_path / "one", options(), workers=1)
+    prepare(clips, tmp_path / "one", options(), functools.partial(make_in_processes, workers=1))
     moved = tmp_path / "elsewhere"
     clips.rename(moved)
-    prepare(moved, tmp_path / "two", options(), workers=2)
+    prepare(moved, tmp_path / "two", options(), functools.partial(make_in_processes, workers=2))
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
 
 
