@@ -216,7 +216,9 @@ class Progress(_PerStep):
             self.bar.update(step - previous)
         elif _due(self.every, previous, step):
             left = tqdm.tqdm.format_interval((self.steps - step) / pace)
-            print(f"step {step}/{self.steps}  {losses}  {pace * self.clips_per_step:.1f} clips/s  {left} left", flush=True)
+            print(
+                f"step {step}/{self.steps}  {losses}  {pace * self.clips_per_step:.1f} clips/s  {left} left", flush=True
+            )
 
     def on_train_end(self, logs=None):
         if self.bar is not None:

@@ -71,7 +71,9 @@ def all_categories(generator, num_contents, num_frames, *, seed):
     """
     spec = generator.latents
     if not spec.dim_category:
-        raise ValueError("This run has no categories. Use another --mode: random, content_motion_grid, interpolate, long.")
+        raise ValueError(
+            "This run has no categories. Use another --mode: random, content_motion_grid, interpolate, long."
+        )
     latents = sample_latents(spec, num_contents, num_frames, seed=seed)
     repeated = {name: value.repeat(spec.dim_category, axis=0) for name, value in latents.items()}
     repeated["category"] = np.tile(np.eye(spec.dim_category, dtype=np.float32), (num_contents, 1))

@@ -42,7 +42,9 @@ def choose_precision(precision):
         return precision
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
-        capability = min(tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus)
+        capability = min(
+            tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus
+        )
         names = {8: "mixed_bfloat16", 7: "mixed_float16"}
         chosen = next((name for least, name in names.items() if capability[0] >= least), "float32")
         why = f"GPU of compute capability {'.'.join(map(str, capability))}"

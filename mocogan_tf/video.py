@@ -119,7 +119,9 @@ def _write_film(path: pathlib.Path, video: Pixels, fps: float, codec: str) -> No
     try:
         import av
     except ImportError as error:
-        raise ValueError(f"Writing {path.name} needs PyAV: pip install 'mocogan-tf[video]', or choose .webp.") from error
+        raise ValueError(
+            f"Writing {path.name} needs PyAV: pip install 'mocogan-tf[video]', or choose .webp."
+        ) from error
     from fractions import Fraction
 
     _, height, width, channels = video.shape

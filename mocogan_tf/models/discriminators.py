@@ -76,6 +76,15 @@ class _Discriminator(keras.Model):
         self.noise_sigma = noise_sigma
         self.noise_before_last = noise_before_last
 
+    def build(self, input_shape):
+        shape = input_shape
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            convolution.build(shape)
+            shape = convolution.compute_output_shape(shape)
+            norm.build(shape)
+        self.last.build(shape)
+        self.built = True
+
     def features(self, x, training=None, seed=None):
         """Returns the feature map before the last convolution."""
         for i, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
