@@ -33,7 +33,10 @@ DIAMETERS = (8, 10, 12, 14)
 MIN_BRIGHTEST = 16
 
 _DEGREE = 4
-_FIRST, _MARGIN = 1, 2  # Pixels at 64x64: the corner's smallest coordinate, and what the path keeps clear at the far side.
+_FIRST, _MARGIN = (
+    1,
+    2,
+)  # Pixels at 64x64: the corner's smallest coordinate, and what the path keeps clear at the far side.
 
 
 def _bezier(points: NDArray[np.float64], num_frames: int) -> NDArray[np.float64]:

@@ -19,7 +19,7 @@ __all__ = ["CATEGORIES", "FPS", "JOINTS", "NUM_FRAMES", "render_clip"]
 CATEGORIES = tuple(FORMS)
 FPS = 16.0
 NUM_FRAMES = 40
-CYCLE = (36.0, 52.0)  # Frames that one cycle of a form takes, fastest and slowest.
+CYCLE = (36.0, 52.0)  # Frames that one cycle of a form of pace 1 takes, fastest and slowest.
 
 _STREAM_MOTION, _STREAM_CONTENT = 0, 1
 _MIRRORED = [JOINTS.index(n.replace("left", "?").replace("right", "left").replace("?", "right")) for n in JOINTS]
@@ -83,9 +83,10 @@ def _draw_content(rng: np.random.Generator) -> tuple[Proportions, Look, Scene, C
     trousers = draw_from.colour(_CLOTHES, (wall, 0.5 * (scene.floor_far + scene.floor_near)), contrast=0.18)
     if suit and _difference(jacket, scene.floor_far) > 0.18:
         trousers = jacket * np.float32(0.92)
+    skin = draw_from.colour(_SKIN, (jacket, wall), jitter=0.02, contrast=0.12)
     look = Look(
-        skin=draw_from.colour(_SKIN, (jacket,), jitter=0.02, contrast=0.12),
-        hair=draw_from.colour(_HAIR, (wall,), jitter=0.02, contrast=0.12),
+        skin=skin,
+        hair=draw_from.colour(_HAIR, (wall, skin), jitter=0.02, contrast=0.15),
         jacket=jacket,
         trousers=trousers,
         sash=draw_from.colour(_CLOTHES, (jacket, trousers), contrast=0.30),
@@ -135,7 +136,7 @@ def render_clip(index: int, *, seed: int, num_frames: int = NUM_FRAMES, image_si
     motion = _Draw(clip_rng(seed, index, _STREAM_MOTION))
     form = motion.choice(CATEGORIES)
     side = motion.choice(("left", "right"))
-    cycle = motion.uniform(*CYCLE)
+    cycle = motion.uniform(*CYCLE) / FORMS[form].pace
     phase = motion.uniform(0.0, 1.0) + np.arange(num_frames) / cycle
     body, look, scene, camera, turn = _draw_content(clip_rng(seed, index, _STREAM_CONTENT))
 

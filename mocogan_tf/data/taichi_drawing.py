@@ -16,7 +16,7 @@ from mocogan_tf.data.taichi_motion import JOINTS
 Array = NDArray[np.float32]
 
 _OUTLINE = 0.016  # Width of the darker rim of a part, in body heights: it keeps an arm visible before the jacket.
-_FAR_SHADE = 0.78  # Brightness of the limb that is farther away.
+_FAR_SHADE = 0.80  # Brightness of the limb that is farther away.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +71,11 @@ class Camera:
         )
 
 
+def _edge(colour: Array) -> Array:
+    """The rim's colour: darker than the part, or lighter where the part is nearly black."""
+    return np.where(colour.mean(-1, keepdims=True) > 0.28, 0.6 * colour, 0.8 * colour + 0.2)
+
+
 def _patch(low: Array, high: Array, size: int) -> tuple[Array, Array, NDArray[np.intp]]:
     """Pixel centres and indices of the smallest equal patches `[n, h, w]` that hold the boxes from `low` to `high`."""
     corner = np.floor(low).astype(np.intp)
@@ -99,7 +104,9 @@ class Canvas:
         frame = np.arange(len(self.frames))[:, None, None]
         self._pixels[frame, index] *= (1 - strength * dy[:, :, None] * dx[:, None, :])[..., None]
 
-    def part(self, ends: list[tuple[Array, Array, float, float]], colour: Array, frames: NDArray[np.intp] | None = None):
+    def part(
+        self, ends: list[tuple[Array, Array, float, float]], colour: Array, frames: NDArray[np.intp] | None = None
+    ):
         """Paints one part of the body.
 
         Args:
@@ -132,7 +139,7 @@ class Canvas:
         colour = np.broadcast_to(colour, (len(self.frames), 3))[chosen][:, None, None].astype(np.float32)
         frame = chosen[:, None, None]
         under = self._pixels[frame, index]
-        self._pixels[frame, index] = under + cover * (colour * (0.62 + 0.38 * rim) - under)
+        self._pixels[frame, index] = under + cover * (_edge(colour) * (1 - rim) + colour * rim - under)
 
 
 def background(scene: Scene, size: int) -> Array:
@@ -148,7 +155,9 @@ def background(scene: Scene, size: int) -> Array:
 
 def _in_order(places: dict[str, Array], names: tuple[str, ...], depth_of: tuple[str, ...]) -> tuple[list, Array]:
     """The limbs of the two sides as (farther, nearer), each a dict of `[F, 3]`; and the nearer one's lead in depth."""
-    depth = {side: sum(places[f"{side}_{name}"][:, 2] for name in depth_of) / len(depth_of) for side in ("left", "right")}
+    depth = {
+        side: sum(places[f"{side}_{name}"][:, 2] for name in depth_of) / len(depth_of) for side in ("left", "right")
+    }
     left_far = (depth["left"] < depth["right"])[:, None]
     limbs = []
     for first in (left_far, ~left_far):
@@ -156,7 +165,9 @@ def _in_order(places: dict[str, Array], names: tuple[str, ...], depth_of: tuple[
     return limbs, np.abs(depth["left"] - depth["right"])
 
 
-def draw(joints: NDArray[np.float64], facing: Array, look: Look, scene: Scene, camera: Camera, image_size: int) -> NDArray[np.uint8]:
+def draw(
+    joints: NDArray[np.float64], facing: Array, look: Look, scene: Scene, camera: Camera, image_size: int
+) -> NDArray[np.uint8]:
     """Draws all frames of a clip.
 
     Args:
@@ -186,7 +197,7 @@ def draw(joints: NDArray[np.float64], facing: Array, look: Look, scene: Scene, c
 
     def shade(colour: Array, far: bool, lead: Array) -> Array:
         """Darkens the farther limb, the more the farther it is, so that no brightness jumps when limbs change places."""
-        dark = (1 - _FAR_SHADE) * np.clip(lead / 0.12, 0, 1) if far else np.zeros_like(lead)
+        dark = (1 - _FAR_SHADE) * np.clip(lead / 0.16, 0, 1) if far else np.zeros_like(lead)
         return (colour * (1 - dark[:, None])).astype(np.float32)
 
     for far, leg in zip((True, False), legs, strict=True):
@@ -219,11 +230,11 @@ def _draw_leg(canvas: Canvas, leg: dict[str, Array], look: Look, shade) -> None:
 def _draw_arm(canvas: Canvas, arm: dict[str, Array], look: Look, shade, frames: NDArray[np.intp]) -> None:
     """A hand and one sleeve that widens towards the wrist."""
     b = look.bulk
-    canvas.part([(arm["wrist"], arm["hand"], 0.026, 0.022)], shade(look.skin), frames)
+    canvas.part([(arm["wrist"], arm["hand"], 0.034, 0.028)], shade(look.skin), frames)
     canvas.part(
         [
             (arm["shoulder"], arm["elbow"], 0.046 * b, 0.042 * b),
-            (arm["elbow"], 0.08 * arm["elbow"] + 0.92 * arm["wrist"], 0.042 * b, 0.044 * b),
+            (arm["elbow"], 0.14 * arm["elbow"] + 0.86 * arm["wrist"], 0.042 * b, 0.044 * b),
         ],
         shade(look.jacket),
         frames,
@@ -244,9 +255,10 @@ def _draw_torso(canvas: Canvas, places: dict[str, Array], look: Look) -> None:
             (left + drop, right + drop, 0.045 * b, 0.045 * b),
             (left + drop, 0.6 * left_hip + 0.4 * pelvis, 0.05 * b, 0.055 * b),
             (right + drop, 0.6 * right_hip + 0.4 * pelvis, 0.05 * b, 0.055 * b),
-            (neck - 2 * drop * -1, pelvis, 0.06 * b, 0.085 * b),
+            (neck + 2 * drop, pelvis, 0.06 * b, 0.085 * b),
             (left_hip, left_hip + hem, 0.066 * b, 0.066 * b),
             (right_hip, right_hip + hem, 0.066 * b, 0.066 * b),
+            (left_hip + hem, right_hip + hem, 0.066 * b, 0.066 * b),
         ],
         look.jacket,
     )

@@ -49,7 +49,7 @@ class Proportions:
     hips: float = 0.055  # Half the width.
     upper_arm: float = 0.155
     forearm: float = 0.145
-    hand: float = 0.055
+    hand: float = 0.06
     foot: float = 0.10
 
 
@@ -88,10 +88,19 @@ class Pose:
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """A form: the way its performer faces (degrees, 0 to the viewer, 90 to the picture's right) and its key poses."""
+    """A cycle of key poses.
+
+    Args:
+        facing: Where the performer faces, in degrees: 0 to the viewer, 90 to the picture's right.
+        poses: The keys, in order of time.
+        shift: World x of the stance, in body heights: it brings the whole movement to the middle of the picture.
+        pace: Factor of the tempo, smaller where there is more to do in a cycle.
+    """
 
     facing: float
     poses: tuple[Pose, ...]
+    shift: float = 0.0
+    pace: float = 1.0
 
 
 def _raise_hands() -> Form:
@@ -109,6 +118,7 @@ def _raise_hands() -> Form:
             pose(0.50, 0.95, Arm((4, 2), (0, 10), -35)),
             pose(0.72, 0.88, Arm((10, -42), (0, 18), 20)),
         ),
+        shift=-0.09,
     )
 
 
@@ -118,10 +128,10 @@ def _cloud_hands() -> Form:
     circle = (  # One hand, from before the face outwards, down, and back across the belly.
         Arm((25, -18), (-38, 42), 10),
         Arm((52, -18), (20, 40), 10),
-        Arm((74, -26), (58, 22), 10),
-        Arm((66, -48), (48, -30), -5),
-        Arm((35, -72), (-20, -45), 0),
-        Arm((15, -70), (-62, -8), 0),
+        Arm((70, -30), (58, 18), 10),
+        Arm((64, -50), (34, -34), -5),
+        Arm((36, -70), (-10, -40), 0),
+        Arm((16, -68), (-50, -12), 0),
         Arm((8, -52), (-62, 12), 5),
         Arm((10, -32), (-58, 32), 10),
     )
@@ -131,22 +141,24 @@ def _cloud_hands() -> Form:
         poses.append(
             Pose(
                 k / 8,
-                (0.18 * float(sway), 0.0, 0.76),
+                (0.15 * float(sway), 0.0, 0.76),
                 circle[k],
                 circle[(k + 4) % 8],
                 left,
                 right,
-                (28 * float(turn), 3.0, 0.0),
+                (22 * float(turn), 3.0, 0.0),
             )
         )
-    return Form(0.0, tuple(poses))
+    return Form(0.0, tuple(poses), pace=0.85)
 
 
 def _wild_horse() -> Form:
     """Part the wild horse's mane: from holding a ball over the back leg into a bow stance, one arm sweeping up."""
     left, right = Foot(0.13, 0.54, 0), Foot(-0.13, -0.40, -40)
 
-    def pose(time: float, pelvis: tuple[float, float, float], left_arm: Arm, right_arm: Arm, yaw: float, lean: float) -> Pose:
+    def pose(
+        time: float, pelvis: tuple[float, float, float], left_arm: Arm, right_arm: Arm, yaw: float, lean: float
+    ) -> Pose:
         return Pose(time, pelvis, left_arm, right_arm, left, right, (yaw, lean, 0.0))
 
     hold = pose(0.0, (0.0, -0.16, 0.71), Arm((5, -72), (-55, -10)), Arm((45, -22), (-62, 5)), -32, -2)
@@ -159,6 +171,7 @@ def _wild_horse() -> Form:
             part,
             pose(0.75, (0.0, 0.05, 0.70), Arm((10, -45), (-20, 15)), Arm((65, -42), (-20, -10), 10), -8, 2),
         ),
+        shift=-0.10,
     )
 
 
@@ -170,17 +183,18 @@ def _golden_rooster() -> Form:
         return Pose(time, pelvis, left_arm, right_arm, left, right_foot, (0.0, 0.0, 0.0))
 
     low = Arm((20, -68), (5, -42), 10)
-    press = Arm((40, -74), (20, -50), 40)
-    down, up = Foot(-0.16, -0.10, -15), Foot(-0.14, 0.26, 0, 0.62, -35)
+    press = Arm((120, -72), (35, -48), 45)
+    down, up = Foot(-0.16, -0.10, -15), Foot(-0.10, 0.40, 5, 0.60, -40)
     return Form(
-        50.0,
+        64.0,
         (
             pose(0.0, (0.0, -0.05, 0.80), Arm((12, -50), (-10, 0), 5), low, down),
             pose(0.14, (0.08, -0.03, 0.84), Arm((20, -58), (-5, -15), 10), Arm((15, -60), (0, -15), 10), down),
-            pose(0.45, (0.12, 0.0, 0.965), press, Arm((8, -12), (0, 68), 8), up),
-            pose(0.60, (0.12, 0.0, 0.965), press, Arm((8, -12), (0, 68), 8), up),
+            pose(0.45, (0.12, 0.0, 0.965), press, Arm((6, -6), (4, 50), 16), up),
+            pose(0.60, (0.12, 0.0, 0.965), press, Arm((6, -6), (4, 50), 16), up),
             pose(0.88, (0.08, -0.03, 0.86), Arm((20, -58), (-5, -15), 10), Arm((15, -60), (0, -10), 10), down),
         ),
+        shift=-0.09,
     )
 
 
@@ -188,7 +202,9 @@ def _snake_creeps_down() -> Form:
     """From the single whip, arms wide, the body sinks onto one leg and the hand glides along the other."""
     left, right = Foot(0.62, 0.05, 55), Foot(-0.42, 0.0, -50)
 
-    def pose(time: float, pelvis: tuple[float, float, float], left_arm: Arm, hook: Arm, torso: tuple[float, float, float]) -> Pose:
+    def pose(
+        time: float, pelvis: tuple[float, float, float], left_arm: Arm, hook: Arm, torso: tuple[float, float, float]
+    ) -> Pose:
         return Pose(time, pelvis, left_arm, hook, left, right, torso)
 
     whip = Arm((78, -4), (66, 12), 35)
@@ -197,7 +213,9 @@ def _snake_creeps_down() -> Form:
         (
             pose(0.0, (0.13, 0.0, 0.80), whip, Arm((88, 2), (92, -2), -75), (8, 0, 0)),
             pose(0.25, (-0.10, -0.04, 0.66), Arm((70, -22), (-10, 8), 10), Arm((92, 8), (96, 4), -75), (2, 4, 4)),
-            pose(0.52, (-0.24, -0.08, 0.40), Arm((62, -38), (62, -34), 5), Arm((100, 22), (104, 16), -75), (15, 14, 22)),
+            pose(
+                0.52, (-0.24, -0.08, 0.40), Arm((62, -38), (62, -34), 5), Arm((100, 22), (104, 16), -75), (15, 14, 22)
+            ),
             pose(0.78, (0.00, -0.04, 0.58), Arm((68, -18), (58, 2), 20), Arm((92, 10), (96, 4), -75), (12, 6, 10)),
         ),
     )
@@ -298,7 +316,8 @@ def perform(form: str, phase: Array, body: Proportions, turn: float = 0.0) -> Ar
     y = np.array([0.0, 1.0, 0.0])
 
     def on_stage(left: Array, forward: Array, height: Array) -> Array:
-        return left[:, None] * body.leg * stage_left + forward[:, None] * body.leg * stage_forward + height[:, None] * y
+        flat = body.leg * (left[:, None] * stage_left + forward[:, None] * stage_forward)
+        return flat + height[:, None] * y + [FORMS[form].shift, 0.0, 0.0]
 
     joints: dict[str, Array] = {}
     pelvis = on_stage(pelvis_at[0], pelvis_at[1], ANKLE_HEIGHT + body.leg * pelvis_at[2])
@@ -309,7 +328,9 @@ def perform(form: str, phase: Array, body: Proportions, turn: float = 0.0) -> Ar
     left /= np.linalg.norm(left, axis=1, keepdims=True)
     forward = np.cross(left, up)
     joints["pelvis"], joints["neck"] = pelvis, pelvis + body.torso * up
-    joints["head"] = joints["neck"] + body.neck * (0.6 * up + 0.4 * y) / np.linalg.norm(0.6 * up + 0.4 * y, axis=1, keepdims=True)
+    joints["head"] = joints["neck"] + body.neck * (0.6 * up + 0.4 * y) / np.linalg.norm(
+        0.6 * up + 0.4 * y, axis=1, keepdims=True
+    )
 
     _, hip_left = heading(0.5 * twist)
     for k, (side, sign) in enumerate((("left", 1.0), ("right", -1.0))):
