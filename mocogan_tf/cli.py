@@ -22,7 +22,7 @@ PROFILES = {
         "steps": 6000,
         "discriminator_norm": "none",
         "noise_sigma": 0.0,
-        "r1_image": 0.01,
+        "r1_image": 1.0,
         "r1_video": 0.5,
         "beta_2": 0.99,
         "ema_decay": 0.995,
