@@ -43,7 +43,8 @@ def _bezier(points: NDArray[np.float64], num_frames: int) -> NDArray[np.float64]
     """Positions `[F, 2]` along a Bezier curve with control points `[degree + 1, 2]`."""
     t = np.linspace(0.0, 1.0, num_frames)[:, None]
     degree = len(points) - 1
-    return sum(math.comb(degree, k) * t**k * (1 - t) ** (degree - k) * point for k, point in enumerate(points))
+    weights = np.concatenate([math.comb(degree, k) * t**k * (1 - t) ** (degree - k) for k in range(degree + 1)], axis=1)
+    return np.asarray(weights @ points)
 
 
 def _mask(kind: str, diameter: int) -> NDArray[np.bool_]:
