@@ -98,11 +98,11 @@ class Canvas:
         self._pixels = self.frames.reshape(num_frames, -1, 3)
 
     def shadow(self, centre: Array, radii: tuple[float, float], strength: float) -> None:
-        """Darkens soft ellipses: centre `[F, 2]` in pixels, radii in body heights."""
+        """Darkens soft ellipses: centre `[F, 2]` in pixels, radii in body heights, beyond which there is no shadow."""
         radius = np.array(radii, np.float32) * self.unit
-        x, y, index = _patch(centre - 2 * radius, centre + 2 * radius, self.size)
-        dx = np.exp(-(((x - centre[:, :1]) / radius[0]) ** 2))
-        dy = np.exp(-(((y - centre[:, 1:]) / radius[1]) ** 2))
+        x, y, index = _patch(centre - radius, centre + radius, self.size)
+        dx = np.clip(1 - ((x - centre[:, :1]) / radius[0]) ** 2, 0, 1) ** 2
+        dy = np.clip(1 - ((y - centre[:, 1:]) / radius[1]) ** 2, 0, 1) ** 2
         frame = np.arange(len(self.frames))[:, None, None]
         self._pixels[frame, index] *= (1 - strength * dy[:, :, None] * dx[:, None, :])[..., None]
 
@@ -188,9 +188,9 @@ def draw(
     floor = joints.copy()
     floor[..., 1] = 0
     below = dict(zip(JOINTS, np.moveaxis(camera.project(floor, image_size), 1, 0), strict=True))
-    canvas.shadow(below["pelvis"][:, :2], (0.26, 0.05), 0.30)
+    canvas.shadow(below["pelvis"][:, :2], (0.44, 0.085), 0.32)
     for side in ("left", "right"):
-        canvas.shadow(below[f"{side}_ankle"][:, :2], (0.11, 0.03), 0.30)
+        canvas.shadow(below[f"{side}_ankle"][:, :2], (0.18, 0.05), 0.32)
 
     for leg, brightness in _far_and_near(places, ("hip", "knee", "ankle", "toe"), ("knee", "ankle")):
         _draw_leg(canvas, leg, brightness, look)
