@@ -8,7 +8,9 @@ pixels at 64x64, with w the shape's width:
   the same coordinate at both ends of the other axis;
 * in between it follows a Bezier curve of degree four whose three inner control points are uniform over the frame,
   rounded to pixels. Fitted to 3,000 of the authors' strips, degree three leaves an rms of 0.95 px, degree four 0.28 px
-  (that of rounding, 0.29), with control points uniform and uncorrelated.
+  (that of rounding, 0.29), with control points uniform and uncorrelated. Over 3,000 strips of theirs and 3,000 of
+  ours the excursion across the main axis is 14.2 +- 7.6 and 14.1 +- 7.5 px, and no speed along it (-1 to 7 px per
+  frame, most often 1) differs in its share by more than 0.004.
 
 No antialiasing: every frame has exactly two colours. A colour whose largest channel is below `MIN_BRIGHTEST` is drawn
 again (1 clip in 4,096), so that `frame.max(-1) >= MIN_BRIGHTEST` is the shape and nothing but the shape.

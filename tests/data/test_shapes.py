@@ -140,6 +140,17 @@ def test_bad_arguments_are_named(bad, message):
         shapes.render_clip(**{"index": 0, "seed": 0, **bad})
 
 
+def test_excursion_and_speed_are_those_recorded_from_the_authors_strips(clips):
+    paths = [main_and_other(clip.frames, clip.label) for clip in clips]
+    main, other = (np.array(axis) for axis in zip(*paths, strict=True))
+    excursion = np.abs(other - other[:, :1]).max(1)
+    assert abs(excursion.mean() - 14.17) < 4 * 7.57 / np.sqrt(len(clips))  # Mean and deviation over 3,000 strips.
+    speed = -np.diff(main, axis=1)
+    assert speed.min() >= -1 and speed.max() <= 7
+    shares = [(speed == pixels).mean() for pixels in (0, 1, 2, 3, 4)]
+    np.testing.assert_allclose(shares, [0.134, 0.385, 0.293, 0.105, 0.047], atol=0.04)
+
+
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs the authors' strips in ../shared/data/shapes")
 def test_motion_has_the_statistics_of_the_authors_strips(clips):
     from PIL import Image
