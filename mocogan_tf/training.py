@@ -75,6 +75,12 @@ def make_strategy(config):
         strategy = tf.distribute.MirroredStrategy()
     else:
         strategy = tf.distribute.MirroredStrategy(_cpu_devices(config.cpu_devices))
+    check_batches(config, strategy)
+    return strategy
+
+
+def check_batches(config, strategy):
+    """Raises ValueError unless the global batches divide evenly over the strategy's replicas."""
     replicas = strategy.num_replicas_in_sync
     for name in ("image_batch", "video_batch"):
         size = getattr(config, name)
@@ -83,7 +89,6 @@ def make_strategy(config):
                 f"`{name}` must be divisible by the number of replicas, {replicas}. Received: {name}={size}. "
                 f"Set --{name}={size + -size % replicas}."
             )
-    return strategy
 
 
 def _cpu_devices(number):
