@@ -13,6 +13,8 @@ from PIL import Image
 
 from mocogan_tf.data.readers import ClipSource, Footage, check_frame_size, open_footage
 
+# A clip is held in memory, and a record of it must stay below 2 GB: about an hour at 64x64.
+MAX_CLIP_BYTES = 2**30
 FITS = ("centre_crop", "resize_crop", "pad", "boxes")
 
 
@@ -85,6 +87,8 @@ def _fitted_frames(source: ClipSource, footage: Footage, recipe: Recipe) -> list
         if recipe.max_frames and len(frames) == recipe.max_frames:
             footage.notes.append(f"cut after {recipe.max_frames} frames (--max_frames)")
             break
+        if len(frames) * recipe.image_size**2 * recipe.channels > MAX_CLIP_BYTES:
+            raise ValueError(f"more than {len(frames)} frames are refused; cut it, or use --max_frames")
         # A frame that is shown again is not fitted again.
         frames.append(frames[-1] if image is last else fit_frame(image, recipe, source))
         last = image

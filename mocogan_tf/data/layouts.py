@@ -253,7 +253,7 @@ def _clips_among(
         if kind == "image":
             images[str(pathlib.PurePosixPath(name).parent)].append(name)
         elif kind in ("animation", "video"):
-            yield ClipSource(str(path), name, kind)
+            yield ClipSource(str(path), name, kind, name)
         elif kind == "array":
             yield from _clips_in_array(path, name, options, rejected)
         elif kind != "special":
@@ -261,9 +261,9 @@ def _clips_among(
     for folder, names in images.items():
         paths = [files[name] for name in names]
         if folder == "." or _are_strips(paths):
-            yield from (ClipSource(str(path), name, "strip") for name, path in zip(names, paths, strict=True))
+            yield from (ClipSource(str(path), name, "strip", name) for name, path in zip(names, paths, strict=True))
         else:
-            yield ClipSource(str(paths[0].parent), folder, "frames", files=tuple(path.name for path in paths))
+            yield ClipSource(str(paths[0].parent), folder, "frames", folder, files=tuple(path.name for path in paths))
 
 
 _NO_CLIP = {
@@ -281,7 +281,7 @@ def _clips_in_array(
         rejected.append(Rejected(name, str(error)))
         return
     for number, (place, category) in enumerate(places):
-        yield ClipSource(str(path), f"{name}/{number:06d}", "array", category, place=place)
+        yield ClipSource(str(path), f"{name}/{number:06d}", "array", name, category, place=place)
 
 
 def _are_strips(images: list[pathlib.Path], looked_at: int = 15) -> bool:

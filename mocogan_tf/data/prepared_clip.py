@@ -44,6 +44,7 @@ def prepare_clip(source: ClipSource, options: PrepareOptions) -> PreparedClip:
         raise ValueError(f"the file went away while it was read: {error.strerror}") from error
     entry: dict[str, Any] = {
         "name": source.name,
+        "source": source.origin,
         "sha256": digest,
         "frames": len(clip.frames),
         "fps": round(clip.fps, 3) or None,

@@ -36,6 +36,7 @@ _IMAGE_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"M
 _VIDEO_SIGNATURES = (b"\x1aE\xdf\xa3", b"\0\0\x01\xba", b"\0\0\x01\xb3", b"FLV", b"OggS")
 _ARRAY_SIGNATURES = (b"\x93NUMPY", b"\x89HDF\r\n\x1a\n")
 _ARCHIVE_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")
+_VIDEO_FORMATS = "avi,mov,mp4,matroska,webm,mpeg,mpegts,mpegvideo,m4v,h264,flv,ogg,asf,dv,mxf,nut,yuv4mpegpipe"
 # Damaged or empty files that were meant as clips must be reported and not overlooked.
 _KIND_OF_SUFFIX = {
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"), "image"),
@@ -86,6 +87,7 @@ class ClipSource:
     Args:
         path: The file, or the folder of frames.
         name: Path below the data folder, with slashes: what messages and manifests call it.
+        origin: Path below the data folder of the file or folder of frames, of which the clip may be a part.
         kind: `strip`, `frames`, `animation`, `video` or `array`.
         category: Name of its class; empty if there are none.
         group: What must not be divided between splits, such as a person; empty: the clip is its own group.
@@ -100,6 +102,7 @@ class ClipSource:
     path: str
     name: str
     kind: str
+    origin: str = ""
     category: str = ""
     group: str = ""
     split: str = ""
@@ -285,7 +288,9 @@ def _video(source: ClipSource) -> Footage:
     if os.path.getsize(source.path) == 0:
         raise ValueError("the file is empty")
     av.logging.set_level(av.logging.PANIC)  # What matters is raised; the rest would be printed by every worker.
-    container = av.open(source.path)
+    # Playlists and the like, under whatever name, would have FFmpeg open other files and addresses.
+    options = {"format_whitelist": _VIDEO_FORMATS, "protocol_whitelist": "file"}
+    container = av.open(f"file:{source.path}", options=options)
     if not container.streams.video:
         container.close()
         raise ValueError("the file has no video stream")

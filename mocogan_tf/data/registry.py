@@ -216,11 +216,16 @@ def _render(config: Config, spec: DatasetSpec) -> VideoSet:
 
 def _source_digest(generator: types.ModuleType) -> str:
     """Hash of the program text that renders: a changed generator must not find the clips of the old one."""
-    names = {getattr(value, "__module__", None) or "" for value in vars(generator).values()}
-    own = sorted(name for name in names if name.startswith("mocogan_tf.") and name != generator.__name__)
-    modules = [generator, *(sys.modules[name] for name in own)]
-    texts = [pathlib.Path(str(module.__file__)).read_bytes() for module in modules]
-    return hashlib.sha256(b"\0".join(texts)).hexdigest()
+    texts: dict[str, bytes] = {}
+    waiting = [generator]
+    while waiting:
+        module = waiting.pop()
+        texts[module.__name__] = pathlib.Path(str(module.__file__)).read_bytes()
+        for value in vars(module).values():
+            name = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+            if isinstance(name, str) and name.startswith("mocogan_tf.") and name not in texts:
+                waiting.append(sys.modules[name])
+    return hashlib.sha256(b"\0".join(texts[name] for name in sorted(texts))).hexdigest()
 
 
 def _render_clip(index: int, generator: str, num_frames: int, image_size: int, channels: int) -> CachedVideo:

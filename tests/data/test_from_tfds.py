@@ -13,10 +13,11 @@ def test_without_the_library_the_error_names_the_extra(make_config, monkeypatch)
         open_videos(make_config(dataset="tfds:ucf101"))
 
 
-@pytest.fixture
-def library_folder(tmp_path):
+@pytest.fixture(scope="module")  # The library lets a set be defined once.
+def library_folder(tmp_path_factory):
     """A folder of prepared sets with one that has videos and one that has none."""
     tfds = pytest.importorskip("tensorflow_datasets")
+    folder = tmp_path_factory.mktemp("tfds") / "library"
     features = {
         "made_videos": {
             "video": tfds.features.Video(shape=(None, 48, 32, 3)),
@@ -60,8 +61,8 @@ def library_folder(tmp_path):
                 "__module__": __name__,
             },
         )
-        builder_class(data_dir=str(tmp_path / "library")).download_and_prepare()
-    return tmp_path / "library"
+        builder_class(data_dir=str(folder)).download_and_prepare()
+    return folder
 
 
 @pytest.mark.parametrize("split, first", [("train", 0), ("test", 100)])

@@ -183,6 +183,14 @@ class TestVideos:
         rejected, _ = reasons(folder)
         assert set(rejected) == {"cut.avi", "head.avi", "cut.mp4", "damaged.avi"}
 
+    def test_a_playlist_does_not_open_other_files(self, folder):
+        secret = save_video(folder.parent / "secret.mpg", noise(), codec="mpeg1video", fps=25)
+        entries = f"#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{secret}\n#EXT-X-ENDLIST\n"
+        (folder / "list.avi").write_text(f"#EXTM3U\n{entries}")
+        (folder / "concat.mp4").write_text(f"ffconcat version 1.0\nfile {secret}\n")
+        rejected, kept = reasons(folder)
+        assert set(rejected) == {"list.avi", "concat.mp4"} and set(kept) == {"good.png"}
+
     def test_sound_without_pictures(self, folder):
         import av
 

@@ -131,6 +131,7 @@ def test_taichi_hd_boxes_and_spans(tmp_path, make_config):
         ("abc#10#30", 10, "abc", "train"),
         ("abc#40#60", 10, "abc", "test"),
     ]
+    assert {clip["source"] for clip in manifest["clips"]} == {"abc.mkv"}
     rejected = dict(read_rejected(tmp_path / "out"))
     assert rejected["gone#0#10"] == "there is no video gone" and "boxes.csv" in rejected["abc#x#60"]
     videos = open_videos(make_config(data_dir=str(tmp_path / "out")))

@@ -51,6 +51,7 @@ def test_the_manifest_lists_every_clip_and_the_rejections_everything_else(clips,
     assert [clip["name"] for clip in manifest["clips"]] == [
         f"{name}/{i}.png" for name in ("down", "up") for i in range(4)
     ]
+    assert [clip["source"] for clip in manifest["clips"]] == [clip["name"] for clip in manifest["clips"]]
     assert [clip["frames"] for clip in manifest["clips"]] == [8, 8, 8, 8, 7, 8, 9, 10]
     assert [clip["category"] for clip in manifest["clips"]] == ["down"] * 4 + ["up"] * 4
     assert manifest["categories"] == ["down", "up"] and manifest["licence"] == "mine"
