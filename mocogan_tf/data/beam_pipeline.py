@@ -19,7 +19,7 @@ from typing import Any
 from absl import app, flags
 
 from mocogan_tf.data import prepare, prepare_options, records
-from mocogan_tf.data.layouts import natural_key
+from mocogan_tf.data.layouts import STATE, natural_key
 from mocogan_tf.data.parallel import Outcome
 from mocogan_tf.data.prepare_options import PrepareOptions
 from mocogan_tf.data.prepared_clip import prepare_clip
@@ -45,7 +45,7 @@ def make_with_beam(
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError as error:
         raise ValueError("This needs Apache Beam: pip install 'mocogan-tf[beam]'") from error
-    results = out / prepare.STATE / RESULTS
+    results = out / STATE / RESULTS
     shutil.rmtree(results, ignore_errors=True)
     clips = [(shard, clip) for shard, members in shards.items() for clip in members]
     with beam.Pipeline(options=PipelineOptions(list(beam_flags))) as pipeline:

@@ -71,7 +71,8 @@ def read_clip(source: ClipSource, recipe: Recipe) -> DecodedClip:
     except Exception as error:  # Decoders raise anything on broken files.
         # Messages of decoders name the whole path; where a folder lies is nobody's business but its owner's.
         reason = str(error).replace(os.path.join(os.path.dirname(source.path), ""), "")
-        raise ValueError(" ".join(reason.split()) or type(error).__name__) from error
+        reason = " ".join(reason.split()).encode("utf-8", "backslashreplace").decode()
+        raise ValueError(reason or type(error).__name__) from error
     if not frames:
         raise ValueError("the clip has no frames" + (" in its span of time" if source.span else ""))
     fps = recipe.fps or (footage.fps or recipe.source_fps) / recipe.every_nth

@@ -32,7 +32,7 @@ from mocogan_tf.data.readers import Box, ClipSource
 
 # An image at least this many times longer than wide is a strip; no video frame is, and shorter strips cannot train.
 STRIP_RATIO = 4
-MANIFEST = "manifest.json"  # Of a folder that prepare.py has written.
+MANIFEST, STATE = "manifest.json", ".state"  # In a folder that prepare.py has finished, and has begun.
 LAYOUTS = ("auto", "folders", "ucf101", "weizmann", "mug", "taichi_hd")
 MUG_EXPRESSIONS = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"} | {
@@ -83,7 +83,7 @@ class LayoutOptions:
 
 def natural_key(name: str) -> list[tuple[int, str]]:
     """Sort key by which `2.png` comes before `10.png`."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def find_clips(data_dir: str | os.PathLike[str]) -> Found:
@@ -216,7 +216,9 @@ def _walk(root: pathlib.Path, prefix: str, rejected: list[Rejected]) -> dict[str
             rejected.append(Rejected(prefix, "a symbolic link that leads back to a folder above it"))
             return
         for entry in entries:
-            name = f"{prefix}/{entry.name}" if prefix else entry.name
+            # A name that is no UTF-8 is a path like any other, but must be written into text files.
+            shown = entry.name.encode("utf-8", "backslashreplace").decode()
+            name = f"{prefix}/{shown}" if prefix else shown
             if entry.is_dir() and not _is_hidden(entry.name):
                 visit(folder / entry.name, name, ancestors | {identity})
             elif not _is_hidden(entry.name):

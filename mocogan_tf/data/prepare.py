@@ -35,14 +35,14 @@ import numpy as np
 from tqdm import tqdm
 
 from mocogan_tf.data import layouts, parallel, records
-from mocogan_tf.data.layouts import MANIFEST, Rejected
+from mocogan_tf.data.layouts import MANIFEST, STATE, Rejected
 from mocogan_tf.data.planning import Plan, make_plan
 from mocogan_tf.data.prepare_options import PrepareOptions
 from mocogan_tf.data.prepared_clip import prepare_clip
 from mocogan_tf.data.readers import ClipSource
 from mocogan_tf.data.records import FORMAT_VERSION
 
-REJECTED, STATE = "rejected.csv", ".state"
+REJECTED = "rejected.csv"
 
 
 # Makes shards, given by name with their clips, in a folder, and yields (shard, what `records.write_shard` returns).

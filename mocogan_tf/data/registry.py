@@ -22,7 +22,7 @@ from mocogan_tf.config import Config
 from mocogan_tf.data import parallel
 from mocogan_tf.data.cache import DEFAULT_FPS, CachedVideo, cached_videos
 from mocogan_tf.data.fitting import Recipe, read_clip
-from mocogan_tf.data.layouts import MANIFEST, choose_split, find_clips
+from mocogan_tf.data.layouts import MANIFEST, STATE, choose_split, find_clips
 from mocogan_tf.data.readers import ClipSource
 from mocogan_tf.data.videos import VideoSet
 
@@ -140,6 +140,10 @@ def open_videos(config: Config, split: str = "train") -> VideoSet:
         from mocogan_tf.data import records  # Imports TensorFlow.
 
         videos = records.open_prepared(config, split)
+    elif config.data_dir and (pathlib.Path(config.data_dir) / STATE).is_dir():
+        raise ValueError(
+            f"{config.data_dir} has no {MANIFEST}: prepare.py was stopped before the end. Run the same command again."
+        )
     elif config.data_dir:
         videos = _read_folder(config, split)
     elif spec.generator:

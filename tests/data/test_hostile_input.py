@@ -158,9 +158,13 @@ def test_names_with_spaces_and_any_letters(folder, make_config):
     for name in names:
         save_strip(folder / name, frames_of(8))
     (folder / 'new "line\n.txt').write_text("")
+    save_strip(folder / "²", frames_of(8))
+    save_strip(folder / os.fsdecode(b"no utf-8 \xff.png"), frames_of(8))
+    (folder / os.fsdecode(b"broken \xfe.png")).write_bytes(b"")
     rejected, kept = reasons(folder)
-    assert set(kept) == {"good.png", *names} and list(rejected) == ['new "line\n.txt']
-    assert len(open_videos(make_config(data_dir=str(folder.parent / "out")))) == 5
+    assert set(kept) == {"good.png", "²", "no utf-8 \\udcff.png", *names}
+    assert set(rejected) == {'new "line\n.txt', "broken \\udcfe.png"}
+    assert len(open_videos(make_config(data_dir=str(folder.parent / "out")))) == 7
 
 
 class TestVideos:

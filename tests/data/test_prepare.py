@@ -310,6 +310,9 @@ def test_a_damaged_or_missing_shard_is_named(clips, tmp_path, make_config):
     with pytest.raises(ValueError, match=f"{shard.name} is missing or damaged"):
         open_videos(make_config(data_dir=str(tmp_path / "out")))
     assert os.listdir(make_config().cache_dir) == []
+    (tmp_path / "out" / "manifest.json").unlink()
+    with pytest.raises(ValueError, match="stopped before the end. Run the same command again"):
+        open_videos(make_config(data_dir=str(tmp_path / "out")))
 
 
 def test_another_size_than_prepared_names_both(clips, tmp_path, make_config):

@@ -106,9 +106,7 @@ def test_shards_stream_from_s3_and_the_program_ends_with_0(prepared, make_config
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_REGION": "us-east-1",
-            "S3_ENDPOINT": f"{host}:{port}",
-            "S3_USE_HTTPS": "0",
-            "S3_VERIFY_SSL": "0",
+            "S3_ENDPOINT": f"http://{host}:{port}",
         }.items():
             monkeypatch.setenv(name, value)
         client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1")
