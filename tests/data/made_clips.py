@@ -1,6 +1,8 @@
 """Clips that the tests make for themselves."""
 
 import pathlib
+import struct
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -44,3 +46,13 @@ def save_video(path, frames, *, codec="ffv1", fps=10, container=None, millisecon
             output.mux(stream.encode(frame))
         output.mux(stream.encode())
     return path
+
+
+def save_huge_png(path, width, height):
+    """Writes a PNG whose header promises width x height pixels and whose body has none: it must not be decoded."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b""))

@@ -8,7 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from made_clips import frames_of, save_strip, save_video
+from made_clips import frames_of, save_huge_png, save_strip, save_video
 from PIL import Image
 
 from mocogan_tf.data import archives
@@ -91,8 +91,8 @@ def test_frames_of_different_sizes(folder):
 def test_tiny_and_huge_pictures_are_refused_unseen(folder, monkeypatch):
     Image.new("RGB", (1, 1)).save(folder / "a pixel.png")
     Image.new("RGB", (400, 1)).save(folder / "a line.png")
-    Image.new("1", (20_000, 5_000)).save(folder / "huge.png")
-    Image.new("1", (400_000, 1_000)).save(folder / "huge strip.png")
+    save_huge_png(folder / "huge.png", 20_000, 5_000)
+    save_huge_png(folder / "huge strip.png", 400_000, 1_000)
     rejected, _ = reasons(folder)
     assert set(rejected) == {"a pixel.png", "a line.png", "huge.png", "huge strip.png"}
     assert "1x1 is refused" in rejected["a pixel.png"] and "1x1 is refused" in rejected["a line.png"]
