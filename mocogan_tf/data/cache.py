@@ -15,7 +15,7 @@ import shutil
 import socket
 import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from mocogan_tf.data import parallel, videos
+
+# Of strips, folders of frames and arrays, which do not say how fast they are to be shown.
+DEFAULT_FPS = 16.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +51,8 @@ def cache_root(cache_dir: str = "") -> pathlib.Path:
 def cached_videos(
     *,
     key: dict[str, Any],
-    make: Callable[[Any], CachedVideo],
-    items: Sequence[Any],
+    produce: Callable[[], Iterable[parallel.Outcome]],
+    total: int,
     name: str,
     doing: str,
     categories: Sequence[str],
@@ -62,9 +65,9 @@ def cached_videos(
 
     Args:
         key: Everything that decides the content, as JSON.
-        make: Module-level function that makes one item's video; called in other processes. A `ValueError` leaves the
-            item out and is reported, each time the set is opened.
-        items: Arguments of `make`.
+        produce: Makes the set: outcomes whose values are `CachedVideo`s. Items with an error are left out and
+            reported, each time the set is opened.
+        total: Number of outcomes.
         name: Name of the set.
         doing: What the waiting is for, in messages: "Decoding" or "Rendering".
         categories: Names of the classes; () if there are none.
@@ -74,18 +77,18 @@ def cached_videos(
         cache_dir: Where to keep it; see `cache_root`.
 
     Raises:
-        ValueError: No item could be made, or the disk is full or not writable.
+        ValueError: No video could be made, or the disk is full or not writable.
     """
     key = {**key, "image_size": image_size, "channels": channels, "format_version": videos.FORMAT_VERSION}
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     root = cache_root(cache_dir)
     entry = root / f"{_file_name(pathlib.PurePath(name).name)}-{image_size}px-{digest}"
     if not entry.exists():
-        print(f"{doing} {len(items)} clips of {name}, once; they are kept in {entry}.", file=sys.stderr, flush=True)
+        print(f"{doing} {total} clips of {name}, once; they are kept in {entry}.", file=sys.stderr, flush=True)
         try:
             root.mkdir(parents=True, exist_ok=True)
             _sweep(root)
-            _make_entry(entry, make, items, name, doing, categories, default_fps, image_size, channels)
+            _make_entry(entry, produce, total, name, doing, categories, default_fps, image_size, channels)
         except OSError as error:
             raise ValueError(
                 f"Cannot keep decoded clips in {root}: {error.strerror or error}. Free some space there, or choose "
@@ -99,8 +102,8 @@ def cached_videos(
 
 def _make_entry(
     entry: pathlib.Path,
-    make: Callable[[Any], CachedVideo],
-    items: Sequence[Any],
+    produce: Callable[[], Iterable[parallel.Outcome]],
+    total: int,
     name: str,
     doing: str,
     categories: Sequence[str],
@@ -113,9 +116,8 @@ def _make_entry(
     writer = videos.VideoSetWriter(partial, image_size=image_size, channels=channels)
     rates, left_out, remarks = [], [], []
     try:
-        outcomes = parallel.map_in_processes(make, items)
         # A bar is for a person who watches; a log file gets the one line above.
-        for outcome in tqdm(outcomes, doing, len(items), unit="clip", disable=not sys.stderr.isatty()):
+        for outcome in tqdm(produce(), doing, total, unit="clip", disable=not sys.stderr.isatty()):
             if outcome.error:
                 left_out.append(outcome.error)
                 continue
@@ -123,8 +125,8 @@ def _make_entry(
             writer.append(video.name, video.category, video.frames)
             rates.append(video.fps)
             remarks += [f"{video.name}: {note}" for note in video.notes]
-        if len(left_out) == len(items):
-            raise ValueError(f"None of the {len(items)} clips of {name} can be read. The first: {left_out[0]}")
+        if not rates:
+            raise ValueError(f"None of the {total} clips of {name} can be read. The first: {left_out[0]}")
         notes = [f"left out, {error}" for error in left_out] + summarise(remarks)
         known = [rate for rate in rates if rate]
         fps = float(np.median(known)) if known else default_fps

@@ -1,4 +1,4 @@
-"""Reads the clips in a folder: which there are, and one of them as frames.
+"""Reads one clip: the frames in a strip, a folder of frames, an animation, a video file or an array.
 
 What a file is follows from its first bytes, never from its name's ending: published strips are PNG files called .jpg.
 
@@ -6,8 +6,9 @@ What a file is follows from its first bytes, never from its name's ending: publi
   side goes into the longer one.
 * A folder of frames is one clip, its images in natural order of their names.
 * A video file is anything that PyAV opens (extra `video`); animated GIF, WebP and PNG need only Pillow.
+* An array is a `.npy` or `.npz` file, or HDF5 (needs h5py).
 
-Clips lie in one folder (no labels) or in one folder per category. TensorFlow is not imported here.
+TensorFlow is not imported here: this runs in worker processes.
 """
 
 from __future__ import annotations
@@ -15,181 +16,166 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-import re
 import warnings
-from collections.abc import Iterator
-from fractions import Fraction
+from collections.abc import Generator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-# An image at least this many times longer than wide is a strip; no video frame is, and shorter strips cannot train.
-STRIP_RATIO = 4
+from mocogan_tf.data import arrays
+
 # Larger images are refused before they are decoded: a small file can hold a picture that fills the memory.
 MAX_PIXELS = 2**26
 MAX_FRAME_SIDE = 8192
+MIN_FRAME_SIDE = 8
+MAX_FRAMES = 1_000_000
 
 _IMAGE_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*")
-_MOVING_SIGNATURES = (b"GIF87a", b"GIF89a")  # Still ones are one-frame clips, and are reported as too short.
+_VIDEO_SIGNATURES = (b"\x1aE\xdf\xa3", b"\0\0\x01\xba", b"\0\0\x01\xb3", b"FLV", b"OggS")
+_ARRAY_SIGNATURES = (b"\x93NUMPY", b"\x89HDF\r\n\x1a\n")
+_ARCHIVE_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")
+_VIDEO_FORMATS = "avi,mov,mp4,matroska,webm,mpeg,mpegts,mpegvideo,m4v,h264,flv,ogg,asf,dv,mxf,nut,yuv4mpegpipe"
+# Damaged or empty files that were meant as clips must be reported and not overlooked.
+_KIND_OF_SUFFIX = {
+    **dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"), "image"),
+    **dict.fromkeys((".gif", ".webp", ".apng"), "animation"),
+    **dict.fromkeys((".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".flv", ".ogv"), "video"),
+    **dict.fromkeys((".npy", ".npz", ".h5", ".hdf5"), "array"),
+    **dict.fromkeys((".zip", ".tar", ".tgz"), "archive"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Box:
+    """A crop in pixels, measured on frames of `width` x `height`; other sizes scale it."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    width: float
+    height: float
+
+    def on(self, image: Image.Image) -> tuple[int, int, int, int]:
+        """Returns (left, top, right, bottom) on an image.
+
+        Raises:
+            ValueError: Nothing of the image lies in the box.
+        """
+        across, down = image.width / self.width, image.height / self.height
+        left, right = max(0, round(self.left * across)), min(image.width, round(self.right * across))
+        top, bottom = max(0, round(self.top * down)), min(image.height, round(self.bottom * down))
+        if right - left < MIN_FRAME_SIDE or bottom - top < MIN_FRAME_SIDE:
+            raise ValueError(f"its box leaves {max(0, right - left)}x{max(0, bottom - top)} pixels of the frame")
+        return left, top, right, bottom
+
+
+def _size_and_time(path: str) -> list[Any]:
+    try:
+        stat = os.stat(path)
+    except OSError:  # Gone, or a broken link: decoding will say so.
+        return [os.path.basename(path)]
+    return [os.path.basename(path), stat.st_size, stat.st_mtime_ns]
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipSource:
-    """Where one clip lies.
+    """Where one clip lies, and what is known of it without decoding it.
 
     Args:
         path: The file, or the folder of frames.
         name: Path below the data folder, with slashes: what messages and manifests call it.
-        kind: `strip`, `frames`, `animation` or `video`.
+        origin: Path below the data folder of the file or folder of frames, of which the clip may be a part.
+        kind: `strip`, `frames`, `animation`, `video` or `array`.
         category: Name of its class; empty if there are none.
+        group: What must not be divided between splits, such as a person; empty: the clip is its own group.
+        split: `train`, `val`, `test`, or empty.
         files: Of a folder of frames, the frames' file names in order.
+        place: Of an array, where in the file the clip lies.
+        span: First and last (exclusive) second of a longer video.
+        box: Crop.
+        mirrored: Left and right are exchanged.
     """
 
     path: str
     name: str
     kind: str
+    origin: str = ""
     category: str = ""
+    group: str = ""
+    split: str = ""
     files: tuple[str, ...] = ()
+    place: arrays.Place | None = None
+    span: tuple[float, float] | None = None
+    box: Box | None = None
+    mirrored: bool = False
 
-    def fingerprint(self) -> list[list[object]]:
-        """Returns name, size and time of change of every file that the clip is made of."""
-        paths = [os.path.join(self.path, file) for file in self.files] or [self.path]
-        stats = [os.stat(path) for path in paths]
-        return [
-            [self.name, self.kind, self.category],
-            *(
-                [os.path.basename(path), stat.st_size, stat.st_mtime_ns]
-                for path, stat in zip(paths, stats, strict=True)
-            ),
-        ]
+    def paths(self) -> list[str]:
+        """Returns the files that the clip is made of."""
+        return [os.path.join(self.path, file) for file in self.files] or [self.path]
+
+    def fingerprint(self) -> list[Any]:
+        """Returns, as JSON, everything that a change of the clip would change, but for its pixels."""
+        described = dataclasses.asdict(dataclasses.replace(self, path="", files=()))
+        return [described, [_size_and_time(path) for path in self.paths()]]
 
 
-@dataclasses.dataclass(frozen=True)
-class DecodedClip:
-    """Frames of one clip, uint8 `[F, H, W, C]`, their rate (0 if unknown), and remarks a person should read."""
+Frames = Generator[tuple[float | None, Image.Image], None, None]
 
-    frames: NDArray[np.uint8]
+
+@dataclasses.dataclass
+class Footage:
+    """A clip being read: pairs of time in seconds (None if unknown) and frame, the frame rate (0 if unknown), remarks.
+
+    The frames are upright RGB or L, of any size. Rate and remarks are complete when the frames have been read.
+    """
+
+    frames: Frames
     fps: float = 0.0
-    notes: tuple[str, ...] = ()
+    notes: list[str] = dataclasses.field(default_factory=list)
 
 
-def natural_key(name: str) -> list[tuple[int, str]]:
-    """Sort key by which `2.png` comes before `10.png`."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part]
+def _no_frames() -> Frames:
+    yield from ()
 
 
-def find_clips(data_dir: str | os.PathLike[str]) -> list[ClipSource]:
-    """Lists the clips of a folder, sorted by name; files that are no clips (text, hidden files) are left out.
+def open_footage(source: ClipSource) -> Footage:
+    """Opens one clip; whatever is wrong with its files is raised here or while its frames are read."""
+    reader = {
+        "strip": _strip,
+        "frames": _frames,
+        "animation": _animation,
+        "video": _video,
+        "array": _array,
+    }[source.kind]
+    return reader(source)
+
+
+def file_kind(path: str | pathlib.Path) -> str:
+    """Returns `image`, `animation`, `video`, `array`, `archive` or "" (no clip), from a file's first bytes.
 
     Raises:
-        ValueError: The folder is missing, holds no clip, or has clips both beside and inside class folders.
+        OSError: The file cannot be read.
     """
-    root = pathlib.Path(data_dir)
-    if not root.is_dir():
-        what = "is a file, not a folder" if root.exists() else "does not exist"
-        raise ValueError(f"The data folder {root} {what}. Give a folder of clips, or of one folder of clips per class.")
-    entries = _entries(root)
-    if not entries:
-        raise ValueError(f"The data folder {root} is empty. It must hold clips, or one folder of clips per class.")
-    flat = list(_clips_in(root, root, ""))
-    classes = [clip for entry in entries if entry.is_dir() for clip in _clips_in(entry, root, entry.name)]
-    if all(clip.kind == "frames" for clip in classes) and all(clip.name == clip.category for clip in classes):
-        # Folders of frames directly below the data folder are unlabelled clips, not classes of one clip.
-        flat, classes = flat + [dataclasses.replace(clip, category="") for clip in classes], []
-    if flat and classes:
-        raise ValueError(
-            f"The data folder {root} has clips of its own ({flat[0].name}) and clips in class folders "
-            f"({classes[0].name}). Move the former into a folder each class of its own, or away."
-        )
-    if not flat and not classes:
-        raise ValueError(
-            f"The data folder {root} holds no readable clip: no strip (an image at least {STRIP_RATIO} times longer "
-            "than wide), folder of frames, animation or video, neither directly nor in class folders."
-        )
-    return sorted(flat or classes, key=lambda clip: natural_key(clip.name))
-
-
-def _entries(folder: pathlib.Path) -> list[pathlib.Path]:
-    visible = (entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    return sorted(visible, key=lambda entry: natural_key(entry.name))
-
-
-def _clips_in(folder: pathlib.Path, root: pathlib.Path, category: str) -> Iterator[ClipSource]:
-    """Yields the clips of one class: its files, or the folder itself or its folders where those hold frames."""
-    kinds = [(entry, file_kind(entry)) for entry in _entries(folder) if entry.is_file()]
-    images = [entry for entry, kind in kinds if kind == "image"]
-    frames = bool(images) and not _are_strips(images)
-    name = folder.relative_to(root).as_posix()
-    if frames and folder != root:
-        yield ClipSource(str(folder), name, "frames", category, tuple(entry.name for entry in images))
-    for entry, kind in kinds:
-        if kind in ("animation", "video") or (kind == "image" and not frames):
-            kind = "strip" if kind == "image" else kind
-            yield ClipSource(str(entry), entry.relative_to(root).as_posix(), kind, category)
-    if folder != root:
-        for entry in _entries(folder):
-            if entry.is_dir():
-                yield from _clips_in(entry, root, category)
-
-
-def _are_strips(images: list[pathlib.Path]) -> bool:
-    """Whether images are strips, by the first that can be read. If none can: yes, so that each is reported."""
-    for path in images:
-        try:
-            with Image.open(path) as image:
-                return max(image.size) >= STRIP_RATIO * min(image.size)
-        except Exception:  # noqa: S112 - a decoder raises anything on a broken file; decoding reports it by name
-            continue
-    return True
-
-
-def file_kind(path: pathlib.Path) -> str:
-    """Returns `image`, `animation`, `video` or "" (no clip), from a file's first bytes."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(64)
-    except OSError:
-        return "image" if path.suffix.lower() in (".png", ".jpg", ".jpeg") else ""
-    if head.startswith(_MOVING_SIGNATURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP" and b"ANIM" in head):
+    path = pathlib.Path(path)
+    with open(path, "rb") as file:
+        head = file.read(265)
+    is_webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    if head.startswith((b"GIF87a", b"GIF89a")) or (is_webp and b"ANIM" in head[:64]) or b"acTL" in head[:64]:
         return "animation"
-    if head.startswith(_IMAGE_SIGNATURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+    if head.startswith(_IMAGE_SIGNATURES) or is_webp:
         return "image"
-    is_video = head[4:8] in (b"ftyp", b"moov", b"mdat") or head.startswith((b"\x1aE\xdf\xa3", b"\0\0\x01\xba", b"FLV"))
-    if is_video or (head[:4] == b"RIFF" and head[8:12] == b"AVI "):
+    is_avi, is_mp4 = head[:4] == b"RIFF" and head[8:12] == b"AVI ", head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide")
+    if is_avi or is_mp4 or head.startswith(_VIDEO_SIGNATURES):
         return "video"
-    # Damaged or empty files that were meant as clips must be reported and not overlooked.
-    if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"):
-        return "image"
-    if path.suffix.lower() in (".gif", ".webp", ".apng"):
-        return "animation"
-    return "video" if path.suffix.lower() in (".avi", ".mp4", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".flv") else ""
-
-
-def decode_clip(source: ClipSource, image_size: int, channels: int) -> NDArray[np.uint8]:
-    """Reads one whole clip; see `read_clip`."""
-    return read_clip(source, image_size, channels).frames
-
-
-def read_clip(source: ClipSource, image_size: int, channels: int) -> DecodedClip:
-    """Reads one whole clip. Frames are cropped to their central square, scaled to `image_size`; alpha is dropped.
-
-    Args:
-        source: What to read; nothing but its files is looked at.
-        image_size: Height and width of the frames.
-        channels: 3 for RGB, 1 for grey (ITU-R 601 luma, as Pillow's "L").
-
-    Raises:
-        ValueError: The clip cannot be read, in one line that names it.
-    """
-    read = {"strip": _read_strip, "frames": _read_frames, "animation": _read_animation, "video": _read_video}[
-        source.kind
-    ]
-    try:
-        return read(source, image_size, channels)
-    except Exception as error:  # Decoders raise anything on broken files.
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{source.name}: {reason}") from error
+    suffix = path.suffix.lower()
+    if head.startswith(_ARRAY_SIGNATURES) or (head.startswith(b"PK") and suffix == ".npz"):
+        return "array"
+    if head.startswith(_ARCHIVE_SIGNATURES) or head[257:262] == b"ustar":
+        return "archive"
+    return _KIND_OF_SUFFIX.get(suffix, "")
 
 
 def _open_image(path: str) -> Image.Image:
@@ -204,85 +190,150 @@ def _open_image(path: str) -> Image.Image:
     return image
 
 
-def _plain(image: Image.Image) -> Image.Image:
-    """Returns the upright image as 8 bit RGB or L; alpha is dropped, 16 bit are scaled, palettes are looked up."""
+def check_frame_size(width: int, height: int) -> None:
+    """Raises ValueError for a frame too small to show anything or too large to be meant."""
+    if min(width, height) < MIN_FRAME_SIDE:
+        raise ValueError(f"a frame of {width}x{height} is refused (a side below {MIN_FRAME_SIDE} pixels)")
+    if max(width, height) > MAX_FRAME_SIDE:
+        raise ValueError(f"a frame of {width}x{height} is refused (a side above {MAX_FRAME_SIDE} pixels)")
+
+
+def plain(image: Image.Image, notes: list[str]) -> Image.Image:
+    """Returns the upright image as 8 bit RGB or L: 16 bit are scaled, palettes looked up, alpha is dropped."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 bit grey; Pillow's own conversion would clip it to white.
-        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+        return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("floating point pixels have no fixed range; give such frames as an array")
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-    return image if image.mode == "L" else image.convert("RGB")
+    if image.mode in ("RGBA", "LA") and np.asarray(image.getchannel("A")).min() < 255:
+        _note(notes, "transparency is dropped, the colours below it are kept")
+    return image if image.mode == "L" else image.convert("L" if image.mode in ("1", "LA") else "RGB")
 
 
-def _square(image: Image.Image, image_size: int, channels: int) -> NDArray[np.uint8]:
-    """Returns uint8 `[image_size, image_size, C]`: the central square of an image, scaled."""
-    if max(image.size) > MAX_FRAME_SIDE:
-        raise ValueError(f"a frame of {image.width}x{image.height} is refused (a side above {MAX_FRAME_SIDE})")
-    image = _plain(image).convert("L" if channels == 1 else "RGB")
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    if image.size != (image_size, image_size):
-        # Cropped first: with `box` the filter would reach beyond it. Pillow's bicubic widens when it scales down, so
-        # nothing aliases.
-        image = image.crop((left, top, left + side, top + side))
-        image = image.resize((image_size, image_size), Image.Resampling.BICUBIC)
-    return np.asarray(image).reshape(image_size, image_size, channels)
+def _note(notes: list[str], text: str) -> None:
+    if text not in notes:
+        notes.append(text)
 
 
-def _read_strip(source: ClipSource, image_size: int, channels: int) -> DecodedClip:
+def _strip(source: ClipSource) -> Footage:
+    notes: list[str] = []
     with _open_image(source.path) as opened:
-        image = _plain(opened)
+        image = plain(opened, notes)
     side, longer = min(image.size), max(image.size)
+    check_frame_size(side, side)
     num_frames, remainder = divmod(longer, side)
+    if num_frames < 2:
+        raise ValueError(f"an image of {image.width}x{image.height} is one frame, no strip")
+    if remainder:
+        notes.append(f"{remainder} pixels after the last of {num_frames} frames are left out")
     across = image.width >= image.height
-    notes = (f"{remainder} pixels after the last of {num_frames} frames left out",) if remainder else ()
     corners = [(i * side, 0) if across else (0, i * side) for i in range(num_frames)]
-    frames = [_square(image.crop((x, y, x + side, y + side)), image_size, channels) for x, y in corners]
-    return DecodedClip(np.stack(frames), notes=notes)
+    return Footage(((None, image.crop((x, y, x + side, y + side))) for x, y in corners), notes=notes)
 
 
-def _read_frames(source: ClipSource, image_size: int, channels: int) -> DecodedClip:
-    frames, first_size = [], None
-    for file in source.files:
-        try:
-            with _open_image(os.path.join(source.path, file)) as image:
+def _frames(source: ClipSource) -> Footage:
+    notes: list[str] = []
+
+    def read() -> Frames:
+        first_size = None
+        for path in source.paths():
+            try:
+                with _open_image(path) as opened:
+                    check_frame_size(*opened.size)
+                    image = plain(opened, notes)
                 first_size = first_size or image.size
                 if image.size != first_size:
-                    raise ValueError(
-                        f"is {image.width}x{image.height}, the first frame {first_size[0]}x{first_size[1]}"
-                    )
-                frames.append(_square(image, image_size, channels))
-        except Exception as error:
-            raise ValueError(f"frame {file}: {error}") from error
-    return DecodedClip(np.stack(frames))
+                    sizes = f"{image.width}x{image.height}, the first frame {first_size[0]}x{first_size[1]}"
+                    raise ValueError(f"it is {sizes}")
+            except Exception as error:  # Decoders raise anything on broken files.
+                raise ValueError(f"frame {os.path.basename(path)}: {error}") from error
+            yield None, image
+
+    return Footage(read(), notes=notes)
 
 
-def _read_animation(source: ClipSource, image_size: int, channels: int) -> DecodedClip:
-    frames, milliseconds = [], 0.0
-    with _open_image(source.path) as image:
-        for index in range(getattr(image, "n_frames", 1)):
+def _animation(source: ClipSource) -> Footage:
+    image = _open_image(source.path)
+    check_frame_size(*image.size)
+    num_frames = getattr(image, "n_frames", 1)
+    if num_frames > MAX_FRAMES:
+        raise ValueError(f"{num_frames} frames are refused (more than {MAX_FRAMES})")
+    footage = Footage(_no_frames())
+    footage.frames = _animation_frames(image, num_frames, footage)
+    return footage
+
+
+def _animation_frames(image: Image.Image, num_frames: int, footage: Footage) -> Frames:
+    time, durations = 0.0, []
+    with image:
+        for index in range(num_frames):
             image.seek(index)
-            frames.append(_square(image, image_size, channels))
-            milliseconds += image.info.get("duration", 0)
-    return DecodedClip(np.stack(frames), fps=1000 * len(frames) / milliseconds if milliseconds else 0.0)
+            image.load()  # A WebP frame tells its duration only now.
+            duration = image.info.get("duration", 0) / 1000
+            yield time if duration else None, plain(image, footage.notes)
+            time += duration
+            durations.append(duration)
+    footage.fps = num_frames / time if time else 0.0
+    if max(durations) > 1.5 * min(durations):
+        footage.notes.append("the frame rate varies")
 
 
-def _read_video(source: ClipSource, image_size: int, channels: int) -> DecodedClip:
+def _video(source: ClipSource) -> Footage:
     try:
         import av
     except ImportError as error:
         raise ValueError("reading video files needs PyAV: pip install 'mocogan-tf[video]'") from error
     if os.path.getsize(source.path) == 0:
         raise ValueError("the file is empty")
-    with av.open(source.path) as container:
-        if not container.streams.video:
-            raise ValueError("the file has no video stream")
-        stream = container.streams.video[0]
-        stream.thread_type = "NONE"  # The clips are spread over processes already.
-        if max(stream.width, stream.height) > MAX_FRAME_SIDE:
-            raise ValueError(f"a frame of {stream.width}x{stream.height} is refused (a side above {MAX_FRAME_SIDE})")
-        frames = [_square(frame.to_image(), image_size, channels) for frame in container.decode(stream)]
-        rate = stream.average_rate or Fraction(0)
-    if not frames:
-        raise ValueError("the video has no frames")
-    return DecodedClip(np.stack(frames), fps=float(rate))
+    av.logging.set_level(av.logging.PANIC)  # What matters is raised; the rest would be printed by every worker.
+    # Playlists and the like, under whatever name, would have FFmpeg open other files and addresses.
+    options = {"format_whitelist": _VIDEO_FORMATS, "protocol_whitelist": "file"}
+    container = av.open(f"file:{source.path}", options=options)
+    if not container.streams.video:
+        container.close()
+        raise ValueError("the file has no video stream")
+    stream = container.streams.video[0]
+    check_frame_size(stream.width, stream.height)
+    stream.thread_type = "NONE"  # The clips are spread over processes already.
+    footage = Footage(_no_frames(), fps=float(stream.average_rate or 0))
+    footage.frames = _video_frames(container, stream, footage.notes)
+    return footage
+
+
+def _video_frames(container: Any, stream: Any, notes: list[str]) -> Frames:
+    count, previous, gaps = 0, None, [float("inf"), 0.0]
+    with container:
+        try:
+            for frame in container.decode(stream):
+                if frame.is_corrupt:
+                    raise ValueError("it is damaged")
+                time = frame.time
+                if time is not None and previous is not None:
+                    gaps = [min(gaps[0], time - previous), max(gaps[1], time - previous)]
+                previous, count = time, count + 1
+                if count > MAX_FRAMES:
+                    raise ValueError(f"more than {MAX_FRAMES} frames are refused")
+                # ffmpeg's angle is counter-clockwise, as Pillow's.
+                image = frame.to_image()
+                yield time, image.rotate(frame.rotation, expand=True) if frame.rotation else image
+        except GeneratorExit:
+            raise
+        except Exception as error:  # PyAV's errors have no common ground.
+            raise ValueError(f"after {count} frames: {error}") from error
+        if not count:
+            raise ValueError("the video has no frames")
+        if stream.frames and count < 0.95 * stream.frames - 1:
+            raise ValueError(f"it is damaged or cut off: {count} of {stream.frames} frames can be decoded")
+        if gaps[1] > 1.5 * gaps[0]:
+            notes.append("the frame rate varies")
+
+
+def _array(source: ClipSource) -> Footage:
+    assert source.place is not None
+    frames: NDArray[np.uint8] = arrays.read_array_clip(source.path, source.place)
+    check_frame_size(frames.shape[2], frames.shape[1])
+    notes = ["transparency is dropped, the colours below it are kept"] if frames.shape[-1] == 4 else []
+    images = (Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame[..., :3]) for frame in frames)
+    return Footage(((None, image) for image in images), notes=notes)

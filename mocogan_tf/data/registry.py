@@ -19,14 +19,16 @@ from absl import logging
 from PIL import Image
 
 from mocogan_tf.config import Config
-from mocogan_tf.data import readers
-from mocogan_tf.data.cache import CachedVideo, cached_videos
+from mocogan_tf.data import parallel
+from mocogan_tf.data.cache import DEFAULT_FPS, CachedVideo, cached_videos
+from mocogan_tf.data.fitting import Recipe, read_clip
+from mocogan_tf.data.layouts import MANIFEST, STATE, choose_split, find_clips
+from mocogan_tf.data.readers import ClipSource
 from mocogan_tf.data.videos import VideoSet
 
 # Clips of a generated set do not depend on the seed of training: runs with other seeds see, and share, the same clips.
 GENERATOR_SEED = 0
-# Of strips and folders of frames, which do not say how fast they are to be shown.
-DEFAULT_FPS = 16.0
+TFDS_PREFIX = "tfds:"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,18 +114,38 @@ def get_dataset(name: str) -> DatasetSpec:
     return DATASETS[name]
 
 
-def open_videos(config: Config) -> VideoSet:
+def open_videos(config: Config, split: str = "train") -> VideoSet:
     """Opens the videos that a configuration names: those in `data_dir`, or else rendered ones.
 
     The first call decodes or renders them into the cache, with a line that says so. Videos with fewer frames than a
     training clip needs are left out and reported.
 
+    Args:
+        config: Names the set, and the size and length of its clips.
+        split: Which clips of a set that is divided into `train`, `val` or `test`; other sets are taken whole.
+
     Raises:
         ValueError: The set is unknown, its clips are not there, or none of them can be read or is long enough.
     """
+    if config.dataset.startswith(TFDS_PREFIX):
+        from mocogan_tf.data import from_tfds  # Imports TensorFlow.
+
+        return _long_enough(from_tfds.open_tfds(config, split), config)
     spec = get_dataset(config.dataset)
-    if config.data_dir:
-        videos = _read_folder(config)
+    if "://" in config.data_dir:
+        from mocogan_tf.data import remote
+
+        videos = remote.open_remote(config, split)
+    elif config.data_dir and (pathlib.Path(config.data_dir) / MANIFEST).exists():
+        from mocogan_tf.data import records  # Imports TensorFlow.
+
+        videos = records.open_prepared(config, split)
+    elif config.data_dir and (pathlib.Path(config.data_dir) / STATE).is_dir():
+        raise ValueError(
+            f"{config.data_dir} has no {MANIFEST}: prepare.py was stopped before the end. Run the same command again."
+        )
+    elif config.data_dir:
+        videos = _read_folder(config, split)
     elif spec.generator:
         videos = _render(config, spec)
     else:
@@ -135,18 +157,22 @@ def open_videos(config: Config) -> VideoSet:
     return _long_enough(videos, config)
 
 
-def _read_folder(config: Config) -> VideoSet:
-    sources = readers.find_clips(config.data_dir)
+def _read_folder(config: Config, split: str) -> VideoSet:
+    found = find_clips(config.data_dir)
+    chosen = choose_split({clip.split for clip in found.clips}, split, config.data_dir)
+    sources = [clip for clip in found.clips if clip.split == chosen]
+    decode = functools.partial(_decode, image_size=config.image_size, channels=config.channels)
     return cached_videos(
         key={
             "folder": str(pathlib.Path(config.data_dir).resolve()),
             "clips": [source.fingerprint() for source in sources],
+            "categories": found.categories,
         },
-        make=functools.partial(_decode, image_size=config.image_size, channels=config.channels),
-        items=sources,
+        produce=lambda: parallel.map_in_processes(decode, sources),
+        total=len(sources),
         name=config.data_dir,
         doing="Decoding",
-        categories=sorted({source.category for source in sources} - {""}, key=readers.natural_key),
+        categories=found.categories,
         default_fps=DEFAULT_FPS,
         image_size=config.image_size,
         channels=config.channels,
@@ -154,14 +180,24 @@ def _read_folder(config: Config) -> VideoSet:
     )
 
 
-def _decode(source: readers.ClipSource, image_size: int, channels: int) -> CachedVideo:
-    clip = readers.read_clip(source, image_size, channels)
+def _decode(source: ClipSource, image_size: int, channels: int) -> CachedVideo:
+    try:
+        clip = read_clip(source, Recipe(image_size=image_size, channels=channels))
+    except ValueError as error:
+        raise ValueError(f"{source.name}: {error}") from error
     return CachedVideo(source.name, source.category, clip.frames, clip.fps, clip.notes)
 
 
 def _render(config: Config, spec: DatasetSpec) -> VideoSet:
     generator = importlib.import_module(spec.generator)
     num_frames = max(generator.NUM_FRAMES, config.source_frames)
+    render = functools.partial(
+        _render_clip,
+        generator=spec.generator,
+        num_frames=num_frames,
+        image_size=config.image_size,
+        channels=config.channels,
+    )
     return cached_videos(
         key={
             "generator": spec.generator,
@@ -170,14 +206,8 @@ def _render(config: Config, spec: DatasetSpec) -> VideoSet:
             "num_clips": config.num_clips,
             "num_frames": num_frames,
         },
-        make=functools.partial(
-            _render_clip,
-            generator=spec.generator,
-            num_frames=num_frames,
-            image_size=config.image_size,
-            channels=config.channels,
-        ),
-        items=range(config.num_clips),
+        produce=lambda: parallel.map_in_processes(render, range(config.num_clips)),
+        total=config.num_clips,
         name=config.dataset,
         doing="Rendering",
         categories=generator.CATEGORIES,
@@ -190,11 +220,16 @@ def _render(config: Config, spec: DatasetSpec) -> VideoSet:
 
 def _source_digest(generator: types.ModuleType) -> str:
     """Hash of the program text that renders: a changed generator must not find the clips of the old one."""
-    names = {getattr(value, "__module__", None) or "" for value in vars(generator).values()}
-    own = sorted(name for name in names if name.startswith("mocogan_tf.") and name != generator.__name__)
-    modules = [generator, *(sys.modules[name] for name in own)]
-    texts = [pathlib.Path(str(module.__file__)).read_bytes() for module in modules]
-    return hashlib.sha256(b"\0".join(texts)).hexdigest()
+    texts: dict[str, bytes] = {}
+    waiting = [generator]
+    while waiting:
+        module = waiting.pop()
+        texts[module.__name__] = pathlib.Path(str(module.__file__)).read_bytes()
+        for value in vars(module).values():
+            name = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+            if isinstance(name, str) and name.startswith("mocogan_tf.") and name not in texts:
+                waiting.append(sys.modules[name])
+    return hashlib.sha256(b"\0".join(texts[name] for name in sorted(texts))).hexdigest()
 
 
 def _render_clip(index: int, generator: str, num_frames: int, image_size: int, channels: int) -> CachedVideo:

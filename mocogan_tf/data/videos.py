@@ -46,6 +46,17 @@ class VideoSet:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @property
+    def folder(self) -> pathlib.Path:
+        """The folder that `load_videos` opened.
+
+        Raises:
+            ValueError: The frames are not mapped from a file.
+        """
+        if not isinstance(self.frames, np.memmap) or self.frames.filename is None:
+            raise ValueError(f"The videos {self.name} do not lie in a file.")
+        return pathlib.Path(self.frames.filename).parent
+
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
         """Returns uint8 `[F, H, W, C]`, one video, as a view of the mapped file."""
         if not -len(self) <= index < len(self):

@@ -20,3 +20,27 @@ def save_strip(path, frames, *, across=True, mode="RGB"):
     strip = np.concatenate(list(frames), axis=1 if across else 0)
     Image.fromarray(strip.squeeze()).convert(mode).save(path, format="PNG")
     return path
+
+
+def save_video(path, frames, *, codec="ffv1", fps=10, container=None, milliseconds=None):
+    """Writes [F, H, W, 3] as a video file; `milliseconds` are the frames' times, evenly spaced if None."""
+    from fractions import Fraction
+
+    import av
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", format=container) as output:
+        stream = output.add_stream(codec, rate=fps)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = {"ffv1": "bgr0", "png": "rgb24"}.get(codec, "yuv420p")
+        if milliseconds:
+            stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        if codec == "mpeg4":
+            stream.bit_rate = 2_000_000
+        for index, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            if milliseconds:
+                frame.pts, frame.time_base = milliseconds[index], Fraction(1, 1000)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    return path
