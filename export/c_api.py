@@ -69,7 +69,9 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
 def _library() -> Any:
     import tensorflow as tf
 
-    pattern = {"win32": "tensorflow_cc*.dll", "darwin": "libtensorflow_cc.*.dylib"}.get(sys.platform, "libtensorflow_cc.so.*")
+    pattern = {"win32": "tensorflow_cc*.dll", "darwin": "libtensorflow_cc.*.dylib"}.get(
+        sys.platform, "libtensorflow_cc.so.*"
+    )
     folder = pathlib.Path(tf.__file__).parent
     found = sorted([*folder.glob(pattern), *(folder / "python").glob(pattern)])
     if not found:
@@ -193,7 +195,9 @@ class Session:
         shape = [self._tf.TF_Dim(tensor, i) for i in range(self._tf.TF_NumDims(tensor))]
         kind, data = self._tf.TF_TensorType(tensor), self._tf.TF_TensorData(tensor)
         if kind == _STRING:
-            return np.array([self._string(data + i * _STRING_BYTES) for i in range(int(np.prod(shape)))], object).reshape(shape)
+            return np.array(
+                [self._string(data + i * _STRING_BYTES) for i in range(int(np.prod(shape)))], object
+            ).reshape(shape)
         content = ctypes.string_at(data, self._tf.TF_TensorByteSize(tensor))
         return np.frombuffer(content, _TO_NUMPY[kind]).reshape(shape)
 

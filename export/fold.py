@@ -1,7 +1,8 @@
 """Rewrites of a converted ONNX graph that change its arithmetic's order but not its result.
 
 A converter writes batch normalisation in inference as `Mul` and `Add` after the convolution, which ONNX Runtime does
-not fold by itself, and the decoder's first layer as a transposed convolution of a 1x1 map, which it runs frame by frame.
+not fold by itself, and the decoder's first layer as a transposed convolution of a 1x1 map, which it runs one frame
+after the other.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import dataclasses
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 Array = NDArray[np.generic]
 
@@ -65,7 +66,10 @@ def fold_scale_and_shift(graph: Graph) -> None:
         while follower := _per_channel(graph, value, channels, weight.ndim):
             node, constant = follower
             if node.op_type == "Mul":
-                weight, bias = weight * constant.reshape([-1 if i == axis else 1 for i in range(weight.ndim)]), bias * constant
+                weight, bias = (
+                    weight * constant.reshape([-1 if i == axis else 1 for i in range(weight.ndim)]),
+                    bias * constant,
+                )
             else:
                 bias = bias + constant
             followers.append(node)
@@ -128,6 +132,36 @@ def project_first_map(graph: Graph) -> None:
         ]
         break
     graph.drop_unused_weights()
+
+
+def half_precision(graph: Graph, prefix: str, source: str, result: str) -> Graph:
+    """Returns a copy that computes in float16 between two float32 values.
+
+    Args:
+        graph: From `source` to `result`; every floating-point constant becomes float16.
+        prefix: Of the new names.
+        source: The graph's only input.
+        result: The graph's only output.
+
+    Raises:
+        ValueError: A weight is too large for float16.
+    """
+    weights: dict[str, Array] = {}
+    for name, value in graph.weights.items():
+        is_float = np.issubdtype(value.dtype, np.floating)
+        if is_float and np.abs(value).max() > np.finfo(np.float16).max:
+            raise ValueError(f"Weight {name} has values beyond float16's range, up to {np.abs(value).max():.3g}.")
+        weights[name] = value.astype(np.float16) if is_float else value
+    names = {source: f"{prefix}/half_source", result: f"{prefix}/half_result"}
+    nodes = [helper.make_node("Cast", [source], [names[source]], f"{prefix}/Cast_to_half", to=TensorProto.FLOAT16)]
+    for node in graph.nodes:
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        copy.input[:] = [names.get(value, value) for value in node.input]
+        copy.output[:] = [names.get(value, value) for value in node.output]
+        nodes.append(copy)
+    nodes.append(helper.make_node("Cast", [names[result]], [result], f"{prefix}/Cast_from_half", to=TensorProto.FLOAT))
+    return Graph(nodes, weights)
 
 
 def rename(graph: Graph, prefix: str, kept: dict[str, str]) -> None:

@@ -14,11 +14,11 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from mocogan_tf import __version__
 from export.contract import LAYOUT, POSTPROCESS, Contract, TensorSpec
-from export.fold import Graph, fold_scale_and_shift, project_first_map, rename
+from export.fold import Graph, fold_scale_and_shift, half_precision, project_first_map, rename
+from mocogan_tf import __version__
 
-OPSET = 17  # The newest opset that tf2onnx 1.17 tests is 18; nothing here needs more than 17, and more runtimes read it.
+OPSET = 17  # tf2onnx 1.17 is tested up to 18; nothing here needs more than 17, which more runtimes read.
 IR_VERSION = 8
 
 _DTYPES = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8}
@@ -33,7 +33,7 @@ def to_onnx(generator: Any, contract: Contract, *, uint8: bool = False) -> dict[
         uint8: Also make the variant whose only picture output is `video_uint8`.
 
     Returns:
-        Models by their role in `bundle.json`: `onnx`, `motion`, `frames` and, if asked for, `onnx_uint8`.
+        Models by their role in `bundle.json`: `onnx`, `onnx_fp16`, `motion`, `frames` and, if asked for, `onnx_uint8`.
 
     Raises:
         ValueError: tf2onnx is missing, or the model's architecture has no ONNX builder.
@@ -45,15 +45,20 @@ def to_onnx(generator: Any, contract: Contract, *, uint8: bool = False) -> dict[
 
 def mocogan_models(generator: Any, contract: Contract, uint8: bool) -> dict[str, onnx.ModelProto]:
     """Builds MoCoGAN's models: a GRU over the noise, then the decoder on content and motion of every frame."""
-    motion, frames = motion_graph(generator.motion, contract), frames_graph(generator.decoder, contract)
-    whole = time_graph("motion_noise") + motion + frames
+    decoder = convert_decoder(generator.decoder)
+    time, motion = time_graph("motion_noise"), motion_graph(generator.motion, contract)
+    frames = frames_graph(decoder, contract)
+    # The GRU stays in float32: it costs next to nothing, and its state is carried over as many frames as a client asks.
+    half = half_precision(decoder, "frames", "frames/z", "frames/pictures")
+    whole, whole_half = time + motion + frames, time + motion + frames_graph(half, contract)
     to_motion, to_frames = part_inputs(contract)
     video, state = contract.outputs["video"], contract.motion_state
     motion_inputs = [contract.inputs[name] for name in to_motion]
     frames_inputs = [*(contract.inputs[name] for name in to_frames), contract.motion]
     models = {
         "onnx": _model(whole, "generator", [*contract.inputs.values()], [video, state], contract),
-        "motion": _model(time_graph("motion_noise") + motion, "motion", motion_inputs, [contract.motion, state], contract),
+        "onnx_fp16": _model(whole_half, "generator_fp16", [*contract.inputs.values()], [video, state], contract),
+        "motion": _model(time + motion, "motion", motion_inputs, [contract.motion, state], contract),
         "frames": _model(time_graph("motion") + frames, "frames", frames_inputs, [video], contract),
     }
     if uint8:
@@ -118,13 +123,13 @@ def motion_graph(gru: Any, contract: Contract) -> Graph:
     return Graph(_named(nodes, "motion"), weights)
 
 
-def frames_graph(decoder: Any, contract: Contract) -> Graph:
-    """Writes the decoder over all frames: `content`, [`category`], `motion` -> `video`."""
+def frames_graph(decoder: Graph, contract: Contract) -> Graph:
+    """Puts the converted decoder over all frames: `content`, [`category`], `motion` -> `video`."""
     fixed = part_inputs(contract)[1]
     size, channels = contract.image_size, contract.channels
-    decoded = convert_decoder(decoder)
+    dim_z = sum(int(contract.inputs[name].shape[1]) for name in fixed) + contract.dim_motion
     weights: dict[str, Any] = {
-        "frames/code_shape": np.array([-1, decoder.input_shape[-1]], np.int64),
+        "frames/code_shape": np.array([-1, dim_z], np.int64),
         "frames/any_batch": np.array([-1], np.int64),
         "frames/frame_shape": np.array([size, size, channels], np.int64),
     }
@@ -140,8 +145,8 @@ def frames_graph(decoder: Any, contract: Contract) -> Graph:
         ),
         helper.make_node("Reshape", ["frames/pictures", "frames/video_shape"], ["video"]),
     ]
-    nodes = [*_named(before, "frames/before"), *decoded.nodes, *_named(after, "frames/after")]
-    return Graph(nodes, weights | decoded.weights)
+    nodes = [*_named(before, "frames/before"), *decoder.nodes, *_named(after, "frames/after")]
+    return Graph(nodes, weights | decoder.weights)
 
 
 def pixels_graph() -> Graph:
