@@ -1,7 +1,7 @@
 """The generator as a SavedModel that TensorFlow Serving can load.
 
-Keras 3's `model.export` and `tf.saved_model.save` are not enough: the first stores every weight twice and fixes the clip
-length, the second gives a folder that loads in Python but not in a session. `ExportArchive` with endpoints only, and
+Keras 3's `model.export` and `tf.saved_model.save` are not enough: the first stores every weight twice and fixes the
+clip length, the second gives a folder that loads in Python but not in a session. `ExportArchive` with endpoints only, and
 no tracked layer, does neither.
 """
 

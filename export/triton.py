@@ -52,7 +52,7 @@ model_warmup [
 def compose(contract: Contract) -> str:
     """A compose file that lays out Triton's model repository from the bundle without copying."""
     model = f"/models/{contract.name}"
-    return f"""# docker compose up. Pin TRITON_TAG to a release of nvcr.io/nvidia/tritonserver, for example TRITON_TAG=25.01-py3.
+    return f"""# TRITON_TAG=25.01-py3 docker compose up    (a release of nvcr.io/nvidia/tritonserver that was tried)
 services:
   triton:
     image: nvcr.io/nvidia/tritonserver:${{TRITON_TAG:?set it to a release, such as 25.01-py3}}

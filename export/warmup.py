@@ -1,4 +1,4 @@
-"""Warm-up records: requests that TensorFlow Serving runs while it loads a version, before it reports it as available."""
+"""Warm-up records: requests that TensorFlow Serving runs while it loads a version, before it calls it available."""
 
 from __future__ import annotations
 
@@ -79,6 +79,7 @@ def _protos() -> tuple[Any, Any]:
         from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
     except ImportError as error:
         raise ValueError(
-            "Warm-up records need tensorflow-serving-api, which is not installed. Run: pip install tensorflow-serving-api"
+            "Warm-up records need tensorflow-serving-api, which is not installed. "
+            "Run: pip install tensorflow-serving-api"
         ) from error
     return predict_pb2, prediction_log_pb2
