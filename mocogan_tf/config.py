@@ -184,7 +184,6 @@ FREE_ON_RESUME = frozenset(
 )
 
 
-
 def _check_field(name: str, value: Any, metadata: Any) -> None:
     expected = get_type_hints(Config)[name]
     if expected is float and type(value) is int:

@@ -1,0 +1,253 @@
+"""What happens between training steps: the watch for non-finite losses, logs, samples, checkpoints, progress, stopping.
+
+All of them count in steps of the run, so that they keep their rhythm when a run goes on.
+"""
+
+import io
+import json
+import math
+import pathlib
+import signal
+import sys
+import time
+
+import keras
+import tensorflow as tf
+import tqdm
+from absl import logging
+
+from mocogan_tf import checkpoints, gan, sampling, video
+
+
+class _PerStep(keras.callbacks.Callback):
+    """Calls `on_step(step, logs)` after training steps, `step` counted over the whole run."""
+
+    def __init__(self, start_step):
+        super().__init__()
+        self.last_step = start_step
+        self.first_step = start_step
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = self.first_step + batch + 1
+        previous, self.last_step = self.last_step, step
+        self.on_step(previous, step, logs)
+
+    def on_step(self, previous, step, logs):
+        raise TypeError(f"{type(self).__name__} must define on_step.")
+
+
+def _due(every, previous, step):
+    """Whether a multiple of `every` lies in (previous, step]: several steps may end at once."""
+    return step // every > previous // every
+
+
+class StopOnNonFinite(_PerStep):
+    """Ends training at the first loss that is no finite number.
+
+    Keras's own `TerminateOnNaN` looks only at a quantity named `loss`.
+
+    Raises:
+        FloatingPointError: Names the quantities and the step.
+    """
+
+    def on_step(self, previous, step, logs):
+        bad = sorted(name for name, value in logs.items() if not math.isfinite(value))
+        if bad:
+            kept = checkpoints.steps(self.run_dir)
+            raise FloatingPointError(
+                f"{', '.join(bad)} not finite at step {step}. "
+                + (f"The checkpoint of step {kept[-1]} is kept. " if kept else "There is no checkpoint yet. ")
+                + "Lower --learning_rate and --learning_rate_d, or use --precision=float32."
+            )
+
+    def __init__(self, run_dir, start_step):
+        super().__init__(start_step)
+        self.run_dir = run_dir
+
+
+class JsonLog(_PerStep):
+    """Appends one JSON object per logging interval to `log.jsonl`: the step's losses, and the interval's pace."""
+
+    def __init__(self, run_dir, start_step, every, clips_per_step):
+        super().__init__(start_step)
+        self.path = pathlib.Path(run_dir) / "log.jsonl"
+        self.every = every
+        self.clips_per_step = clips_per_step
+        self.since = None
+        _drop_after(self.path, start_step)
+
+    def on_train_begin(self, logs=None):
+        self.since = time.monotonic(), self.first_step
+
+    def on_step(self, previous, step, logs):
+        if not _due(self.every, previous, step):
+            return
+        now = time.monotonic()
+        seconds = (now - self.since[0]) / (step - self.since[1])
+        self.since = now, step
+        line = {
+            "step": step,
+            **{name: round(float(value), 6) for name, value in logs.items()},
+            "seconds_per_step": round(seconds, 4),
+            "clips_per_second": round(self.clips_per_step / seconds, 2),
+        }
+        with open(self.path, "a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _drop_after(path, step):
+    """Cuts off lines that a run wrote after the checkpoint from which it goes on, and a half-written last one."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except ValueError:
+            continue
+    path.write_text("".join(kept))
+
+
+class TensorBoardLog(_PerStep):
+    """Writes the losses as TensorBoard scalars under `tensorboard/`."""
+
+    def __init__(self, run_dir, start_step, every):
+        super().__init__(start_step)
+        self.every = every
+        self.writer = tf.summary.create_file_writer(str(pathlib.Path(run_dir) / "tensorboard"))
+
+    def on_step(self, previous, step, logs):
+        if _due(self.every, previous, step):
+            with self.writer.as_default(step=step):
+                for name, value in logs.items():
+                    tf.summary.scalar(name.replace("_", "/", 1), value)
+
+    def write_film(self, name, film, fps, step):
+        """Writes a clip, uint8 `[T, H, W, C]`, as an animated picture."""
+        first, *rest = [video.to_image(frame) for frame in film]
+        encoded = io.BytesIO()
+        first.save(encoded, format="GIF", save_all=True, append_images=rest, duration=1000.0 / fps, loop=0)
+        image = tf.compat.v1.Summary.Image(
+            height=film.shape[1], width=film.shape[2], colorspace=film.shape[3], encoded_image_string=encoded.getvalue()
+        )
+        value = tf.compat.v1.Summary.Value(tag=name, image=image)
+        with self.writer.as_default(step=step):
+            tf.summary.experimental.write_raw_pb(tf.compat.v1.Summary(value=[value]).SerializeToString())
+
+    def on_train_end(self, logs=None):
+        self.writer.close()
+
+
+class Samples(_PerStep):
+    """Writes the content x motion grid of the same latents every so often, as WebP, as PNG, and to TensorBoard."""
+
+    def __init__(self, run_dir, start_step, every, *, num_frames, fps, seed, tensorboard):
+        super().__init__(start_step)
+        self.folder = pathlib.Path(run_dir) / "samples"
+        self.every = every
+        self.num_frames, self.fps, self.seed = num_frames, fps, seed
+        self.tensorboard = tensorboard
+        self.written = None
+
+    def on_step(self, previous, step, logs):
+        if _due(self.every, previous, step):
+            self.write(step)
+
+    def on_train_end(self, logs=None):
+        if self.written != self.last_step:
+            self.write(self.last_step)
+
+    def write(self, step):
+        """Writes the grid: four contents by four motions, or by as many as there are categories, up to eight."""
+        generator = self.model.average if self.model.average is not None else self.model.generator
+        motions = min(max(4, generator.latents.dim_category), 8)
+        clips = sampling.content_motion_grid(generator, 4, motions, self.num_frames, seed=self.seed)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        film = video.grid(clips, motions)
+        video.write_video(self.folder / f"step-{step:08d}.webp", video.scale_up(film, 2), self.fps)
+        video.write_image(self.folder / f"step-{step:08d}.png", video.film_strips(clips))
+        self.tensorboard.write_film("samples", film, self.fps, step)
+        self.written = step
+
+
+class Checkpoints(_PerStep):
+    """Saves every so often, and at the end of training, however it came."""
+
+    def __init__(self, run_dir, start_step, every, keep):
+        super().__init__(start_step)
+        self.run_dir, self.every, self.keep = run_dir, every, keep
+        self.saved = start_step
+
+    def on_step(self, previous, step, logs):
+        if _due(self.every, previous, step):
+            self.save(step)
+
+    def on_train_end(self, logs=None):
+        if self.saved != self.last_step:
+            self.save(self.last_step)
+
+    def save(self, step):
+        """Writes a checkpoint of this step."""
+        checkpoints.save(self.model, self.run_dir, keep=self.keep)
+        self.saved = step
+
+
+class Progress(_PerStep):
+    """A progress bar with losses, clips/s and time left on a terminal; plain lines elsewhere."""
+
+    SHOWN = {gan.LOSS_D_IMAGE: "D_I", gan.LOSS_D_VIDEO: "D_V", gan.LOSS_G: "G", gan.LOSS_CATEGORY_G: "cat"}
+
+    def __init__(self, start_step, steps, every, clips_per_step):
+        super().__init__(start_step)
+        self.steps, self.every, self.clips_per_step = steps, every, clips_per_step
+        self.bar = None
+
+    def on_train_begin(self, logs=None):
+        self.since = time.monotonic()
+        if sys.stderr.isatty():
+            self.bar = tqdm.tqdm(total=self.steps, initial=self.first_step, unit="step", dynamic_ncols=True)
+
+    def on_step(self, previous, step, logs):
+        pace = (step - self.first_step) / (time.monotonic() - self.since)
+        losses = " ".join(f"{label} {logs[name]:.3f}" for name, label in self.SHOWN.items() if name in logs)
+        if self.bar is not None:
+            self.bar.set_postfix_str(f"{losses}, {pace * self.clips_per_step:.1f} clips/s", refresh=False)
+            self.bar.update(step - previous)
+        elif _due(self.every, previous, step):
+            left = tqdm.tqdm.format_interval((self.steps - step) / pace)
+            print(
+                f"step {step}/{self.steps}  {losses}  {pace * self.clips_per_step:.1f} clips/s  {left} left", flush=True
+            )
+
+    def on_train_end(self, logs=None):
+        if self.bar is not None:
+            self.bar.close()
+
+
+class StopOnSignal(keras.callbacks.Callback):
+    """Ends training after the current step on Ctrl-C or SIGTERM; a second Ctrl-C ends it at once.
+
+    `signal` holds the number of the signal that came, or None.
+    """
+
+    def on_train_begin(self, logs=None):
+        self.signal = None
+        self.previous = {}
+        try:
+            self.previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # Only the main thread may; a program that trains in another keeps its own handling.
+            logging.info("Not the main thread: Ctrl-C will not be caught.")
+
+    def _note(self, number, frame):
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.signal is not None:
+            self.model.stop_training = True
+
+    def on_train_end(self, logs=None):
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)

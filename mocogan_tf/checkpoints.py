@@ -1,0 +1,149 @@
+"""Checkpoints: one file of everything a run needs to go on, written beside and renamed, restored loudly.
+
+`checkpoints/step-00001500.weights.h5` holds the three networks, the averaged generator, the optimizers with Adam's
+moments and loss scales, and the step; `step-00001500.json` its SHA-256 and what was known of the run then. A checkpoint
+exists when its .json does. Random state and place in the data follow from the step, so they need no room here.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import re
+import warnings
+
+import numpy as np
+from absl import logging
+
+from mocogan_tf.config import Config
+
+FOLDER = "checkpoints"
+_NAME = re.compile(r"step-(\d{8})\.json")
+
+
+def steps(run_dir):
+    """Returns the steps of which there is a checkpoint, ascending."""
+    names = (_NAME.fullmatch(path.name) for path in (pathlib.Path(run_dir) / FOLDER).glob("step-*.json"))
+    return sorted(int(match.group(1)) for match in names if match)
+
+
+def paths(run_dir, step):
+    """Returns the two files of a checkpoint: weights and description."""
+    folder = pathlib.Path(run_dir) / FOLDER
+    return folder / f"step-{step:08d}.weights.h5", folder / f"step-{step:08d}.json"
+
+
+def save(gan, run_dir, *, keep, **about):
+    """Writes a checkpoint of the current step, then removes old ones.
+
+    Args:
+        gan: Compiled `MoCoGAN`.
+        run_dir: The run directory.
+        keep: Number of latest checkpoints to keep, this one included.
+        **about: What else the .json shall say.
+
+    Returns:
+        The step.
+
+    Raises:
+        FloatingPointError: A weight is not finite; nothing was written.
+        OSError: It cannot be written; older checkpoints are untouched.
+    """
+    step = int(gan.step.numpy())
+    for variable in gan.weights:
+        if not np.all(np.isfinite(variable.numpy())):
+            raise FloatingPointError(f"Weight {variable.path} is not finite at step {step}; no checkpoint was written.")
+    weights, description = paths(run_dir, step)
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    temporary = weights.with_name(f"writing-{weights.name}")
+    try:
+        gan.save_weights(temporary)
+        digest = _sha256(temporary)
+        os.replace(temporary, weights)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    temporary = description.with_name(f"writing-{description.name}")
+    temporary.write_text(json.dumps({"step": step, "sha256": digest, **about}, indent=2) + "\n")
+    os.replace(temporary, description)
+    for old in steps(run_dir)[:-keep]:
+        for path in reversed(paths(run_dir, old)):  # The description first: without it the weights do not count.
+            path.unlink(missing_ok=True)
+    return step
+
+
+def restore(gan, run_dir, step):
+    """Loads weights, optimizer state and step of one checkpoint into a compiled model.
+
+    Raises:
+        ValueError: The file is missing, damaged, or does not fill every variable.
+    """
+    weights, description = paths(run_dir, step)
+    try:
+        expected = json.loads(description.read_text())["sha256"]
+        if _sha256(weights) != expected:
+            raise ValueError("its checksum is wrong")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Keras only warns when an optimizer's state is left out.
+            gan.load_weights(weights)
+    except (OSError, ValueError, KeyError, UserWarning) as error:
+        raise ValueError(f"Checkpoint {weights} cannot be restored: {error}") from error
+
+
+def restore_latest(gan, run_dir):
+    """Restores the latest checkpoint that is whole, and reports damaged ones.
+
+    Returns:
+        The step, or None if there is no checkpoint.
+
+    Raises:
+        ValueError: There are checkpoints, but none is whole.
+    """
+    found = steps(run_dir)
+    for step in reversed(found):
+        try:
+            restore(gan, run_dir, step)
+            return step
+        except ValueError as error:
+            logging.warning("%s Trying the one before it.", error)
+    if found:
+        raise ValueError(f"No checkpoint in {run_dir} is whole. Start again with another --run_dir.")
+    return None
+
+
+def load_generator(run_dir, which="latest"):
+    """Loads the averaged generator of a run, for sampling, metrics and export.
+
+    Args:
+        run_dir: The run directory.
+        which: "latest", or a step.
+
+    Returns:
+        `(VideoGenerator, Config, step)`, in float32 whatever the run's precision.
+
+    Raises:
+        ValueError: There is no such run or checkpoint, or it is damaged.
+    """
+    from mocogan_tf.training import build_gan
+
+    config = Config.from_json(pathlib.Path(run_dir) / "config.json")
+    found = steps(run_dir)
+    if not found:
+        raise ValueError(f"{run_dir} has no checkpoints. Train with: python train.py --run_dir={run_dir}")
+    if which == "latest":
+        step = found[-1]
+    else:
+        step = int(which) if str(which).isdigit() else -1
+        if step not in found:
+            raise ValueError(f"No checkpoint {which!r} in {run_dir}. There are: latest, {', '.join(map(str, found))}.")
+    gan = build_gan(config)
+    restore(gan, run_dir, step)
+    return gan.average if gan.average is not None else gan.generator, config, step
+
+
+def _sha256(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

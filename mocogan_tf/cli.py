@@ -1,0 +1,93 @@
+"""What the commands share: flags made from `Config`, profiles, and errors that end in one line."""
+
+import dataclasses
+import os
+import sys
+
+from absl import app, flags, logging
+
+from mocogan_tf.config import Config
+
+# Overrides of `Config`'s defaults, by name.
+PROFILES = {
+    # The paper's networks and step count at the published batch sizes.
+    "paper": {},
+    # Two cores, under an hour.
+    "cpu": {
+        "num_clips": 2000,
+        "ngf": 24,
+        "ndf": 24,
+        "image_batch": 16,
+        "video_batch": 8,
+        "steps": 6000,
+        "discriminator_norm": "none",
+        "noise_sigma": 0.0,
+        "r1_image": 0.01,
+        "r1_video": 0.5,
+        "beta_2": 0.99,
+        "ema_decay": 0.995,
+    },
+    # About a minute: everything runs, nothing is learnt.
+    "smoke": {
+        "num_clips": 64,
+        "ngf": 8,
+        "ndf": 8,
+        "image_batch": 8,
+        "video_batch": 4,
+        "steps": 120,
+        "log_every": 20,
+        "sample_every": 60,
+        "checkpoint_every": 60,
+    },
+}
+
+
+def define_config_flags():
+    """Defines one flag per field of `Config`, and `--profile`."""
+    flags.DEFINE_enum(
+        "profile",
+        "auto",
+        ["auto", *PROFILES],
+        "Sizes to start from: `paper` for GPUs, `cpu` for two cores and an hour, `smoke` for a minute; `auto` takes "
+        "`paper` where a GPU is visible and `cpu` elsewhere. Other flags override it.",
+    )
+    define = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string, bool: flags.DEFINE_bool}
+    for field in dataclasses.fields(Config):
+        choices = field.metadata["choices"]
+        if choices:
+            flags.DEFINE_enum(field.name, field.default, list(choices), field.metadata["help"])
+        else:
+            define[type(field.default)](field.name, field.default, field.metadata["help"])
+
+
+def config_from_flags(values, profile):
+    """Builds the configuration: defaults, then the profile, then the flags that were given.
+
+    Args:
+        values: absl's parsed `FLAGS`.
+        profile: Name of a profile.
+
+    Raises:
+        ValueError: As `Config`.
+    """
+    given = {f.name: values[f.name].value for f in dataclasses.fields(Config) if values[f.name].present}
+    return Config(**{**PROFILES[profile], **given})
+
+
+def run(main):
+    """Runs a command: `main(argv) -> exit code`; an expected error becomes one line and exit code 1."""
+    # TensorFlow's start-up chatter would bury the command's own lines; its errors still come through.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+    def guarded(argv):
+        logging.set_stderrthreshold(logging.WARNING)
+        if len(argv) > 1:
+            print(f"error: unexpected argument {argv[1]!r}; flags are written --name=value", file=sys.stderr)
+            return 1
+        try:
+            return main(argv)
+        except (ValueError, FloatingPointError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+
+    app.run(guarded)

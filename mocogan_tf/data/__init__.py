@@ -1,0 +1,1 @@
+"""Clips: where they come from, how they are read, cut and batched."""

@@ -1,0 +1,110 @@
+"""Batches for training, out of whole decoded videos.
+
+Nothing here has a state: which videos, which frames and where a clip begins are functions of the seed and of the step's
+number. So a run that starts at step k gets what an uninterrupted run would get there, without replaying anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import tensorflow as tf
+
+from mocogan_tf.config import Config
+from mocogan_tf.data.videos import VideoSet
+
+
+def training_batches(videos: VideoSet, config: Config, *, start_step: int = 0) -> tf.data.Dataset:
+    """Yields global batches for ever: {"images": [Bi, H, W, C], "videos": [Bv, T, H, W, C], "labels": [Bv] int32}.
+
+    Images and videos are float32 in [-1, 1]. A training clip is the paper's S_T, T frames at stride `every_nth` from a
+    random start, of videos that are gone through in a new random order each epoch. An image is the paper's S_1: a
+    random frame of a video, of other videos, gone through in an order of their own. Batches are always full and run on
+    over the end of an epoch.
+
+    Args:
+        videos: At least one video, each of at least `config.source_frames` frames.
+        config: Batch sizes, clip length and stride, seed.
+        start_step: Number of the first batch.
+    """
+    if not len(videos) or videos.lengths.min() < config.source_frames:
+        raise ValueError(
+            f"Every video must have at least {config.source_frames} frames. Received: {len(videos)} videos, of "
+            f"{sorted(set(videos.lengths.tolist()))[:3]} frames and more."
+        )
+    image_shape = (config.image_batch, *videos.frames.shape[1:])
+    video_shape = (config.video_batch, config.video_length, *videos.frames.shape[1:])
+    pixels = videos.frames.view(np.ndarray)
+    stride = config.every_nth * np.arange(config.video_length)
+    draw = _Draw(videos, config)
+
+    def read(image_frames: np.ndarray, first_frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return pixels[image_frames], pixels[first_frames[:, None] + stride]
+
+    def batch(step: tf.Tensor) -> dict[str, tf.Tensor]:
+        image_frames, first_frames, labels = draw(step)
+        images, clips = tf.numpy_function(read, [image_frames, first_frames], [tf.uint8, tf.uint8], stateful=False)
+        return {
+            "images": to_float(tf.ensure_shape(images, image_shape)),
+            "videos": to_float(tf.ensure_shape(clips, video_shape)),
+            "labels": labels,
+        }
+
+    options = tf.data.Options()
+    # Several hosts: each computes every batch and takes its part. Within a host the strategy splits the batch.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    options.deterministic = True
+    steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
+    # A fixed number of calls: AUTOTUNE may take cores from the training step for batches that nobody waits for.
+    return steps.map(batch, num_parallel_calls=2).prefetch(4).with_options(options)
+
+
+def to_float(pixels: tf.Tensor) -> tf.Tensor:
+    """Maps uint8 0..255 to float32 -1..1."""
+    return tf.cast(pixels, tf.float32) / 127.5 - 1.0
+
+
+class _Draw:
+    """The random choices of one step, as a function of its number."""
+
+    def __init__(self, videos: VideoSet, config: Config) -> None:
+        self._config = config
+        self._lengths = tf.constant(videos.lengths)
+        self._offsets = tf.constant(videos.offsets)
+        self._labels = tf.constant(videos.labels)
+
+    def __call__(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns int64 `[Bi]` frames of the images, int64 `[Bv]` first frames and int32 `[Bv]` labels of the clips."""
+        config = self._config
+        image_videos = self._next_videos("images", step, config.image_batch)
+        image_frames = self._uniform("frames", step, tf.gather(self._lengths, image_videos))
+        clip_videos = self._next_videos("clips", step, config.video_batch)
+        starts = self._uniform("starts", step, tf.gather(self._lengths, clip_videos) - config.source_frames + 1)
+        return (
+            tf.gather(self._offsets, image_videos) + image_frames,
+            tf.gather(self._offsets, clip_videos) + starts,
+            tf.gather(self._labels, clip_videos),
+        )
+
+    def _key(self, stream: str) -> np.ndarray:
+        """Two words that belong to the seed and to one of the four random choices."""
+        return np.frombuffer(hashlib.sha256(f"{self._config.seed} {stream}".encode()).digest()[:16], np.int64)
+
+    def _next_videos(self, stream: str, step: tf.Tensor, batch_size: int) -> tf.Tensor:
+        """Indices int64 `[batch_size]`: positions `step * batch_size ...` of permutation after permutation."""
+        num_videos = tf.shape(self._lengths, tf.int64)[0]
+        positions = step * batch_size + tf.range(batch_size, dtype=tf.int64)
+        epochs = positions // num_videos
+        key = self._key(stream)
+        seeds = tf.stack([epochs, tf.fill([batch_size], key[0]), tf.fill([batch_size], key[1])], axis=1)
+        # tf.random.experimental.index_shuffle, whose wrapper does not take a seed per index although it says so.
+        return tf.raw_ops.RandomIndexShuffle(
+            index=positions % num_videos, seed=seeds, max_index=num_videos - 1, rounds=4
+        )
+
+    def _uniform(self, stream: str, step: tf.Tensor, bounds: tf.Tensor) -> tf.Tensor:
+        """Integers int64 in [0, bounds), one per bound."""
+        seed = tf.random.fold_in(tf.constant(self._key(stream)), step, alg="philox")
+        uniform = tf.random.stateless_uniform(tf.shape(bounds), seed, dtype=tf.float64, alg="philox")
+        return tf.cast(uniform * tf.cast(bounds, tf.float64), tf.int64)

@@ -1,0 +1,54 @@
+"""Losses, as functions on logits. All return float32 scalars: means over the batch, whatever the logits' precision."""
+
+from keras import ops
+
+
+def discriminator_loss(real_logits, fake_logits):
+    """The discriminator's half of the GAN objective, `E[-log D(x)] + E[-log(1 - D(G(z)))]`.
+
+    One of the two pairs of terms of the value function F_V in MoCoGAN (Tulyakov et al. 2018). Patches are averaged; the
+    two terms are summed without a factor 1/2, as in the authors' code.
+
+    Args:
+        real_logits: `[B, ...]`, logits on real clips.
+        fake_logits: `[B, ...]`, logits on generated clips.
+    """
+    return ops.mean(ops.softplus(-_float32(real_logits))) + ops.mean(ops.softplus(_float32(fake_logits)))
+
+
+def generator_loss(fake_logits):
+    """The generator's non-saturating loss, `E[-log D(G(z))]` (Goodfellow et al. 2014, section 3).
+
+    Args:
+        fake_logits: `[B, ...]`, logits on generated clips.
+    """
+    return ops.mean(ops.softplus(-_float32(fake_logits)))
+
+
+def category_loss(class_logits, labels):
+    """Cross-entropy of the class head.
+
+    On fakes and the categories they were made from it is, up to a constant, the variational bound L_I of InfoGAN (Chen
+    et al. 2016, equation 5) that MoCoGAN adds for categories; on real clips it fits the head to labels.
+
+    Args:
+        class_logits: `[B, P, K]`, logits of K categories at P patches of a clip.
+        labels: one-hot `[B, K]`.
+    """
+    logits = _float32(class_logits)
+    log_probabilities = logits - ops.logsumexp(logits, axis=-1, keepdims=True)
+    return -ops.mean(ops.sum(ops.expand_dims(_float32(labels), 1) * log_probabilities, axis=-1))
+
+
+def r1_penalty(gradients):
+    """R1, `1/2 E[|grad D(x)|^2]` at real clips (Mescheder et al. 2018, equation 9).
+
+    Args:
+        gradients: `[B, ...]`, gradient of each clip's mean logit with respect to that clip.
+    """
+    squares = ops.square(_float32(gradients))
+    return 0.5 * ops.mean(ops.sum(ops.reshape(squares, (ops.shape(squares)[0], -1)), axis=-1))
+
+
+def _float32(x):
+    return ops.cast(x, "float32")

@@ -1,0 +1,267 @@
+"""The discriminators: one looks at single frames, one at whole clips (and names their category).
+
+MoCoGAN (Tulyakov et al. 2018, arXiv 1707.04993). The layers are those of the authors' code at 64x64 and T = 16; other sizes
+follow by one halving more or fewer, other lengths by `temporal_plan`.
+"""
+
+import keras
+import tensorflow as tf
+from keras import layers, ops
+
+from mocogan_tf.models.blocks import SMALLEST_MAP, batch_norm, normal_weights, num_halvings
+
+KERNEL = 4  # In space and in time.
+
+
+def add_noise(x, sigma, seed):
+    """Adds Gaussian noise of deviation `sigma` to every value (instance noise, Sonderby et al. 2017).
+
+    A function of the seed, so that a resumed run repeats it.
+
+    Args:
+        x: Tensor of any shape.
+        sigma: Deviation of the noise; 0 adds none.
+        seed: int32 `[2]`; None adds no noise.
+    """
+    if not sigma or seed is None:
+        return x
+    return x + ops.cast(sigma, x.dtype) * tf.random.stateless_normal(tf.shape(x), seed, dtype=x.dtype)
+
+
+def temporal_plan(video_length, num_layers):
+    """Decides kernel and stride in time of the video discriminator's layers.
+
+    Every layer has kernel 4 and stride 1, as in the authors' code, as long as four frames are left for the last
+    convolution; layers beyond that do not look along time. Where many more would be left, the deepest layers step by 2,
+    so that the logits still see the whole clip.
+
+    Args:
+        video_length: T, at least 4.
+        num_layers: Layers before the last convolution.
+
+    Returns:
+        list of (kernel, stride), one per layer. At T = 16 and four layers: four times (4, 1), 16 -> 13 -> 10 -> 7 -> 4.
+
+    Raises:
+        ValueError: `video_length` is below 4.
+    """
+    if video_length < KERNEL:
+        raise ValueError(f"`video_length` must be at least {KERNEL}. Received: video_length={video_length}")
+    for num_strided in range(num_layers + 1):
+        plan, frames = [], video_length
+        for i in range(num_layers):
+            stride = 2 if i >= num_layers - num_strided else 1
+            left = (frames - KERNEL) // stride + 1
+            if left < KERNEL:
+                plan.append((1, 1))
+            else:
+                plan.append((KERNEL, stride))
+                frames = left
+        if frames < 2 * KERNEL:
+            break
+    return plan
+
+
+class _Discriminator(keras.Model):
+    """A stack of convolutions: noise, convolution, normalisation (not in the first), leaky ReLU; then `last`."""
+
+    def __init__(self, convolutions, last, *, norm, noise_sigma, noise_before_last, sync_batch_norm, **kwargs):
+        super().__init__(**kwargs)
+        self.convolutions = convolutions
+        self.norms = [
+            batch_norm(f"norm_{i}", sync_batch_norm) if norm == "batch" and i > 0 else layers.Identity(name=f"norm_{i}")
+            for i in range(len(convolutions))
+        ]
+        self.last = last
+        self.noise_sigma = noise_sigma
+        self.noise_before_last = noise_before_last
+
+    def build(self, input_shape):
+        shape = input_shape
+        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            convolution.build(shape)
+            shape = convolution.compute_output_shape(shape)
+            norm.build(shape)
+        self.last.build(shape)
+        self.built = True
+
+    def features(self, x, training=None, seed=None):
+        """Returns the feature map before the last convolution."""
+        for i, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
+            x = add_noise(x, self.noise_sigma, _fold_in(seed, i))
+            x = ops.leaky_relu(norm(convolution(x), training=training), negative_slope=0.2)
+        if self.noise_before_last:
+            x = add_noise(x, self.noise_sigma, _fold_in(seed, len(self.convolutions)))
+        return x
+
+
+def _fold_in(seed, data):
+    return None if seed is None else tf.random.experimental.stateless_fold_in(seed, data)
+
+
+def _image_layers(num_layers, ndf, norm):
+    """The convolutions of an image discriminator, each halving height and width."""
+    return [
+        layers.Conv2D(
+            ndf * 2**i,
+            KERNEL,
+            strides=2,
+            padding="same",
+            use_bias=norm == "none",
+            kernel_initializer=normal_weights(),
+            name=f"conv_{i}",
+        )
+        for i in range(num_layers)
+    ]
+
+
+@keras.saving.register_keras_serializable("mocogan_tf")
+class ImageDiscriminator(_Discriminator):
+    """D_I with one logit per image: `[B, H, W, C]` becomes `[B, 1]`.
+
+    At 64x64: convolutions of kernel 4 and stride 2 with 1, 2, 4 and 8 times `ndf` filters, leaky ReLU 0.2, batch
+    normalisation in all but the first; the last looks at the whole 4x4 map. No biases.
+
+    Args:
+        ndf: Filters of the first layer.
+        image_size: 32, 64 or 128.
+        norm: "batch" or "none"; without normalisation the convolutions have biases.
+        noise_sigma: Deviation of the noise before each convolution but the last.
+        sync_batch_norm: Share batch statistics between replicas.
+    """
+
+    def __init__(self, *, ndf=64, image_size=64, norm="batch", noise_sigma=0.0, sync_batch_norm=False, name=None):
+        halvings = num_halvings(image_size)
+        last = layers.Conv2D(
+            1, SMALLEST_MAP, use_bias=norm == "none", kernel_initializer=normal_weights(), name=f"conv_{halvings}"
+        )
+        super().__init__(
+            _image_layers(halvings, ndf, norm),
+            last,
+            norm=norm,
+            noise_sigma=noise_sigma,
+            noise_before_last=False,
+            sync_batch_norm=sync_batch_norm,
+            name=name or "image_discriminator",
+        )
+
+    def call(self, images, training=None, seed=None):
+        """Returns logits `[B, 1]`. `seed` int32 `[2]` draws the noise; None adds none."""
+        logits = self.last(self.features(images, training=training, seed=seed))
+        return ops.reshape(logits, (ops.shape(images)[0], -1))
+
+
+@keras.saving.register_keras_serializable("mocogan_tf")
+class PatchImageDiscriminator(_Discriminator):
+    """D_I with one logit per patch: `[B, H, W, C]` becomes `[B, P]`, 4x4 patches at every size.
+
+    As `ImageDiscriminator` with one layer fewer; the last convolution has stride 2, and noise before it too.
+
+    Args:
+        ndf: Filters of the first layer.
+        image_size: 32, 64 or 128.
+        norm: "batch" or "none"; without normalisation the convolutions have biases.
+        noise_sigma: Deviation of the noise before each convolution.
+        sync_batch_norm: Share batch statistics between replicas.
+    """
+
+    def __init__(self, *, ndf=64, image_size=64, norm="batch", noise_sigma=0.0, sync_batch_norm=False, name=None):
+        halvings = num_halvings(image_size)
+        last = layers.Conv2D(
+            1,
+            KERNEL,
+            strides=2,
+            padding="same",
+            use_bias=norm == "none",
+            kernel_initializer=normal_weights(),
+            name=f"conv_{halvings - 1}",
+        )
+        super().__init__(
+            _image_layers(halvings - 1, ndf, norm),
+            last,
+            norm=norm,
+            noise_sigma=noise_sigma,
+            noise_before_last=True,
+            sync_batch_norm=sync_batch_norm,
+            name=name or "image_discriminator",
+        )
+
+    def call(self, images, training=None, seed=None):
+        """Returns logits `[B, P]`. `seed` int32 `[2]` draws the noise; None adds none."""
+        logits = self.last(self.features(images, training=training, seed=seed))
+        return ops.reshape(logits, (ops.shape(images)[0], -1))
+
+
+@keras.saving.register_keras_serializable("mocogan_tf")
+class VideoDiscriminator(_Discriminator):
+    """D_V: real or generated, and which category. `[B, T, H, W, C]` becomes `[B, P]` and `[B, P, K]`.
+
+    At 64x64 and T = 16: 3D convolutions with 1, 2, 4 and 8 times `ndf` filters, kernel 4, stride 1 in time (no padding)
+    and 2 in space, leaky ReLU 0.2, batch normalisation in all but the first; the last, 4x4x4, gives one real-or-fake
+    logit and `dim_category` class logits from the same features. No biases. P, the number of patches in time, is 1.
+
+    Args:
+        ndf: Filters of the first layer.
+        image_size: 32, 64 or 128.
+        video_length: T, at least 4.
+        dim_category: Number of categories K, 0 for none.
+        norm: "batch" or "none"; without normalisation the convolutions have biases.
+        noise_sigma: Deviation of the noise before each convolution but the last.
+        sync_batch_norm: Share batch statistics between replicas.
+    """
+
+    def __init__(
+        self,
+        *,
+        ndf=64,
+        image_size=64,
+        video_length=16,
+        dim_category=0,
+        norm="batch",
+        noise_sigma=0.0,
+        sync_batch_norm=False,
+        name=None,
+    ):
+        use_bias = norm == "none"
+        halvings = num_halvings(image_size)
+        convolutions = [
+            keras.Sequential(
+                [
+                    layers.ZeroPadding3D((0, 1, 1), name="pad"),  # In space only.
+                    layers.Conv3D(
+                        ndf * 2**i,
+                        (kernel, KERNEL, KERNEL),
+                        strides=(stride, 2, 2),
+                        use_bias=use_bias,
+                        kernel_initializer=normal_weights(),
+                        name="conv",
+                    ),
+                ],
+                name=f"conv_{i}",
+            )
+            for i, (kernel, stride) in enumerate(temporal_plan(video_length, halvings))
+        ]
+        last = layers.Conv3D(
+            1 + dim_category,
+            (KERNEL, SMALLEST_MAP, SMALLEST_MAP),
+            use_bias=use_bias,
+            kernel_initializer=normal_weights(),
+            name=f"conv_{halvings}",
+        )
+        super().__init__(
+            convolutions,
+            last,
+            norm=norm,
+            noise_sigma=noise_sigma,
+            noise_before_last=False,
+            sync_batch_norm=sync_batch_norm,
+            name=name or "video_discriminator",
+        )
+        self.dim_category = dim_category
+        self.video_length = video_length
+
+    def call(self, videos, training=None, seed=None):
+        """Returns `(logits [B, P], class_logits [B, P, K])`. `seed` int32 `[2]` draws the noise; None adds none."""
+        outputs = self.last(self.features(videos, training=training, seed=seed))
+        outputs = ops.reshape(outputs, (ops.shape(videos)[0], -1, 1 + self.dim_category))
+        return outputs[..., 0], outputs[..., 1:]

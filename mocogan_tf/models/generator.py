@@ -1,0 +1,171 @@
+"""The generator: a GRU draws a path in motion space, and one image decoder turns each point of it into a frame.
+
+MoCoGAN (Tulyakov et al. 2018, arXiv 1707.04993): z = [z_content; z_motion(t)], the content code fixed over
+the clip, the motion codes from a one-layer GRU that is fed with independent noise. The decoder is DCGAN's.
+"""
+
+import keras
+from keras import layers, ops
+
+from mocogan_tf.latents import LatentSpec
+from mocogan_tf.models.blocks import SMALLEST_MAP, batch_norm, normal_weights, num_halvings
+
+
+@keras.saving.register_keras_serializable("mocogan_tf")
+class OverTime(layers.Layer):
+    """Repeats a code over the frames of another: `[B, D]` and `[B, T, E]` become `[B, T, D]`."""
+
+    def call(self, code, frames):
+        return ops.repeat(ops.expand_dims(code, 1), ops.shape(frames)[1], axis=1)
+
+    def compute_output_shape(self, code_shape, frames_shape):
+        return (code_shape[0], frames_shape[1], code_shape[-1])
+
+
+@keras.saving.register_keras_serializable("mocogan_tf")
+class PerFrame(layers.Layer):
+    """Applies an image model to every frame: `[B, T, D]` becomes `[B, T, H, W, C]`.
+
+    Time is folded into the batch, so that batch normalisation sees all frames of the batch, as in the authors' code.
+    """
+
+    def __init__(self, decoder, **kwargs):
+        super().__init__(**kwargs)
+        self.decoder = decoder
+
+    def call(self, codes, training=None):
+        num_videos, num_frames = ops.shape(codes)[:2]
+        frames = self.decoder(ops.reshape(codes, (-1, codes.shape[-1])), training=training)
+        return ops.reshape(frames, (num_videos, num_frames, *frames.shape[1:]))
+
+    def compute_output_shape(self, codes_shape):
+        return (*codes_shape[:2], *self.decoder.output_shape[1:])
+
+
+def frame_decoder(dim_z, ngf, image_size, channels, sync_batch_norm=False):
+    """Builds the image decoder G_I.
+
+    At 64x64 the transposed convolutions have 8, 4, 2 and 1 times `ngf` filters and then `channels`: kernel 4, the first
+    from 1x1 to 4x4, each of the others doubling; no biases; batch normalisation and ReLU after all but the last, which
+    ends in tanh. A size of 32 has one doubling fewer, 128 one more.
+
+    Args:
+        dim_z: Size of a frame's whole code.
+        ngf: Filters of the last hidden layer.
+        image_size: 32, 64 or 128.
+        channels: Colour channels of a frame.
+        sync_batch_norm: Share batch statistics between replicas.
+
+    Returns:
+        keras.Model from `[N, dim_z]` to float32 `[N, H, W, C]` in [-1, 1].
+    """
+    doublings = num_halvings(image_size)
+    codes = keras.Input((dim_z,), name="codes")
+    x = layers.Reshape((1, 1, dim_z), name="to_map")(codes)
+    for i in range(doublings):
+        filters = ngf * 2 ** (doublings - 1 - i)
+        strides, padding = (1, "valid") if i == 0 else (2, "same")
+        x = _conv_transpose(filters, strides, padding, name=f"conv_{i}")(x)
+        x = batch_norm(f"norm_{i}", sync_batch_norm)(x)
+        x = layers.ReLU(name=f"relu_{i}")(x)
+    x = _conv_transpose(channels, 2, "same", name=f"conv_{doublings}")(x)
+    frames = layers.Activation("tanh", dtype="float32", name="tanh")(x)
+    return keras.Model(codes, frames, name="decoder")
+
+
+def _conv_transpose(filters, strides, padding, name):
+    return layers.Conv2DTranspose(
+        filters,
+        SMALLEST_MAP,
+        strides=strides,
+        padding=padding,
+        use_bias=False,
+        kernel_initializer=normal_weights(),
+        name=name,
+    )
+
+
+@keras.saving.register_keras_serializable("mocogan_tf")
+class VideoGenerator(keras.Model):
+    """MoCoGAN's generator: motion network R_M and image decoder G_I. A pure function of its inputs.
+
+    Inputs (by name; `mocogan_tf.latents` draws them): `content` [B, dim_content], `motion_init` [B, dim_motion],
+    `motion_noise` [B, T, dim_motion], and one-hot `category` [B, dim_category] unless `dim_category` is 0. B and T are
+    free: one model makes clips of any length.
+
+    Outputs: `video` float32 [B, T, H, W, C] in [-1, 1]; `motion_state` [B, dim_motion], the GRU's last state, which as
+    the next call's `motion_init` continues the clip.
+
+    Args:
+        dim_content: Size of the content code.
+        dim_motion: Size of the motion code and of the noise.
+        dim_category: Number of categories, 0 for none.
+        category_to: "motion": the category enters the GRU beside the noise (the full model of the paper's Table 4);
+            "image": it enters the decoder beside content and motion, as in the authors' code.
+        ngf: Filters of the decoder's last hidden layer.
+        image_size: 32, 64 or 128.
+        channels: Colour channels.
+        sync_batch_norm: Share batch statistics between replicas while training.
+
+    Raises:
+        ValueError: `image_size` or `category_to` is not one of the above.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim_content=50,
+        dim_motion=10,
+        dim_category=0,
+        category_to="motion",
+        ngf=64,
+        image_size=64,
+        channels=3,
+        sync_batch_norm=False,
+        name="generator",
+        **kwargs,
+    ):
+        if category_to not in ("motion", "image"):
+            raise ValueError(f"`category_to` must be motion or image. Received: category_to={category_to}")
+        latents = LatentSpec(dim_content=dim_content, dim_motion=dim_motion, dim_category=dim_category)
+        inputs = {key: keras.Input(shape[1:], name=key) for key, shape in latents.shapes(None, None).items()}
+
+        # The codes stay in float32 under mixed precision: they are tiny, and the state is carried over many calls.
+        noise = inputs["motion_noise"]
+        per_frame = {key: OverTime(dtype="float32", name=f"{key}_over_time") for key in inputs if "motion" not in key}
+        repeated = {key: layer(inputs[key], noise) for key, layer in per_frame.items()}
+        joined = [repeated["category"]] if dim_category else []
+        to_motion, to_image = (joined, []) if category_to == "motion" else ([], joined)
+        motion = layers.GRU(dim_motion, return_sequences=True, return_state=True, dtype="float32", name="motion")
+        z_motion, motion_state = motion(_join([noise, *to_motion], "motion_input"), inputs["motion_init"])
+        codes = _join([repeated["content"], *to_image, z_motion], "codes")
+
+        decoder = frame_decoder(codes.shape[-1], ngf, image_size, channels, sync_batch_norm)
+        video = PerFrame(decoder, name="frames")(codes)
+        super().__init__(inputs=inputs, outputs={"video": video, "motion_state": motion_state}, name=name, **kwargs)
+        self.latents = latents
+        self.motion = motion
+        self.decoder = decoder
+        # The path through the codes alone: training decodes single frames of many clips from it.
+        self.codes = keras.Model(inputs, codes, name="codes_model")
+        self.config = {
+            "dim_content": dim_content,
+            "dim_motion": dim_motion,
+            "dim_category": dim_category,
+            "category_to": category_to,
+            "ngf": ngf,
+            "image_size": image_size,
+            "channels": channels,
+            "sync_batch_norm": sync_batch_norm,
+        }
+
+    def get_config(self):
+        return {"name": self.name, **self.config}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        return cls(**config)  # The functional base class would give a plain Model.
+
+
+def _join(codes, name):
+    return layers.Concatenate(dtype="float32", name=name)(codes) if len(codes) > 1 else codes[0]

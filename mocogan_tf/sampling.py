@@ -1,0 +1,100 @@
+"""Clips out of a trained generator: random ones, swaps of content and motion, categories, interpolation, long ones.
+
+Every function takes a seed by the rule of `mocogan_tf.latents` and returns uint8 `[N, T, H, W, C]`.
+"""
+
+import numpy as np
+
+from mocogan_tf.latents import sample_latents
+from mocogan_tf.video import to_uint8
+
+
+def generate(generator, latents, chunk=16, batch_size=16):
+    """Runs the generator over latents of any number and length, in pieces of bounded size.
+
+    A clip longer than `chunk` is continued through `motion_state`, which gives what one pass would.
+
+    Args:
+        generator: `VideoGenerator`.
+        latents: dict as of `sample_latents`.
+        chunk: Frames per call.
+        batch_size: Clips per call.
+
+    Returns:
+        uint8 `[N, T, H, W, C]`.
+    """
+    num_videos, num_frames = latents["motion_noise"].shape[:2]
+    batches = []
+    for i in range(0, num_videos, batch_size):
+        batch = {name: value[i : i + batch_size] for name, value in latents.items()}
+        chunks = []
+        for first in range(0, num_frames, chunk):
+            noise = batch["motion_noise"][:, first : first + chunk]
+            outputs = generator.predict_on_batch({**batch, "motion_noise": noise})
+            batch["motion_init"] = outputs["motion_state"]
+            chunks.append(to_uint8(outputs["video"]))
+        batches.append(np.concatenate(chunks, axis=1))
+    return np.concatenate(batches)
+
+
+def random_clips(generator, num_videos, num_frames, *, seed, category=None):
+    """Clips 0, 1, ... of a seed, of one category or of drawn ones."""
+    return generate(generator, sample_latents(generator.latents, num_videos, num_frames, seed=seed, category=category))
+
+
+def content_motion_grid(generator, num_contents, num_motions, num_frames, *, seed):
+    """Every content with every motion, row by row: rows share the content, columns the motion.
+
+    With the category in the motion network it belongs to the motion, and column j has category j modulo their number;
+    with the category in the decoder it belongs to the content, and row i has category i.
+    """
+    spec = generator.latents
+    contents = sample_latents(spec, num_contents, 1, seed=seed)
+    motions = sample_latents(spec, num_motions, num_frames, seed=seed)
+    row, column = np.divmod(np.arange(num_contents * num_motions), num_motions)
+    latents = {
+        "content": contents["content"][row],
+        "motion_init": motions["motion_init"][column],
+        "motion_noise": motions["motion_noise"][column],
+    }
+    if spec.dim_category:
+        owner = column if generator.config["category_to"] == "motion" else row
+        latents["category"] = np.eye(spec.dim_category, dtype=np.float32)[owner % spec.dim_category]
+    return generate(generator, latents)
+
+
+def all_categories(generator, num_contents, num_frames, *, seed):
+    """One row per content: the same content and noise under each category in turn.
+
+    Raises:
+        ValueError: The generator has no categories.
+    """
+    spec = generator.latents
+    if not spec.dim_category:
+        raise ValueError(
+            "This run has no categories. Use another --mode: random, content_motion_grid, interpolate, long."
+        )
+    latents = sample_latents(spec, num_contents, num_frames, seed=seed)
+    repeated = {name: value.repeat(spec.dim_category, axis=0) for name, value in latents.items()}
+    repeated["category"] = np.tile(np.eye(spec.dim_category, dtype=np.float32), (num_contents, 1))
+    return generate(generator, repeated)
+
+
+def interpolated_contents(generator, num_videos, num_frames, *, seed):
+    """One motion under contents on the way from content 0 to content 1 of a seed.
+
+    The way is spherical, so that every point between has the length that normal codes have.
+
+    Args:
+        generator: `VideoGenerator`.
+        num_videos: Points on the way, both ends included.
+        num_frames: Frames per clip.
+        seed: Integer in [0, 2^64).
+    """
+    latents = sample_latents(generator.latents, 2, num_frames, seed=seed)
+    start, end = latents["content"].astype(np.float64)
+    angle = np.arccos(np.clip(start @ end / (np.linalg.norm(start) * np.linalg.norm(end)), -1.0, 1.0))
+    share = np.linspace(0.0, 1.0, num_videos)[:, None]
+    between = (np.sin((1.0 - share) * angle) * start + np.sin(share * angle) * end) / np.sin(angle)
+    fixed = {name: value[:1].repeat(num_videos, axis=0) for name, value in latents.items()}
+    return generate(generator, {**fixed, "content": between.astype(np.float32)})

@@ -1,0 +1,94 @@
+"""Promises of the draw from a seed: it is a contract with every other language."""
+
+import numpy as np
+import pytest
+
+from mocogan_tf.latents import LatentSpec, philox4x32, sample_latents
+
+pytestmark = pytest.mark.core
+SPEC = LatentSpec(dim_content=50, dim_motion=10, dim_category=4)
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "words"),
+    [
+        ([0] * 4, (0, 0), [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+        ([0xFFFFFFFF] * 4, (0xFFFFFFFF,) * 2, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+        (
+            [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+            (0xA4093822, 0x299F31D0),
+            [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
+        ),
+    ],
+)
+def test_philox_gives_the_known_answers_of_its_authors(counter, key, words):
+    assert philox4x32(np.array(counter, np.uint32), key).tolist() == words
+
+
+def test_normals_follow_the_written_rule():
+    # Content of clip 1 of seed 2^32 + 7, number 5, by the text of the rule: block 1, pair 0, the sine.
+    words = philox4x32(np.array([1, 0, 0, 1], np.uint32), (7, 1)).astype(np.float64)
+    u, v = (words[0] + 0.5) / 2**32, (words[1] + 0.5) / 2**32
+    expected = np.float32(np.sqrt(-2 * np.log(u)) * np.sin(2 * np.pi * v))
+    assert sample_latents(SPEC, 2, 4, seed=2**32 + 7)["content"][1, 5] == expected
+
+
+def test_clip_i_does_not_depend_on_how_many_are_asked_for():
+    many, one = sample_latents(SPEC, 5, 16, seed=3), sample_latents(SPEC, 1, 16, seed=3, first_clip=4)
+    for name in many:
+        np.testing.assert_array_equal(many[name][4:], one[name])
+
+
+def test_a_longer_clip_begins_with_the_shorter_one_and_can_be_continued():
+    long = sample_latents(SPEC, 2, 40, seed=3)["motion_noise"]
+    np.testing.assert_array_equal(long[:, :16], sample_latents(SPEC, 2, 16, seed=3)["motion_noise"])
+    for first in (1, 13, 16):  # Blocks hold four numbers; these starts lie on and between their borders.
+        rest = sample_latents(SPEC, 2, 40 - first, seed=3, first_frame=first)["motion_noise"]
+        np.testing.assert_array_equal(long[:, first:], rest)
+
+
+def test_content_and_motion_have_seeds_of_their_own():
+    base = sample_latents(SPEC, 2, 16, seed=1)
+    other_motion = sample_latents(SPEC, 2, 16, seed=1, motion_seed=2)
+    other_content = sample_latents(SPEC, 2, 16, seed=1, content_seed=2)
+    np.testing.assert_array_equal(base["content"], other_motion["content"])
+    np.testing.assert_array_equal(base["motion_noise"], other_content["motion_noise"])
+    assert not np.array_equal(base["motion_init"], other_motion["motion_init"])
+    assert not np.array_equal(base["content"], other_content["content"])
+
+
+def test_draws_are_standard_normal_and_categories_even():
+    latents = sample_latents(SPEC, 4000, 4, seed=11)
+    for name in ("content", "motion_init", "motion_noise"):
+        values = latents[name].astype(np.float64)
+        assert abs(values.mean()) < 4 / np.sqrt(values.size)
+        assert abs((values**2).mean() - 1) < 4 * np.sqrt(2 / values.size)
+    assert np.all(latents["category"].sum(axis=1) == 1)
+    assert np.all(np.abs(latents["category"].mean(axis=0) - 0.25) < 0.03)
+
+
+def test_a_category_can_be_asked_for_and_is_absent_without_categories():
+    assert sample_latents(SPEC, 3, 4, seed=0, category=2)["category"].argmax(axis=1).tolist() == [2, 2, 2]
+    assert "category" not in sample_latents(LatentSpec(), 3, 4, seed=0)
+
+
+@pytest.mark.parametrize("arguments", [{"seed": -1}, {"seed": 2**64}, {"seed": 1.5}, {"seed": 0, "category": 4}])
+def test_what_is_out_of_range_is_refused(arguments):
+    with pytest.raises(ValueError, match="Received"):
+        sample_latents(SPEC, 1, 4, **arguments)
+
+
+def test_the_draw_is_frozen():
+    # Recorded from this module once it had passed the tests above. A change here breaks every bundle and client.
+    latents = sample_latents(SPEC, 3, 20, seed=12345)
+    np.testing.assert_allclose(
+        latents["content"][2, :4],
+        [0.9733980298042297, 0.8801198601722717, -1.3950601816177368, 0.3663581609725952],
+        rtol=1e-6,
+    )
+    np.testing.assert_allclose(
+        latents["motion_noise"][1, 19, :4],
+        [0.9480359554290771, 0.07630801945924759, 0.2324070781469345, -0.5551692247390747],
+        rtol=1e-6,
+    )
+    assert latents["category"].argmax(axis=1).tolist() == [3, 0, 3]

@@ -1,0 +1,40 @@
+"""Trains MoCoGAN: python train.py --dataset=taichi"""
+
+import os
+
+from absl import flags
+
+from mocogan_tf import cli
+
+FLAGS = flags.FLAGS
+
+
+def _define_flags():
+    cli.define_config_flags()
+    flags.DEFINE_string("run_dir", None, "Folder of the run. Default: runs/DATASET-PROFILE.")
+    flags.DEFINE_enum(
+        "resume",
+        "auto",
+        ["auto", "never", "must"],
+        "Whether to go on with the run in --run_dir: where there is one, never, or only if there is one.",
+    )
+    flags.DEFINE_bool("dry_run", False, "Print configuration, parameter counts and one batch's shapes, and end.")
+
+
+def main(argv):
+    """Returns 0 when all steps are done, 1 after an error, 130 after Ctrl-C and 143 after SIGTERM."""
+    del argv
+    from mocogan_tf import training  # Here, so that --help need not wait for TensorFlow.
+
+    profile = training.choose_profile(FLAGS.profile)
+    config = cli.config_from_flags(FLAGS, profile)
+    if FLAGS.dry_run:
+        training.dry_run(config)
+        return 0
+    run_dir = FLAGS.run_dir or os.path.join("runs", f"{config.dataset}-{profile}")
+    return training.train(config, run_dir, resume=FLAGS.resume)
+
+
+if __name__ == "__main__":
+    _define_flags()
+    cli.run(main)
