@@ -10,10 +10,9 @@ VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "mocogan_tf" / "__init__
 
 # onnxruntime-gpu also runs on a CPU; it has wheels for Linux on x86-64 and for Windows only. Up to 1.26 its wheels are
 # built for CUDA 12, which is what TensorFlow uses: both fit one environment.
-ONNXRUNTIME = [
-    "onnxruntime-gpu>=1.24,<1.27; (sys_platform == 'linux' and platform_machine == 'x86_64') or sys_platform == 'win32'",
-    "onnxruntime>=1.24; (sys_platform != 'linux' or platform_machine != 'x86_64') and sys_platform != 'win32'",
-]
+ON_CUDA = "(sys_platform == 'linux' and platform_machine == 'x86_64') or sys_platform == 'win32'"
+ELSEWHERE = "(sys_platform != 'linux' or platform_machine != 'x86_64') and sys_platform != 'win32'"
+ONNXRUNTIME = [f"onnxruntime-gpu>=1.24,<1.27; {ON_CUDA}", f"onnxruntime>=1.24; {ELSEWHERE}"]
 
 TEST = [
     "pytest>=8",
@@ -37,7 +36,7 @@ EXTRAS = {
 setup(
     name="mocogan-tf",
     version=VERSION,
-    description="MoCoGAN in TensorFlow and Keras 3: train on your own clips, measure, export to SavedModel and ONNX, serve.",
+    description="MoCoGAN in TensorFlow and Keras 3: trains on your own clips, exports to SavedModel and ONNX, serves.",
     long_description=(HERE / "README.md").read_text() if (HERE / "README.md").exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
@@ -51,6 +50,7 @@ setup(
         "pillow>=10.3",
         "absl-py>=2.1",
         "tqdm>=4.66",
+        "tensorboard>=2.16",
         "tf2onnx==1.17.0",
         "onnx>=1.16",
         *ONNXRUNTIME,

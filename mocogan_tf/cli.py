@@ -22,7 +22,7 @@ PROFILES = {
         "steps": 6000,
         "discriminator_norm": "none",
         "noise_sigma": 0.0,
-        "r1_image": 0.01,
+        "r1_image": 1.0,
         "r1_video": 0.5,
         "beta_2": 0.99,
         "ema_decay": 0.995,
@@ -80,7 +80,8 @@ def run(main):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
     def guarded(argv):
-        logging.set_stderrthreshold(logging.WARNING)
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)
         if len(argv) > 1:
             print(f"error: unexpected argument {argv[1]!r}; flags are written --name=value", file=sys.stderr)
             return 1

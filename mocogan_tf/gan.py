@@ -50,9 +50,9 @@ def draw_latents(spec, num_videos, num_frames, seed):
         own_seed = tf.random.experimental.stateless_fold_in(seed, i)
         if name == "category":
             drawn = tf.random.stateless_uniform(shape[:1], own_seed, 0, spec.dim_category, tf.int32)
-            latents[name] = tf.one_hot(drawn, spec.dim_category)
+            latents[name] = tf.one_hot(drawn, spec.dim_category, dtype=keras.config.floatx())
         else:
-            latents[name] = tf.random.stateless_normal(shape, own_seed)
+            latents[name] = tf.random.stateless_normal(shape, own_seed, dtype=keras.config.floatx())
     return latents
 
 
@@ -253,17 +253,17 @@ class MoCoGAN(keras.Model):
             with tf.GradientTape() as tape:
                 tape.watch(real)
                 logits = discriminator(real, training=True)
-                summed = ops.sum(ops.mean(ops.cast(logits, "float32"), axis=-1))
+                summed = ops.sum(ops.mean(ops.cast(logits, keras.config.floatx()), axis=-1))
             return weight * self.r1_every * losses.r1_penalty(tape.gradient(summed, real))
 
-        return tf.cond(tf.equal(self.step.value % self.r1_every, 0), penalty, lambda: tf.constant(0.0))
+        return tf.cond(tf.equal(self.step.value % self.r1_every, 0), penalty, lambda: tf.zeros((), keras.config.floatx()))
 
     def _update_average(self):
         """Moves the averaged generator towards the trained one, moving statistics included."""
         if self.average is None:
             return
-        step = tf.cast(self.step.value, "float32")
-        keep = tf.minimum(self.ema_decay, (1.0 + step) / (10.0 + step))
+        step = tf.cast(self.step.value, keras.config.floatx())
+        keep = tf.minimum(tf.cast(self.ema_decay, step.dtype), (1.0 + step) / (10.0 + step))
         averages = [variable.value for variable in self.average.weights]
         values = [variable.value for variable in self.generator.weights]
 

@@ -1,5 +1,6 @@
-"""Losses, as functions on logits. All return float32 scalars: means over the batch, whatever the logits' precision."""
+"""Losses, as functions on logits. All return scalars, means over the batch, never in half precision."""
 
+import keras
 from keras import ops
 
 
@@ -13,7 +14,7 @@ def discriminator_loss(real_logits, fake_logits):
         real_logits: `[B, ...]`, logits on real clips.
         fake_logits: `[B, ...]`, logits on generated clips.
     """
-    return ops.mean(ops.softplus(-_float32(real_logits))) + ops.mean(ops.softplus(_float32(fake_logits)))
+    return ops.mean(ops.softplus(-_full_precision(real_logits))) + ops.mean(ops.softplus(_full_precision(fake_logits)))
 
 
 def generator_loss(fake_logits):
@@ -22,7 +23,7 @@ def generator_loss(fake_logits):
     Args:
         fake_logits: `[B, ...]`, logits on generated clips.
     """
-    return ops.mean(ops.softplus(-_float32(fake_logits)))
+    return ops.mean(ops.softplus(-_full_precision(fake_logits)))
 
 
 def category_loss(class_logits, labels):
@@ -35,9 +36,9 @@ def category_loss(class_logits, labels):
         class_logits: `[B, P, K]`, logits of K categories at P patches of a clip.
         labels: one-hot `[B, K]`.
     """
-    logits = _float32(class_logits)
+    logits = _full_precision(class_logits)
     log_probabilities = logits - ops.logsumexp(logits, axis=-1, keepdims=True)
-    return -ops.mean(ops.sum(ops.expand_dims(_float32(labels), 1) * log_probabilities, axis=-1))
+    return -ops.mean(ops.sum(ops.expand_dims(_full_precision(labels), 1) * log_probabilities, axis=-1))
 
 
 def r1_penalty(gradients):
@@ -46,9 +47,9 @@ def r1_penalty(gradients):
     Args:
         gradients: `[B, ...]`, gradient of each clip's mean logit with respect to that clip.
     """
-    squares = ops.square(_float32(gradients))
+    squares = ops.square(_full_precision(gradients))
     return 0.5 * ops.mean(ops.sum(ops.reshape(squares, (ops.shape(squares)[0], -1)), axis=-1))
 
 
-def _float32(x):
-    return ops.cast(x, "float32")
+def _full_precision(x):
+    return ops.cast(x, keras.config.floatx())

@@ -213,6 +213,8 @@ def train(config, run_dir, resume="auto"):
     run_dir = pathlib.Path(run_dir)
     config = dataclasses.replace(config, precision=choose_precision(config.precision))
     keras.utils.set_random_seed(config.seed)
+    # Grappler's remapper gives up on padded 3D convolutions, with an error line in every run; without it, no line.
+    tf.config.optimizer.set_experimental_options({"remapping": False})
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     strategy = make_strategy(config)

@@ -11,16 +11,18 @@ def ramp_weights(model):
     model.set_weights([np.linspace(0.01, 0.1, w.size, dtype="float32").reshape(w.shape) for w in model.get_weights()])
 
 
-def random_weights(model, seed=0, scale=0.5):
-    """Sets weights of the size that training gives, moving statistics included: fresh ones are all but zero."""
+def random_weights(model, seed=0):
+    """Sets weights that keep activations of order one, moving statistics included: fresh ones are all but zero."""
     rng = np.random.default_rng(seed)
     values = []
     for variable in model.weights:
         if "variance" in variable.path or "gamma" in variable.path:
             values.append(rng.uniform(0.5, 1.5, variable.shape))
         else:
-            fan_in = max(1, int(np.prod(variable.shape[:-1]))) if len(variable.shape) > 1 else 1
-            values.append(rng.normal(size=variable.shape) * scale / np.sqrt(fan_in))
+            # About what one output adds up: exact for dense and plain convolutions, near enough for transposed ones.
+            shape = variable.shape
+            fan_in = np.prod(shape[:-1])
+            values.append(rng.normal(size=shape) / np.sqrt(max(fan_in, 1.0)))
     model.set_weights(values)
 
 

@@ -69,7 +69,7 @@ def frame_decoder(dim_z, ngf, image_size, channels, sync_batch_norm=False):
         x = batch_norm(f"norm_{i}", sync_batch_norm)(x)
         x = layers.ReLU(name=f"relu_{i}")(x)
     x = _conv_transpose(channels, 2, "same", name=f"conv_{doublings}")(x)
-    frames = layers.Activation("tanh", dtype="float32", name="tanh")(x)
+    frames = layers.Activation("tanh", dtype=keras.config.floatx(), name="tanh")(x)
     return keras.Model(codes, frames, name="decoder")
 
 
@@ -130,13 +130,13 @@ class VideoGenerator(keras.Model):
         latents = LatentSpec(dim_content=dim_content, dim_motion=dim_motion, dim_category=dim_category)
         inputs = {key: keras.Input(shape[1:], name=key) for key, shape in latents.shapes(None, None).items()}
 
-        # The codes stay in float32 under mixed precision: they are tiny, and the state is carried over many calls.
+        # The codes stay in full precision under mixed precision: they are tiny, and the state is carried over many calls.
         noise = inputs["motion_noise"]
-        per_frame = {key: OverTime(dtype="float32", name=f"{key}_over_time") for key in inputs if "motion" not in key}
+        per_frame = {key: OverTime(dtype=keras.config.floatx(), name=f"{key}_over_time") for key in inputs if "motion" not in key}
         repeated = {key: layer(inputs[key], noise) for key, layer in per_frame.items()}
         joined = [repeated["category"]] if dim_category else []
         to_motion, to_image = (joined, []) if category_to == "motion" else ([], joined)
-        motion = layers.GRU(dim_motion, return_sequences=True, return_state=True, dtype="float32", name="motion")
+        motion = layers.GRU(dim_motion, return_sequences=True, return_state=True, dtype=keras.config.floatx(), name="motion")
         z_motion, motion_state = motion(_join([noise, *to_motion], "motion_input"), inputs["motion_init"])
         codes = _join([repeated["content"], *to_image, z_motion], "codes")
 
@@ -168,4 +168,4 @@ class VideoGenerator(keras.Model):
 
 
 def _join(codes, name):
-    return layers.Concatenate(dtype="float32", name=name)(codes) if len(codes) > 1 else codes[0]
+    return layers.Concatenate(dtype=keras.config.floatx(), name=name)(codes) if len(codes) > 1 else codes[0]

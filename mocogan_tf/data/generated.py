@@ -1,0 +1,55 @@
+"""What the generated sets share: the clip with its ground truth, and random numbers that depend on (seed, index) alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mocogan_tf.latents import check_seed
+
+IMAGE_SIZES = (32, 64, 128)
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """One rendered clip.
+
+    Args:
+        frames: uint8 `[F, H, W, 3]`.
+        label: Index into the set's `CATEGORIES`.
+        truth: What the clip was rendered from, by name; each set's `render_clip` says what is in it.
+    """
+
+    frames: NDArray[np.uint8]
+    label: int
+    truth: dict[str, Any]
+
+
+def clip_rng(seed: int, index: int, stream: int = 0) -> np.random.Generator:
+    """Returns the random numbers of one clip: Philox, keyed by seed and index, so that no clip depends on another.
+
+    Callers draw with `random()` only, whose stream NumPy keeps; the distributions built upon it may change.
+    """
+    return np.random.Generator(np.random.Philox(key=np.array([seed, index], np.uint64), counter=[0, 0, 0, stream]))
+
+
+def check_clip(index: int, seed: int, num_frames: int, image_size: int) -> tuple[int, int]:
+    """Returns index and seed as ints.
+
+    Raises:
+        ValueError: One of the four is out of range.
+    """
+    seed, index = check_seed(seed), check_seed(index, "index")
+    try:
+        enough = operator.index(num_frames) >= 1
+    except TypeError:
+        enough = False
+    if not enough:
+        raise ValueError(f"`num_frames` must be an integer of at least 1. Received: num_frames={num_frames!r}")
+    if image_size not in IMAGE_SIZES:
+        raise ValueError(f"`image_size` must be 32, 64 or 128. Received: image_size={image_size!r}")
+    return index, seed

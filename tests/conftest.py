@@ -1,0 +1,17 @@
+"""What every test file shares."""
+
+import os
+import pathlib
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+@pytest.fixture(scope="session")
+def real_clips():
+    """Folder of the authors' strips, `shapes` and `actions`; skips the test where they are not beside the checkout."""
+    folder = pathlib.Path(__file__).parent.parent.parent / "shared" / "data"
+    if not (folder / "actions").is_dir():
+        pytest.skip("the authors' clips are not beside this checkout")
+    return folder

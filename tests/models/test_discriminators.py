@@ -1,0 +1,119 @@
+"""Promises of the discriminators."""
+
+import keras
+import numpy as np
+import pytest
+
+from mocogan_tf.models.discriminators import (
+    ImageDiscriminator,
+    PatchImageDiscriminator,
+    VideoDiscriminator,
+    add_noise,
+    temporal_plan,
+)
+from tests import reference
+
+pytestmark = pytest.mark.core
+
+
+def built(discriminator, *shape):
+    discriminator.build((None, *shape))
+    return discriminator
+
+
+def num_trainable(model):
+    return sum(variable.numpy().size for variable in model.trainable_variables)
+
+
+def test_parameter_counts_at_64_pixels_are_those_of_the_authors_layers():
+    image = 16 * (3 * 64 + 64 * 128 + 128 * 256 + 256 * 512 + 512) + 2 * (128 + 256 + 512)
+    patch = 16 * (3 * 64 + 64 * 128 + 128 * 256 + 256) + 2 * (128 + 256)
+    video = 64 * (3 * 64 + 64 * 128 + 128 * 256 + 256 * 512 + 512 * (1 + 4)) + 2 * (128 + 256 + 512)
+    frame = (64, 64, 3)
+    assert num_trainable(built(ImageDiscriminator(), *frame)) == image == 2_765_568
+    assert num_trainable(built(PatchImageDiscriminator(), *frame)) == patch == 663_296
+    assert num_trainable(built(VideoDiscriminator(dim_category=4), 16, *frame)) == video == 11_187_968
+
+
+@pytest.mark.parametrize(
+    ("video_length", "num_layers", "plan"),
+    [
+        (16, 4, [(4, 1)] * 4),  # The authors': 16, 13, 10, 7, 4.
+        (4, 4, [(1, 1)] * 4),
+        (8, 4, [(4, 1), (1, 1), (1, 1), (1, 1)]),
+        (33, 4, [(4, 1), (4, 1), (4, 1), (4, 2)][:2] + [(4, 2), (4, 2)]),
+        (16, 3, [(4, 1)] * 3),
+        (16, 5, [(4, 1)] * 4 + [(1, 1)]),
+    ],
+)
+def test_depth_in_time_follows_from_the_clip_length(video_length, num_layers, plan):
+    assert temporal_plan(video_length, num_layers) == plan
+
+
+def test_clips_of_fewer_than_four_frames_are_refused():
+    with pytest.raises(ValueError, match="at least 4. Received: video_length=3"):
+        VideoDiscriminator(video_length=3)
+
+
+@pytest.mark.parametrize("image_size", [32, 64, 128])
+@pytest.mark.parametrize("video_length", [4, 16, 33])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_video_discriminator_at_every_size_and_length(image_size, video_length, channels):
+    discriminator = VideoDiscriminator(ndf=2, image_size=image_size, video_length=video_length, dim_category=3)
+    videos = np.zeros((2, video_length, image_size, image_size, channels), np.float32)
+    logits, classes = discriminator(videos)
+    assert logits.shape[0] == 2 and 1 <= logits.shape[1] <= 4
+    assert classes.shape == (*logits.shape, 3)
+
+
+@pytest.mark.parametrize("image_size", [32, 64, 128])
+def test_image_discriminators_at_every_size(image_size):
+    images = np.zeros((2, image_size, image_size, 3), np.float32)
+    assert ImageDiscriminator(ndf=2, image_size=image_size)(images).shape == (2, 1)
+    assert PatchImageDiscriminator(ndf=2, image_size=image_size)(images).shape == (2, 16)
+
+
+@pytest.mark.parametrize("frame", range(16))
+def test_every_frame_of_a_clip_reaches_the_logit(frame):
+    discriminator = built(VideoDiscriminator(ndf=2, image_size=32, norm="none"), 16, 32, 32, 3)
+    reference.random_weights(discriminator)
+    videos = np.zeros((1, 16, 32, 32, 3), np.float32)
+    before = np.asarray(discriminator(videos)[0])
+    videos[0, frame] = 1.0
+    assert np.abs(np.asarray(discriminator(videos)[0]) - before).max() > 1e-6
+
+
+def test_noise_has_its_deviation_follows_its_seed_and_is_off_without_one():
+    zeros = np.zeros((64, 64, 16), np.float32)
+    noise = np.asarray(add_noise(keras.ops.convert_to_tensor(zeros), 0.1, [1, 2]))
+    assert abs(noise.std() - 0.1) < 0.002 and abs(noise.mean()) < 0.002
+    np.testing.assert_array_equal(noise, add_noise(keras.ops.convert_to_tensor(zeros), 0.1, [1, 2]))
+    assert not np.array_equal(noise, add_noise(keras.ops.convert_to_tensor(zeros), 0.1, [1, 3]))
+    assert add_noise(zeros, 0.1, None) is zeros and add_noise(zeros, 0.0, [1, 2]) is zeros
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "noisy"),
+    [
+        (ImageDiscriminator, (32, 32, 3), 3),
+        (PatchImageDiscriminator, (32, 32, 3), 3),  # Two layers and the last.
+        (VideoDiscriminator, (16, 32, 32, 3), 3),
+    ],
+)
+def test_noise_enters_before_every_convolution_but_a_full_size_last_one(make, shape, noisy, monkeypatch):
+    discriminator = built(make(ndf=2, image_size=32, noise_sigma=0.5), *shape)
+    seeds = []
+
+    def record(x, sigma, seed):
+        seeds.append(tuple(np.asarray(seed)))
+        return x
+
+    monkeypatch.setattr("mocogan_tf.models.discriminators.add_noise", record)
+    discriminator(np.zeros((1, *shape), np.float32), seed=[1, 2])
+    assert len(seeds) == len(set(seeds)) == noisy
+
+
+def test_without_normalisation_there_are_biases_and_no_statistics():
+    plain = built(VideoDiscriminator(ndf=2, norm="none"), 16, 64, 64, 3)
+    assert not plain.non_trainable_variables
+    assert sum("bias" in variable.path for variable in plain.weights) == 5

@@ -1,0 +1,133 @@
+"""Promises of the generator."""
+
+import json
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+from mocogan_tf.latents import sample_latents
+from mocogan_tf.models.generator import VideoGenerator
+from tests import reference
+
+pytestmark = pytest.mark.core
+GOLDENS = json.loads((pathlib.Path(__file__).parent / "goldens.json").read_text())
+
+
+def make(**changes):
+    arguments = {"dim_content": 6, "dim_motion": 3, "dim_category": 4, "ngf": 4, "image_size": 32}
+    return VideoGenerator(**{**arguments, **changes})
+
+
+def run(generator, latents):
+    return {name: np.asarray(value) for name, value in generator(latents, training=False).items()}
+
+
+def test_parameter_counts_at_64_pixels_are_those_of_the_authors_layers():
+    motion = 3 * (10 * 10 + 10 * 10 + 2 * 10)
+    convolutions = 16 * (60 * 512 + 512 * 256 + 256 * 128 + 128 * 64 + 64 * 3)
+    norms = 2 * (512 + 256 + 128 + 64)
+    generator = VideoGenerator()
+    assert sum(v.numpy().size for v in generator.trainable_variables) == motion + convolutions + norms == 3_249_684
+
+
+def test_motion_is_the_gru_of_the_reference():
+    generator = make(category_to="motion")
+    reference.random_weights(generator)
+    latents = sample_latents(generator.latents, 2, 7, seed=1)
+    category = latents["category"][:, None].repeat(7, axis=1)
+    inputs = np.concatenate([latents["motion_noise"], category], axis=-1)
+    expected = reference.gru(inputs, latents["motion_init"], *generator.motion.get_weights())
+    codes = np.asarray(generator.codes(latents))
+    np.testing.assert_allclose(codes[..., -3:], expected, atol=1e-6)
+    np.testing.assert_allclose(run(generator, latents)["motion_state"], expected[:, -1], atol=1e-6)
+    # Content first, and the same for every frame.
+    np.testing.assert_array_equal(codes[..., :6], latents["content"][:, None].repeat(7, axis=1))
+
+
+def test_category_to_image_stands_between_content_and_motion():
+    generator = make(category_to="image")
+    latents = sample_latents(generator.latents, 2, 5, seed=1)
+    codes = np.asarray(generator.codes(latents))
+    assert codes.shape == (2, 5, 6 + 4 + 3)
+    np.testing.assert_array_equal(codes[..., 6:10], latents["category"][:, None].repeat(5, axis=1))
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_outputs_with_ramp_weights_are_the_recorded_ones(name):
+    golden = GOLDENS[name]
+    generator = VideoGenerator(**golden["config"])
+    reference.ramp_weights(generator)
+    video = run(generator, sample_latents(generator.latents, 2, 4, seed=1))["video"]
+    assert list(video.shape) == golden["shape"]
+    np.testing.assert_allclose(video.mean(), golden["mean"], rtol=1e-4)
+    np.testing.assert_allclose(video.std(), golden["std"], rtol=1e-4)
+    np.testing.assert_allclose(video.reshape(-1)[:: video.size // 8][:8], golden["values"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("image_size", [32, 64, 128])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("num_frames", [4, 16, 33])
+def test_every_size_length_and_colour(image_size, channels, num_frames):
+    generator = make(image_size=image_size, channels=channels, ngf=2)
+    video = run(generator, sample_latents(generator.latents, 2, num_frames, seed=0))["video"]
+    assert video.shape == (2, num_frames, image_size, image_size, channels)
+    assert video.dtype == np.float32
+    assert np.abs(video).max() <= 1.0
+
+
+def test_without_categories_there_is_no_such_input():
+    generator = make(dim_category=0)
+    assert sorted(tensor.name for tensor in generator.inputs) == ["content", "motion_init", "motion_noise"]
+
+
+def test_a_clip_continued_through_its_motion_state_is_the_long_clip():
+    generator = make()
+    reference.random_weights(generator)
+    latents = sample_latents(generator.latents, 2, 20, seed=4)
+    whole = run(generator, latents)
+    first = run(generator, {**latents, "motion_noise": latents["motion_noise"][:, :7]})
+    rest = {**latents, "motion_noise": latents["motion_noise"][:, 7:], "motion_init": first["motion_state"]}
+    second = run(generator, rest)
+    np.testing.assert_allclose(np.concatenate([first["video"], second["video"]], 1), whole["video"], atol=1e-5)
+    np.testing.assert_allclose(second["motion_state"], whole["motion_state"], atol=1e-6)
+
+
+def test_a_clip_alone_is_the_clip_of_a_larger_batch():
+    generator = make()
+    reference.random_weights(generator)
+    latents = sample_latents(generator.latents, 5, 4, seed=2)
+    alone = run(generator, {name: value[3:4] for name, value in latents.items()})["video"]
+    np.testing.assert_allclose(run(generator, latents)["video"][3:4], alone, atol=1e-5)
+
+
+def test_equal_motion_codes_give_equal_frames_and_others_do_not():
+    generator = make(dim_category=0)
+    reference.random_weights(generator)
+    codes = np.random.default_rng(0).normal(size=(1, 9)).astype(np.float32)
+    other = codes.copy()
+    other[0, -1] += 1.0
+    frames = np.asarray(generator.decoder(np.concatenate([codes, codes, other])))
+    np.testing.assert_allclose(frames[0], frames[1], atol=1e-6)
+    assert np.abs(frames[0] - frames[2]).max() > 1e-4
+
+
+def test_configuration_and_file_round_trips(tmp_path):
+    generator = make(category_to="image", channels=1)
+    reference.random_weights(generator)
+    latents = sample_latents(generator.latents, 1, 4, seed=0)
+    expected = run(generator, latents)["video"]
+    copy = VideoGenerator.from_config(generator.get_config())
+    copy.set_weights(generator.get_weights())
+    np.testing.assert_array_equal(run(copy, latents)["video"], expected)
+    generator.save(tmp_path / "generator.keras")
+    loaded = keras.saving.load_model(tmp_path / "generator.keras")
+    assert isinstance(loaded, VideoGenerator)
+    np.testing.assert_array_equal(run(loaded, latents)["video"], expected)
+
+
+@pytest.mark.parametrize("wrong", [{"image_size": 48}, {"category_to": "content"}])
+def test_unsupported_arguments_are_refused(wrong):
+    with pytest.raises(ValueError, match="Received"):
+        make(**wrong)
