@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from mocogan_tf import latents
 from mocogan_tf.latents import LatentSpec
@@ -36,37 +37,49 @@ def draw_latents(seeds: Any, spec: LatentSpec, num_frames: int) -> dict[str, Any
         "motion_init": (latents.STREAM_MOTION_INIT, (spec.dim_motion,)),
         "motion_noise": (latents.STREAM_MOTION_NOISE, (num_frames, spec.dim_motion)),
     }
-    drawn = {}
-    for name, (stream, shape) in streams.items():
-        size = int(np.prod(shape))
-        words = philox_words(seeds, stream, num_blocks=-(-size // 4))
-        drawn[name] = tf.reshape(_normals(words)[:, :size], (-1, *shape))
+    sizes = {name: int(np.prod(shape)) for name, (_, shape) in streams.items()}
+    counters = {name: _counters(stream, sizes[name]) for name, (stream, _) in streams.items()}
     if spec.dim_category:
-        first_word = philox_words(seeds, latents.STREAM_CATEGORY, num_blocks=1)[:, 0]
-        drawn["category"] = tf.one_hot(first_word % spec.dim_category, spec.dim_category, dtype=tf.float32)
+        counters["category"] = _counters(latents.STREAM_CATEGORY, 1)
+    # All streams in one pass, since the rounds are unrolled in the graph.
+    words = philox4x32(np.concatenate(list(counters.values())), seeds)
+    parts = tf.split(words, [len(counter) for counter in counters.values()], axis=1)
+    of_stream = {name: tf.reshape(part, (tf.size(seeds), -1)) for name, part in zip(counters, parts, strict=True)}
+    drawn = {}
+    for name, (_, shape) in streams.items():
+        drawn[name] = tf.reshape(_normals(of_stream[name])[:, : sizes[name]], (-1, *shape))
+    if spec.dim_category:
+        chosen = of_stream["category"][:, 0] % spec.dim_category
+        drawn["category"] = tf.one_hot(chosen, spec.dim_category, dtype=tf.float32)
     return drawn
 
 
-def philox_words(seeds: Any, stream: int, num_blocks: int) -> Any:
-    """Returns the first words of one stream for clip 0 of each seed.
+def philox4x32(counters: NDArray[np.int64], seeds: Any) -> Any:
+    """Philox4x32 with ten rounds, as `mocogan_tf.latents.philox4x32`, under the key of each seed.
 
     Args:
+        counters: `[N, 4]`, words in [0, 2^32).
         seeds: int64 `[B]`.
-        stream: The counter's third word.
-        num_blocks: Blocks of four words.
 
     Returns:
-        int64 `[B, 4 * num_blocks]`, each in [0, 2^32).
+        int64 `[B, N, 4]`, words in [0, 2^32).
     """
-    zero = tf.zeros((tf.size(seeds), num_blocks), tf.int64)
-    x0, x1, x2, x3 = zero + tf.range(num_blocks, dtype=tf.int64), zero, zero + stream, zero
+    zero = tf.zeros((tf.size(seeds), len(counters)), tf.int64)
+    x0, x1, x2, x3 = (zero + counters[:, i] for i in range(4))
     k0, k1 = seeds[:, None] & _MASK, _high(seeds[:, None])
     for _ in range(10):
         product0, product1 = x0 * _MULTIPLIERS[0], x2 * _MULTIPLIERS[1]
         x0, x1, x2, x3 = _high(product1) ^ x1 ^ k0, product1 & _MASK, _high(product0) ^ x3 ^ k1, product0 & _MASK
         k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
-    words = tf.stack([x0, x1, x2, x3], axis=-1)
-    return tf.reshape(words, (-1, 4 * num_blocks))
+    return tf.stack([x0, x1, x2, x3], axis=-1)
+
+
+def _counters(stream: int, size: int) -> NDArray[np.int64]:
+    """Counters of the blocks that hold a stream's first `size` numbers, for clip 0: `[N, 4]`."""
+    counters = np.zeros((-(-size // 4), 4), np.int64)
+    counters[:, 0] = np.arange(len(counters))
+    counters[:, 2] = stream
+    return counters
 
 
 def _high(x: Any) -> Any:
