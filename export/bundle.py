@@ -110,7 +110,8 @@ def _write_golden(generator: Any, contract: Contract, path: pathlib.Path) -> Non
     """Records clips of one seed, as Keras makes them: what every runtime must give for it."""
     latents = sample_latents(contract.latents, GOLDEN_VIDEOS, contract.video_length, seed=GOLDEN_SEED)
     outputs = {name: np.asarray(value) for name, value in generator(latents, training=False).items()}
-    np.savez_compressed(path, seed=np.int64(GOLDEN_SEED), **latents, **outputs)
+    arrays: dict[str, Any] = {"seed": np.int64(GOLDEN_SEED), **latents, **outputs}
+    np.savez_compressed(path, **arrays)
 
 
 def _replace(out: pathlib.Path, staging: pathlib.Path) -> None:

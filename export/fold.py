@@ -8,6 +8,7 @@ after the other.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -193,7 +194,7 @@ def _weight_role(op_type: str, index: int) -> str:
     return "shape" if op_type in ("Reshape", "Expand") else f"constant_{index}"
 
 
-def _attribute(node: NodeProto, name: str, default: object) -> object:
+def _attribute(node: NodeProto, name: str, default: Any) -> Any:
     for attribute in node.attribute:
         if attribute.name == name:
             return helper.get_attribute_value(attribute)

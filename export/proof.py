@@ -208,7 +208,7 @@ class _Proof:
         with np.load(self.bundle / self.files["golden"]) as file:
             golden = dict(file)
         seed, video = int(golden["seed"]), golden["video"]
-        drawn = self.latents(*video.shape[:2], seed=seed)
+        drawn = self.latents(video.shape[0], video.shape[1], seed)
         faults = [
             f"{name} is not what seed {seed} draws" for name in drawn if not np.array_equal(drawn[name], golden[name])
         ]
@@ -238,7 +238,8 @@ class _Proof:
         """Compares a clip alone with the same clip in a batch."""
         inputs = self.latents(3, self.contract.video_length)
         alone = {name: value[1:2] for name, value in inputs.items()}
-        for name, model in {"model.onnx": self.onnx, "motion.onnx + frames.onnx": self.pair}.items():
+        models: dict[str, Model] = {"model.onnx": self.onnx, "motion.onnx + frames.onnx": self.pair}
+        for name, model in models.items():
             together = {key: value[1:2] for key, value in model(inputs).items()}
             yield _close(f"one clip, the same in a batch: {name}", model(alone), together)
 
@@ -250,7 +251,8 @@ class _Proof:
             renamed = {("motion_state" if key == "motion_init" else key): value for key, value in given.items()}
             return self.served.run("continue", renamed)
 
-        for name, model in {"model.onnx": self.onnx, "SavedModel": proceed}.items():
+        models: dict[str, Model] = {"model.onnx": self.onnx, "SavedModel": proceed}
+        for name, model in models.items():
             yield _close(f"in chunks, at once: {name}", self._in_chunks(model, inputs), self.onnx(inputs))
 
     def _in_chunks(self, model: Model, inputs: Arrays) -> Arrays:
