@@ -1,4 +1,4 @@
-"""What the generated sets share: the clip with its ground truth, and random numbers that depend on (seed, index) alone."""
+"""What the generated sets share: a clip with its ground truth, and random numbers from (seed, index) alone."""
 
 from __future__ import annotations
 

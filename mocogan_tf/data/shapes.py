@@ -8,7 +8,9 @@ pixels at 64x64, with w the shape's width:
   the same coordinate at both ends of the other axis;
 * in between it follows a Bezier curve of degree four whose three inner control points are uniform over the frame,
   rounded to pixels. Fitted to 3,000 of the authors' strips, degree three leaves an rms of 0.95 px, degree four 0.28 px
-  (that of rounding, 0.29), with control points uniform and uncorrelated.
+  (that of rounding, 0.29), with control points uniform and uncorrelated. Over 3,000 strips of theirs and 3,000 of
+  ours the excursion across the main axis is 14.2 +- 7.6 and 14.1 +- 7.5 px, and no speed along it (-1 to 7 px per
+  frame, most often 1) differs in its share by more than 0.004.
 
 No antialiasing: every frame has exactly two colours. A colour whose largest channel is below `MIN_BRIGHTEST` is drawn
 again (1 clip in 4,096), so that `frame.max(-1) >= MIN_BRIGHTEST` is the shape and nothing but the shape.
@@ -43,7 +45,8 @@ def _bezier(points: NDArray[np.float64], num_frames: int) -> NDArray[np.float64]
     """Positions `[F, 2]` along a Bezier curve with control points `[degree + 1, 2]`."""
     t = np.linspace(0.0, 1.0, num_frames)[:, None]
     degree = len(points) - 1
-    return sum(math.comb(degree, k) * t**k * (1 - t) ** (degree - k) * point for k, point in enumerate(points))
+    weights = np.concatenate([math.comb(degree, k) * t**k * (1 - t) ** (degree - k) for k in range(degree + 1)], axis=1)
+    return np.asarray(weights @ points)
 
 
 def _mask(kind: str, diameter: int) -> NDArray[np.bool_]:

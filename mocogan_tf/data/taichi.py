@@ -6,13 +6,18 @@ independently of each other, content once per clip. A clip is a pure function of
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mocogan_tf.data.generated import Clip, check_clip, clip_rng
 from mocogan_tf.data.taichi_drawing import Camera, Look, Scene, draw
 from mocogan_tf.data.taichi_motion import FORMS, JOINTS, Proportions, perform
+
+Array = NDArray[np.floating]
+T = TypeVar("T")
 
 __all__ = ["CATEGORIES", "FPS", "JOINTS", "NUM_FRAMES", "render_clip"]
 
@@ -41,17 +46,17 @@ _PLACES = (
 )
 
 
-def _rgb(code: str) -> np.ndarray:
+def _rgb(code: str) -> Array:
     return np.array([int(code[i : i + 2], 16) for i in (0, 2, 4)], np.float32) / 255
 
 
-def _difference(a: np.ndarray, b: np.ndarray) -> float:
+def _difference(a: Array, b: Array) -> float:
     """How far apart two colours look: weighted Euclidean distance, about 0 to 1."""
     return float(np.sqrt((np.array([0.3, 0.5, 0.2]) * (a - b) ** 2).sum()))
 
 
-class _Draw:
-    """Draws from `random()` only."""
+class _Draws:
+    """Choices made from `random()` only."""
 
     def __init__(self, rng: np.random.Generator):
         self.rng = rng
@@ -59,24 +64,27 @@ class _Draw:
     def uniform(self, low: float, high: float) -> float:
         return low + (high - low) * float(self.rng.random())
 
-    def choice(self, options):
+    def choice(self, options: Sequence[T]) -> T:
         return options[int(self.rng.random() * len(options))]
 
-    def colour(self, codes, against=(), jitter: float = 0.05, contrast: float = 0.22) -> np.ndarray:
+    def colour(
+        self, codes: Sequence[str], against: Sequence[Array] = (), jitter: float = 0.05, contrast: float = 0.22
+    ) -> Array:
         """One of the colours that stand out from all of `against` (or the one that does so most), slightly changed."""
         colours = [_rgb(code) for code in codes]
         margins = [min((_difference(c, other) for other in against), default=1.0) for c in colours]
         fit = [c for c, margin in zip(colours, margins, strict=True) if margin >= contrast]
         chosen = self.choice(fit or [colours[int(np.argmax(margins))]])
         change = (self.rng.random(3).astype(np.float32) * 2 - 1) * np.float32(jitter)
-        return np.clip(chosen + change, 0, 1)
+        return np.asarray(np.clip(chosen + change, 0, 1))
 
 
 def _draw_content(rng: np.random.Generator) -> tuple[Proportions, Look, Scene, Camera, float]:
     """Performer, place and camera of one clip; the last number turns the performer (degrees)."""
-    draw_from = _Draw(rng)
+    draw_from = _Draws(rng)
     codes = draw_from.choice(_PLACES)
-    scene = Scene(*(draw_from.colour((code,), jitter=0.06) for code in codes), horizon=draw_from.uniform(0.70, 0.80))
+    top, bottom, far, near = (draw_from.colour((code,), jitter=0.06) for code in codes)
+    scene = Scene(top, bottom, far, near, horizon=draw_from.uniform(0.70, 0.80))
     wall = 0.4 * scene.wall_top + 0.6 * scene.wall_bottom
     jacket = draw_from.colour(_CLOTHES, (wall,))
     suit = rng.random() < 0.4
@@ -133,7 +141,7 @@ def render_clip(index: int, *, seed: int, num_frames: int = NUM_FRAMES, image_si
         ValueError: An argument is out of range.
     """
     index, seed = check_clip(index, seed, num_frames, image_size)
-    motion = _Draw(clip_rng(seed, index, _STREAM_MOTION))
+    motion = _Draws(clip_rng(seed, index, _STREAM_MOTION))
     form = motion.choice(CATEGORIES)
     side = motion.choice(("left", "right"))
     cycle = motion.uniform(*CYCLE) / FORMS[form].pace
@@ -160,7 +168,7 @@ def render_clip(index: int, *, seed: int, num_frames: int = NUM_FRAMES, image_si
     return Clip(frames, CATEGORIES.index(form), truth)
 
 
-def _gaze(joints: np.ndarray) -> np.ndarray:
+def _gaze(joints: Array) -> Array:
     """Where the head looks, `[F, 2]` right and down: across the shoulders, to the front."""
     left, right = joints[:, JOINTS.index("left_shoulder")], joints[:, JOINTS.index("right_shoulder")]
     across = left - right

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from mocogan_tf.data.taichi_motion import JOINTS
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating]
+Points = dict[str, Array]  # [F, 3]: x and y in pixels, depth in body heights.
+Capsule = tuple[Array, Array, float, float]  # From and to, [F, 2] in pixels; the radii there, in body heights.
 
 _OUTLINE = 0.016  # Width of the darker rim of a part, in body heights: it keeps an arm visible before the jacket.
-_FAR_SHADE = 0.80  # Brightness of the limb that is farther away.
+_FAR_BRIGHTNESS, _FAR = 0.80, 0.16  # Of a limb that is so many body heights behind its partner.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,35 +98,33 @@ class Canvas:
         self._pixels = self.frames.reshape(num_frames, -1, 3)
 
     def shadow(self, centre: Array, radii: tuple[float, float], strength: float) -> None:
-        """Darkens soft ellipses: centre `[F, 2]` in pixels, radii in body heights."""
+        """Darkens soft ellipses: centre `[F, 2]` in pixels, radii in body heights, beyond which there is no shadow."""
         radius = np.array(radii, np.float32) * self.unit
-        x, y, index = _patch(centre - 2 * radius, centre + 2 * radius, self.size)
-        dx = np.exp(-(((x - centre[:, :1]) / radius[0]) ** 2))
-        dy = np.exp(-(((y - centre[:, 1:]) / radius[1]) ** 2))
+        x, y, index = _patch(centre - radius, centre + radius, self.size)
+        dx = np.clip(1 - ((x - centre[:, :1]) / radius[0]) ** 2, 0, 1) ** 2
+        dy = np.clip(1 - ((y - centre[:, 1:]) / radius[1]) ** 2, 0, 1) ** 2
         frame = np.arange(len(self.frames))[:, None, None]
         self._pixels[frame, index] *= (1 - strength * dy[:, :, None] * dx[:, None, :])[..., None]
 
-    def part(
-        self, ends: list[tuple[Array, Array, float, float]], colour: Array, frames: NDArray[np.intp] | None = None
-    ):
+    def part(self, capsules: list[Capsule], colour: Array, frames: NDArray[np.intp] | None = None) -> None:
         """Paints one part of the body.
 
         Args:
-            ends: Capsules (from `[F, 2]`, to `[F, 2]`, radius there, radius here): pixels, and body heights.
+            capsules: Their union is the part.
             colour: `[3]` or `[F, 3]`.
             frames: Which frames; all if None.
         """
         chosen = np.arange(len(self.frames)) if frames is None else frames
         if not len(chosen):
             return
-        a = np.stack([end[0][chosen, :2] for end in ends], 1).astype(np.float32)  # [n, K, 2]
-        b = np.stack([end[1][chosen, :2] for end in ends], 1).astype(np.float32)
-        radius = np.array([end[2:] for end in ends], np.float32) * self.unit  # [K, 2]
+        a = np.stack([start[chosen, :2] for start, *_ in capsules], 1).astype(np.float32)  # [n, K, 2]
+        b = np.stack([stop[chosen, :2] for _, stop, *_ in capsules], 1).astype(np.float32)
+        radius = np.array([radii for _, _, *radii in capsules], np.float32) * self.unit  # [K, 2]
         reach = radius.max(1)[:, None] + 1
         x, y, index = _patch((np.minimum(a, b) - reach).min(1), (np.maximum(a, b) + reach).max(1), self.size)
 
         inside = np.full(index.shape, -np.inf, np.float32)  # Distance to the edge, in pixels, positive inside.
-        for k, (start, stop) in enumerate(radius):
+        for k, (thick, thin) in enumerate(radius):
             line = b[:, k] - a[:, k]
             scale = 1 / np.maximum((line**2).sum(1), 1e-6)
             px, py = x - a[:, k, :1], y - a[:, k, 1:]
@@ -132,7 +132,7 @@ class Canvas:
             np.clip(t, 0, 1, out=t)
             dx = px[:, None, :] - t * line[:, 0, None, None]
             dy = py[:, :, None] - t * line[:, 1, None, None]
-            np.maximum(inside, start + t * (stop - start) - np.sqrt(dx * dx + dy * dy), out=inside)
+            np.maximum(inside, thick + t * (thin - thick) - np.sqrt(dx * dx + dy * dy), out=inside)
 
         cover = np.clip(inside + 0.5, 0, 1)[..., None]
         rim = np.clip(inside / (_OUTLINE * self.unit), 0, 1)[..., None]
@@ -153,16 +153,17 @@ def background(scene: Scene, size: int) -> Array:
     return np.repeat((wall + below * (floor - wall)).astype(np.float32)[:, None], size, axis=1)
 
 
-def _in_order(places: dict[str, Array], names: tuple[str, ...], depth_of: tuple[str, ...]) -> tuple[list, Array]:
-    """The limbs of the two sides as (farther, nearer), each a dict of `[F, 3]`; and the nearer one's lead in depth."""
-    depth = {
-        side: sum(places[f"{side}_{name}"][:, 2] for name in depth_of) / len(depth_of) for side in ("left", "right")
-    }
-    left_far = (depth["left"] < depth["right"])[:, None]
-    limbs = []
-    for first in (left_far, ~left_far):
-        limbs.append({n: np.where(first, places[f"left_{n}"], places[f"right_{n}"]) for n in names})
-    return limbs, np.abs(depth["left"] - depth["right"])
+def _far_and_near(places: Points, names: tuple[str, ...], depth_of: tuple[str, str]) -> list[tuple[Points, Array]]:
+    """The farther and the nearer limb of a pair: its joints, each `[F, 3]`, and its brightness `[F, 1]`.
+
+    The farther limb is darker, the more so the farther it is: no brightness jumps where limbs change places.
+    """
+    left, right = (sum(places[f"{side}_{name}"][:, 2:] for name in depth_of) / 2 for side in ("left", "right"))
+    brightness = 1 - (1 - _FAR_BRIGHTNESS) * np.clip(np.abs(left - right) / _FAR, 0, 1)
+    return [
+        ({name: np.where(first, places[f"left_{name}"], places[f"right_{name}"]) for name in names}, shade)
+        for first, shade in ((left < right, brightness), (left >= right, np.ones_like(brightness)))
+    ]
 
 
 def draw(
@@ -187,61 +188,48 @@ def draw(
     floor = joints.copy()
     floor[..., 1] = 0
     below = dict(zip(JOINTS, np.moveaxis(camera.project(floor, image_size), 1, 0), strict=True))
-    canvas.shadow(below["pelvis"][:, :2], (0.26, 0.05), 0.30)
+    canvas.shadow(below["pelvis"][:, :2], (0.44, 0.085), 0.32)
     for side in ("left", "right"):
-        canvas.shadow(below[f"{side}_ankle"][:, :2], (0.11, 0.03), 0.30)
+        canvas.shadow(below[f"{side}_ankle"][:, :2], (0.18, 0.05), 0.32)
 
-    legs, leg_lead = _in_order(places, ("hip", "knee", "ankle", "toe"), ("knee", "ankle"))
-    arms, arm_lead = _in_order(places, ("shoulder", "elbow", "wrist", "hand"), ("elbow", "wrist"))
+    for leg, brightness in _far_and_near(places, ("hip", "knee", "ankle", "toe"), ("knee", "ankle")):
+        _draw_leg(canvas, leg, brightness, look)
+    arms = _far_and_near(places, ("shoulder", "elbow", "wrist", "hand"), ("elbow", "wrist"))
     chest = 0.4 * places["pelvis"][:, 2] + 0.6 * places["neck"][:, 2]
-
-    def shade(colour: Array, far: bool, lead: Array) -> Array:
-        """Darkens the farther limb, the more the farther it is, so that no brightness jumps when limbs change places."""
-        dark = (1 - _FAR_SHADE) * np.clip(lead / 0.16, 0, 1) if far else np.zeros_like(lead)
-        return (colour * (1 - dark[:, None])).astype(np.float32)
-
-    for far, leg in zip((True, False), legs, strict=True):
-        _draw_leg(canvas, leg, look, lambda colour, far=far: shade(colour, far, leg_lead))
-    behind = [(arm["elbow"][:, 2] + arm["wrist"][:, 2]) / 2 < chest for arm in arms]
-    for far, arm, hidden in zip((True, False), arms, behind, strict=True):
-        _draw_arm(canvas, arm, look, lambda colour, far=far: shade(colour, far, arm_lead), np.flatnonzero(hidden))
+    behind = [(arm["elbow"][:, 2] + arm["wrist"][:, 2]) / 2 < chest for arm, _ in arms]
+    for (arm, brightness), hidden in zip(arms, behind, strict=True):
+        _draw_arm(canvas, arm, brightness, look, np.flatnonzero(hidden))
     _draw_torso(canvas, places, look)
     _draw_head(canvas, places, facing, look)
-    for far, arm, hidden in zip((True, False), arms, behind, strict=True):
-        _draw_arm(canvas, arm, look, lambda colour, far=far: shade(colour, far, arm_lead), np.flatnonzero(~hidden))
+    for (arm, brightness), hidden in zip(arms, behind, strict=True):
+        _draw_arm(canvas, arm, brightness, look, np.flatnonzero(~hidden))
     return np.round(np.clip(canvas.frames, 0, 1) * 255).astype(np.uint8)
 
 
-def _draw_leg(canvas: Canvas, leg: dict[str, Array], look: Look, shade) -> None:
+def _draw_leg(canvas: Canvas, leg: Points, brightness: Array, look: Look) -> None:
     """A shoe and one wide trouser leg."""
-    sole = leg["ankle"].copy()
-    down = 0.018 * canvas.unit
-    sole[:, 1] += down
-    toe = leg["toe"].copy()
-    toe[:, 1] += down
-    canvas.part([(sole, toe, 0.026, 0.018)], shade(look.shoes))
     b = look.bulk
+    down = np.array([0.0, 0.018 * canvas.unit])
+    canvas.part([(leg["ankle"][:, :2] + down, leg["toe"][:, :2] + down, 0.026, 0.018)], brightness * look.shoes)
     canvas.part(
         [(leg["hip"], leg["knee"], 0.072 * b, 0.056 * b), (leg["knee"], leg["ankle"], 0.056 * b, 0.048 * b)],
-        shade(look.trousers),
+        brightness * look.trousers,
     )
 
 
-def _draw_arm(canvas: Canvas, arm: dict[str, Array], look: Look, shade, frames: NDArray[np.intp]) -> None:
-    """A hand and one sleeve that widens towards the wrist."""
+def _draw_arm(canvas: Canvas, arm: Points, brightness: Array, look: Look, frames: NDArray[np.intp]) -> None:
+    """A hand and one sleeve that widens towards the wrist, in some frames only."""
     b = look.bulk
-    canvas.part([(arm["wrist"], arm["hand"], 0.034, 0.028)], shade(look.skin), frames)
+    cuff = 0.14 * arm["elbow"] + 0.86 * arm["wrist"]
+    canvas.part([(arm["wrist"], arm["hand"], 0.034, 0.028)], brightness * look.skin, frames)
     canvas.part(
-        [
-            (arm["shoulder"], arm["elbow"], 0.046 * b, 0.042 * b),
-            (arm["elbow"], 0.14 * arm["elbow"] + 0.86 * arm["wrist"], 0.042 * b, 0.044 * b),
-        ],
-        shade(look.jacket),
+        [(arm["shoulder"], arm["elbow"], 0.046 * b, 0.042 * b), (arm["elbow"], cuff, 0.042 * b, 0.044 * b)],
+        brightness * look.jacket,
         frames,
     )
 
 
-def _draw_torso(canvas: Canvas, places: dict[str, Array], look: Look) -> None:
+def _draw_torso(canvas: Canvas, places: Points, look: Look) -> None:
     """The neck, the jacket from the shoulders to below the hips, and a sash."""
     b = look.bulk
     pelvis, neck = places["pelvis"], places["neck"]
@@ -263,11 +251,11 @@ def _draw_torso(canvas: Canvas, places: dict[str, Array], look: Look) -> None:
         look.jacket,
     )
     waist = 0.8 * pelvis + 0.2 * neck
-    across = 0.75 * (left_hip - right_hip) + 0.25 * (left - right)
-    canvas.part([(waist - 0.55 * across, waist + 0.55 * across, 0.026, 0.026)], look.sash)
+    across = 0.41 * (left_hip - right_hip) + 0.14 * (left - right)
+    canvas.part([(waist - across, waist + across, 0.026, 0.026)], look.sash)
 
 
-def _draw_head(canvas: Canvas, places: dict[str, Array], facing: Array, look: Look) -> None:
+def _draw_head(canvas: Canvas, places: Points, facing: Array, look: Look) -> None:
     """Hair behind and above a face that looks where the torso does."""
     r = look.head
     head = places["head"][:, :2]

@@ -123,7 +123,7 @@ def _raise_hands() -> Form:
 
 
 def _cloud_hands() -> Form:
-    """Wave hands like clouds: the hands circle in turn before the face and the belly as the weight goes side to side."""
+    """Wave hands like clouds: the hands circle in turn before face and belly as the weight goes from side to side."""
     left, right = Foot(0.46, 0.0, 25), Foot(-0.46, 0.0, -25)
     circle = (  # One hand, from before the face outwards, down, and back across the belly.
         Arm((25, -18), (-38, 42), 10),
@@ -264,18 +264,14 @@ def interpolate(times: Array, values: Array, phase: Array) -> Array:
     after = (k + 1) % len(times)
     step = steps[k]
     s = (phase - times[k])[:, None] / step
-    return (
-        (1 + 2 * s) * (1 - s) ** 2 * values[k]
-        + s * (1 - s) ** 2 * step * tangents[k]
-        + s**2 * (3 - 2 * s) * values[after]
-        + s**2 * (s - 1) * step * tangents[after]
-    )
+    positions = (1 + 2 * s) * (1 - s) ** 2 * values[k] + s**2 * (3 - 2 * s) * values[after]
+    return np.asarray(positions + step * s * (s - 1) * ((s - 1) * tangents[k] + s * tangents[after]))
 
 
 def _direction(azimuth: Array, elevation: Array, forward: Array, outward: Array, up: Array) -> Array:
     """Unit vectors `[F, 3]` from angles `[F]` in degrees and axes `[F, 3]`."""
     a, e = np.radians(azimuth)[:, None], np.radians(elevation)[:, None]
-    return np.cos(e) * (np.cos(a) * forward + np.sin(a) * outward) + np.sin(e) * up
+    return np.asarray(np.cos(e) * (np.cos(a) * forward + np.sin(a) * outward) + np.sin(e) * up)
 
 
 def _knee(hip: Array, ankle: Array, bone: float, forward: Array) -> Array:
@@ -285,7 +281,7 @@ def _knee(hip: Array, ankle: Array, bone: float, forward: Array) -> Array:
     along = line / distance
     pole = forward - (forward * along).sum(1, keepdims=True) * along
     pole /= np.linalg.norm(pole, axis=1, keepdims=True)
-    return hip + line / 2 + np.sqrt(np.maximum(bone**2 - (distance / 2) ** 2, 0.0)) * pole
+    return np.asarray(hip + line / 2 + np.sqrt(np.maximum(bone**2 - (distance / 2) ** 2, 0.0)) * pole)
 
 
 def perform(form: str, phase: Array, body: Proportions, turn: float = 0.0) -> Array:
@@ -317,7 +313,7 @@ def perform(form: str, phase: Array, body: Proportions, turn: float = 0.0) -> Ar
 
     def on_stage(left: Array, forward: Array, height: Array) -> Array:
         flat = body.leg * (left[:, None] * stage_left + forward[:, None] * stage_forward)
-        return flat + height[:, None] * y + [FORMS[form].shift, 0.0, 0.0]
+        return np.asarray(flat + height[:, None] * y + [FORMS[form].shift, 0.0, 0.0])
 
     joints: dict[str, Array] = {}
     pelvis = on_stage(pelvis_at[0], pelvis_at[1], ANKLE_HEIGHT + body.leg * pelvis_at[2])

@@ -1,0 +1,36 @@
+"""The smallest configuration that trains, and random clips for it."""
+
+import numpy as np
+
+from mocogan_tf.config import Config
+
+TINY = {
+    "dataset": "shapes",
+    "num_clips": 8,
+    "image_size": 32,
+    "video_length": 4,
+    "dim_content": 4,
+    "dim_motion": 3,
+    "ngf": 4,
+    "ndf": 4,
+    "image_batch": 4,
+    "video_batch": 4,
+    "precision": "float32",
+    "noise_sigma": 0.0,
+}
+
+
+def tiny_config(num_categories=2, **changes):
+    """Returns a resolved `Config` of the tiny networks."""
+    return Config(**{**TINY, **changes}).resolve_categories(num_categories)
+
+
+def tiny_batch(config, seed=0):
+    """Returns a batch of random pixels for a configuration."""
+    rng = np.random.default_rng(seed)
+    frame = (config.image_size, config.image_size, config.channels)
+    return {
+        "images": rng.uniform(-1, 1, (config.image_batch, *frame)).astype(np.float32),
+        "videos": rng.uniform(-1, 1, (config.video_batch, config.video_length, *frame)).astype(np.float32),
+        "labels": (np.arange(config.video_batch) % max(1, config.dim_category)).astype(np.int32),
+    }
