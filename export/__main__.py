@@ -9,6 +9,7 @@ from typing import Any
 
 from absl import flags, logging
 
+from export.dependencies import check_installed
 from mocogan_tf import cli
 
 flags.DEFINE_string("run_dir", None, "The run to export.", required=True)
@@ -30,6 +31,7 @@ def main(argv: list[str]) -> int:
     # The reference of all comparisons is float32 on a CPU; a GPU would compute in TF32, and is not needed.
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     logging.set_verbosity(logging.WARNING)  # The converters tell every step they take.
+    check_installed()
     from export.bundle import next_version, write_bundle
     from export.proof import table
     from export.source import open_run

@@ -6,6 +6,8 @@ import os
 import pathlib
 import sys
 
+from export.dependencies import check_installed
+
 
 def main(argv: list[str]) -> int:
     """Prints the findings on the bundle that is the only argument."""
@@ -15,9 +17,10 @@ def main(argv: list[str]) -> int:
     # Before TensorFlow is imported: its start-up chatter would bury the table, and a GPU would compute in TF32.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    from export.proof import table, verify
-
     try:
+        check_installed()
+        from export.proof import table, verify
+
         checks = verify(pathlib.Path(argv[1]))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

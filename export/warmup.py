@@ -75,11 +75,7 @@ def read_warmup(folder: pathlib.Path) -> list[tuple[str, dict[str, Array]]]:
 
 
 def _protos() -> tuple[Any, Any]:
-    try:
-        from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
-    except ImportError as error:
-        raise ValueError(
-            "Warm-up records need tensorflow-serving-api, which is not installed. "
-            "Run: pip install tensorflow-serving-api"
-        ) from error
+    # Here, because they import TensorFlow.
+    from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
     return predict_pb2, prediction_log_pb2

@@ -123,12 +123,6 @@ def test_a_decoder_of_other_layers_is_converted_too():
     np.testing.assert_allclose(run_graph(graph, z, "frames/pictures"), decoder.predict(z, verbose=0), atol=1e-5)
 
 
-def test_a_missing_converter_is_named(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="pip install tf2onnx"):
-        convert_decoder(make_generator(make_contract()).decoder)
-
-
 def test_an_architecture_without_builder_is_named():
     with pytest.raises(ValueError, match="No ONNX export for model=other. Known: mocogan"):
         to_onnx(None, make_contract(model="other"))
