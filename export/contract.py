@@ -179,6 +179,9 @@ def read_contract(bundle: pathlib.Path) -> tuple[Contract, dict[str, Any]]:
         contract = Contract(**sizes)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{bundle}/bundle.json does not hold a contract: {error!r}") from error
+    foreign = [name for role, name in described.get("files", {}).items() if FILES.get(role) != name]
+    if foreign:
+        raise ValueError(f"{bundle}/bundle.json names files of other roles or places: {', '.join(foreign)}.")
     expected = contract.to_dict(described.get("files", {}), described.get("provenance", {}))
     wrong = sorted(key for key in expected if described.get(key) != expected[key])
     if wrong:
