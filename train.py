@@ -11,6 +11,7 @@ FLAGS = flags.FLAGS
 
 def _define_flags():
     cli.define_config_flags()
+    flags.adopt_module_key_flags(cli)  # So that --help shows them.
     flags.DEFINE_string("run_dir", None, "Folder of the run. Default: runs/DATASET-PROFILE.")
     flags.DEFINE_enum(
         "resume",

@@ -1,0 +1,157 @@
+"""Promises of a training run and its directory."""
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from mocogan_tf import checkpoints, training
+from mocogan_tf.config import Config
+from tests.tiny import TINY
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def config(cache):
+    return Config(
+        **{**TINY, "noise_sigma": 0.1},
+        cache_dir=cache,
+        steps=6,
+        log_every=1,
+        sample_every=3,
+        checkpoint_every=3,
+    )
+
+
+def losses(run_dir):
+    """The log without the pace, which no two runs share."""
+    lines = [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds_per_step", "clips_per_second")} for line in lines]
+
+
+@pytest.mark.core
+def test_a_run_leaves_all_that_the_readme_lists(config, tmp_path):
+    run_dir = tmp_path / "run"
+    assert training.train(config, run_dir) == 0
+    written = Config.from_json(run_dir / "config.json")
+    assert written == dataclasses.replace(config, dim_category=2, category_loss="supervised")
+    assert json.loads((run_dir / "data.json").read_text())["categories"] == ["up", "left"]
+    lines = [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    expected = {
+        "step",
+        "loss_d_image",
+        "loss_d_video",
+        "loss_g",
+        "loss_category_d",
+        "loss_category_g",
+        "accuracy_d_image",
+        "accuracy_d_video",
+        "seconds_per_step",
+        "clips_per_second",
+    }
+    assert set(lines[0]) == expected
+    assert checkpoints.steps(run_dir) == [3, 6]
+    for step in (3, 6):
+        grid = Image.open(run_dir / "samples" / f"step-{step:08d}.webp")
+        assert (grid.n_frames, grid.size) == (4, (2 * (4 * 34 - 2),) * 2)
+        assert Image.open(run_dir / "samples" / f"step-{step:08d}.png").size == (4 * 32, 16 * 34 - 2)
+    tags = set()
+    for path in (run_dir / "tensorboard").iterdir():
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            tags |= {value.tag for value in event.summary.value}
+    assert {"loss/g", "loss/d_video", "samples"} <= tags
+
+
+def test_a_run_that_goes_on_writes_the_losses_of_one_that_was_never_stopped(config, tmp_path):
+    training.train(config, tmp_path / "whole")
+    training.train(dataclasses.replace(config, steps=3), tmp_path / "parts")
+    # What was written after the checkpoint counts for nothing, a half line least of all.
+    with open(tmp_path / "parts" / "log.jsonl", "a") as log:
+        log.write('{"step": 4, "loss_g": 99}\n{"step": 5, "lo')
+    training.train(config, tmp_path / "parts", resume="must")
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+
+
+def test_other_seeds_give_other_losses(config, tmp_path):
+    short = dataclasses.replace(config, steps=1)
+    training.train(short, tmp_path / "a")
+    training.train(dataclasses.replace(short, seed=1), tmp_path / "b")
+    assert losses(tmp_path / "a") != losses(tmp_path / "b")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(config, tmp_path, monkeypatch):
+    def spoiled(videos, config, *, start_step):
+        batches = training_batches(videos, config, start_step=start_step).enumerate()
+        return batches.map(
+            lambda i, batch: {**batch, "images": batch["images"] + tf.where(i == 3, np.float32(np.nan), 0.0)}
+        )
+
+    training_batches = training.training_batches
+    monkeypatch.setattr(training, "training_batches", spoiled)
+    with pytest.raises(
+        FloatingPointError, match=r"loss_d_image.* not finite at step 4\. The checkpoint of step 3 is kept"
+    ):
+        training.train(config, tmp_path / "run")
+    assert checkpoints.steps(tmp_path / "run") == [3]
+
+
+@pytest.mark.core
+def test_a_run_directory_of_another_configuration_is_refused_and_the_difference_named(config, tmp_path):
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    resolved = config.resolve_categories(2)
+    (run_dir / "config.json").write_text(dataclasses.replace(resolved, ngf=8, steps=99).to_json())
+    with pytest.raises(ValueError, match=re.escape("another configuration (ngf: 8 -> 4)")):
+        training.train(config, run_dir)
+
+
+@pytest.mark.core
+def test_resume_never_refuses_a_run_and_must_insists_on_one(config, tmp_path):
+    with pytest.raises(ValueError, match="no checkpoint to go on from"):
+        training.train(config, tmp_path / "empty", resume="must")
+    (tmp_path / "config.json").write_text(config.resolve_categories(2).to_json())
+    with pytest.raises(ValueError, match="already holds a run"):
+        training.train(config, tmp_path, resume="never")
+
+
+@pytest.mark.core
+def test_a_folder_of_other_things_is_not_taken_for_a_run_directory(config, tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(ValueError, match="not empty and holds no run"):
+        training.train(config, tmp_path)
+
+
+@pytest.mark.core
+def test_precision_auto_says_what_it_takes(capsys):
+    chosen = training.choose_precision("auto")
+    assert chosen in ("float32", "mixed_float16", "mixed_bfloat16")
+    assert f"precision: {chosen} (" in capsys.readouterr().out
+    assert training.choose_precision("float32") == "float32"
+
+
+def test_several_steps_per_execution_end_at_the_step_asked_for(config, tmp_path):
+    together = dataclasses.replace(config, steps=4, steps_per_execution=2, precision="mixed_float16")
+    training.train(together, tmp_path)
+    assert checkpoints.steps(tmp_path) == [4]
+    assert [line["step"] for line in losses(tmp_path)] == [2, 4]
+    with pytest.raises(ValueError, match=r"steps_per_execution=2. Set --steps=6\."):
+        training.train(dataclasses.replace(together, steps=5), tmp_path)
+
+
+@pytest.mark.core
+def test_xla_on_several_devices_is_refused():
+    class TwoReplicas:
+        num_replicas_in_sync = 2
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ValueError, match="one device only; this run has 2"):
+        patch.setattr(tf.distribute, "get_strategy", TwoReplicas)
+        training._jit_compile(Config(jit_compile="on"))
