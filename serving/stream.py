@@ -88,9 +88,9 @@ def slerp(a: Floats, b: Floats, t: float) -> Floats:
     cosine = float(np.dot(a, b)) / norms if norms else 1.0
     angle = math.acos(min(1.0, max(-1.0, cosine)))
     if math.sin(angle) < 1e-4:
-        return (1 - t) * a + t * b
-    mixed: Floats = (math.sin((1 - t) * angle) * a + math.sin(t * angle) * b) / math.sin(angle)
-    return mixed
+        return ((1 - t) * a + t * b).astype(np.float32)
+    mixed = (math.sin((1 - t) * angle) * a + math.sin(t * angle) * b) / math.sin(angle)
+    return mixed.astype(np.float32)
 
 
 class Walk:

@@ -82,17 +82,26 @@ def test_animations_play_at_the_speed_of_the_clip(client, name):
     assert durations == [100] * 16
     assert picture.info.get("loop") == 0
     whole = np.asarray(picture.convert("RGB"))
-    assert not whole[34:, 34:].any() and whole[:30].any()  # The place of a fourth clip is black.
+    assert whole[34:, 34:].max() < 9 and whole[:30].any()  # The place of a fourth clip is black.
 
 
-@pytest.mark.parametrize(("name", "tolerance"), [("apng", 0), ("webp", 12), ("gif", 25)])
+def check_frames(shown, clip, tolerance):
+    """Every frame shown is nearest to its own in the clip. Luma: lossy formats halve the colours' resolution."""
+    shown, clip = (pixels @ np.array([0.299, 0.587, 0.114]) for pixels in (shown, clip))
+    distances = np.abs(shown[:, None] - clip[None]).mean(axis=(2, 3))
+    assert (distances.diagonal() <= 1.2 * distances.min(axis=1)).all()  # Neighbours may look alike.
+    assert distances.diagonal().max() <= tolerance
+
+
+@pytest.mark.parametrize(("name", "tolerance"), [("apng", 0), ("webp", 8), ("gif", 8)])
 def test_animations_show_the_frames(client, name, tolerance):
     clip = generate(client, seed=2)[0]
     picture = Image.open(io.BytesIO(client.get(f"/v1/generate?seed=2&format={name}").content))
+    shown = []
     for frame in range(16):
         picture.seek(frame)
-        shown = np.asarray(picture.convert("RGB")).astype(int)
-        assert np.abs(shown - clip[frame]).mean() <= tolerance
+        shown.append(np.asarray(picture.convert("RGB")))
+    check_frames(np.stack(shown), clip, tolerance)
 
 
 def test_sheets_have_a_row_per_clip_and_a_column_per_frame(client):
@@ -118,7 +127,7 @@ def test_films_hold_the_frames(client, name, codec):
         frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(stream)]
         assert stream.codec_context.name == codec and stream.average_rate == 12
     assert len(frames) == 16
-    assert np.abs(np.stack(frames).astype(int) - clip).mean() < 20
+    check_frames(np.stack(frames), clip, 12)
 
 
 def test_a_format_without_its_package_is_501_and_not_listed(client, monkeypatch):
@@ -233,7 +242,13 @@ def test_wrong_methods_types_encodings_and_paths(client):
     for encoding, status in (("br", 415), ("gzip", 400)):
         headers = json_type | {"Content-Encoding": encoding}
         assert client.post("/v1/generate", content=b"{}", headers=headers).status_code == status
-    for path in ("/nope", "/studio/../app.py", "/studio/%2e%2e/app.py", "/studio/..%2f..%2fetc%2fpasswd", "//etc/passwd"):
+    for path in (
+        "/nope",
+        "/studio/../app.py",
+        "/studio/%2e%2e/app.py",
+        "/studio/..%2f..%2fetc%2fpasswd",
+        "//etc/passwd",
+    ):
         response = client.get(path)
         assert response.status_code == 404 and response.json()["error_type"] == "not_found", path
 
@@ -250,7 +265,17 @@ def test_a_gzip_bomb_is_unpacked_only_to_the_limit(client):
 
 
 def test_query_strings_are_checked_like_bodies(client):
-    for query in ("seed=x", "num_frames=1.5", "fps=nan", "fps=inf", "fps=-1", "sede=1", "seed=%00", "format=", "latents=1"):
+    for query in (
+        "seed=x",
+        "num_frames=1.5",
+        "fps=nan",
+        "fps=inf",
+        "fps=-1",
+        "sede=1",
+        "seed=%00",
+        "format=",
+        "latents=1",
+    ):
         response = client.get(f"/v1/generate?{query}")
         assert response.status_code == 422, (query, response.text)
     for query in ("rows=0", "rows=9&columns=9", "content_seeds=1,b", "rows=3&content_seeds=1,2", "categories=0"):
