@@ -12,18 +12,23 @@ import numpy as np
 from serving.encode import FORMATS
 from serving.engine import Floats
 from serving.errors import Invalid, TooLarge
+from serving.interpolate import slerp
 from serving.latents import LatentSpec, sample_latents
 from serving.repository import Model
 from serving.service import Limits, category_index
 
 MAX_SCALE = 8
 MAX_FPS = 120.0
+# Three times a normal vector is far outside of what the generator was trained on.
+MAX_STRENGTH = 3.0
 # Small enough that a browser's numbers hold it; clients may send any of the 2^64.
 RANDOM_SEED_BITS = 53
 COMMON = ("model", "version", "seed", "num_frames", "category", "fps", "format", "scale", "timeout")
-GENERATE_FIELDS = (*COMMON, "num_videos", "content_seed", "motion_seed", "first_clip", "latents")
+BLENDS = ("content_seed_to", "content_blend", "motion_seed_to", "motion_blend", "content_scale", "motion_scale")
+GENERATE_FIELDS = (*COMMON, "num_videos", "content_seed", "motion_seed", *BLENDS, "first_clip", "latents")
 GRID_FIELDS = (*COMMON, "rows", "columns", "content_seeds", "motion_seeds", "categories")
 NUMBERS = {"version", "num_frames", "num_videos", "scale", "first_clip", "rows", "columns"}
+REALS = {"fps", "timeout", "content_blend", "motion_blend", "content_scale", "motion_scale"}
 
 
 def _shown(value: object) -> str:
@@ -61,6 +66,15 @@ class Fields:
             return default
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= high:
             raise Invalid(f"`{name}` must be a number in (0, {high:g}]. Received: {name}={_shown(value)}")
+        return float(value)
+
+    def share(self, name: str, default: float, high: float = 1.0) -> float:
+        """A finite number in [0, high]."""
+        value = self._values.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= high:
+            raise Invalid(f"`{name}` must be a number in [0, {high:g}]. Received: {name}={_shown(value)}")
         return float(value)
 
     def choice(self, name: str, default: str, choices: Mapping[str, Any]) -> str:
@@ -117,7 +131,7 @@ def from_query(query: Mapping[str, str]) -> dict[str, Any]:
         values[name] = text
         if name in NUMBERS and text.isdecimal() and text.isascii() and len(text) <= 20:
             values[name] = int(text)
-        elif name in ("fps", "timeout"):
+        elif name in REALS:
             try:
                 values[name] = float(text)
             except ValueError:
@@ -173,6 +187,36 @@ def _output(fields: Fields, model: Model, total_frames: int, limits: Limits) -> 
 
 
 @dataclasses.dataclass(frozen=True)
+class Blend:
+    """One of content and motion: from one seed's draw some way towards another's, then made weaker or stronger."""
+
+    seed: int
+    seed_to: int
+    amount: float
+    scale: float
+
+    @classmethod
+    def read(cls, fields: Fields, name: str, seed: int) -> Blend:
+        """Raises Invalid."""
+        own = fields.seed(f"{name}_seed", seed)
+        return cls(
+            seed=own,
+            seed_to=fields.seed(f"{name}_seed_to", own),
+            amount=fields.share(f"{name}_blend", 0.0),
+            scale=fields.share(f"{name}_scale", 1.0, MAX_STRENGTH),
+        )
+
+    @property
+    def mixes(self) -> bool:
+        return self.amount > 0 and self.seed_to != self.seed
+
+    def apply(self, value: Floats, other: Floats | None) -> Floats:
+        """The latent between the two draws, scaled; a plain draw stays as it is, bit for bit."""
+        mixed = value if other is None else slerp(value, other, self.amount)
+        return mixed if self.scale == 1.0 else mixed * np.float32(self.scale)
+
+
+@dataclasses.dataclass(frozen=True)
 class GenerateRequest:
     """`/v1/generate`, checked against a model and the limits."""
 
@@ -180,8 +224,8 @@ class GenerateRequest:
     num_videos: int
     num_frames: int
     seed: int
-    content_seed: int
-    motion_seed: int
+    content: Blend
+    motion: Blend
     category: int | None
     first_clip: int
     given: dict[str, Floats]
@@ -210,8 +254,8 @@ class GenerateRequest:
             num_videos=num_videos,
             num_frames=num_frames,
             seed=seed,
-            content_seed=fields.seed("content_seed", seed),
-            motion_seed=fields.seed("motion_seed", seed),
+            content=Blend.read(fields, "content", seed),
+            motion=Blend.read(fields, "motion", seed),
             category=category_index(fields.get("category"), bundle.categories),
             first_clip=fields.integer("first_clip", 0, 0, 2**32 - 1 - num_videos),
             given=arrays,
@@ -223,18 +267,26 @@ class GenerateRequest:
         return self.num_videos * self.num_frames
 
     def draw(self) -> dict[str, Floats]:
-        """The generator's inputs: drawn from the seeds, those given taken as they are."""
-        drawn = sample_latents(
+        """The generator's inputs: drawn from the seeds, blended and scaled; those given are taken as they are."""
+        drawn = self._draw(self.content.seed, self.motion.seed)
+        content, motion = self.content, self.motion
+        other = self._draw(content.seed_to, motion.seed_to) if content.mixes or motion.mixes else {}
+        drawn["content"] = content.apply(drawn["content"], other["content"] if content.mixes else None)
+        for name in ("motion_init", "motion_noise"):
+            drawn[name] = motion.apply(drawn[name], other[name] if motion.mixes else None)
+        return drawn | self.given
+
+    def _draw(self, content_seed: int, motion_seed: int) -> dict[str, Floats]:
+        return sample_latents(
             self.spec,
             self.num_videos,
             self.num_frames,
             seed=self.seed,
-            content_seed=self.content_seed,
-            motion_seed=self.motion_seed,
+            content_seed=content_seed,
+            motion_seed=motion_seed,
             category=self.category,
             first_clip=self.first_clip,
         )
-        return drawn | self.given
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import serving
 from serving.encode import FORMATS
-from serving.fields import MAX_FPS, MAX_SCALE
+from serving.fields import MAX_FPS, MAX_SCALE, MAX_STRENGTH
 from serving.service import Limits, Service
 
 Schema = dict[str, Any]
@@ -60,6 +60,12 @@ def _generate(limits: Limits) -> dict[str, Schema]:
         "num_videos": _integer(1, limits.max_videos, default=1),
         "content_seed": {**SEED, "description": "Seed of the content only. Default: `seed`."},
         "motion_seed": {**SEED, "description": "Seed of the motion only. Default: `seed`."},
+        "content_seed_to": {**SEED, "description": "Seed of the content to blend towards."},
+        "content_blend": {"type": "number", "minimum": 0, "maximum": 1, "default": 0, "description": "How far."},
+        "content_scale": {"type": "number", "minimum": 0, "maximum": MAX_STRENGTH, "default": 1},
+        "motion_seed_to": {**SEED, "description": "Seed of the motion to blend towards."},
+        "motion_blend": {"type": "number", "minimum": 0, "maximum": 1, "default": 0, "description": "How far."},
+        "motion_scale": {"type": "number", "minimum": 0, "maximum": MAX_STRENGTH, "default": 1},
         "first_clip": _integer(0, 2**32 - 2, default=0, description="Index of the first clip within the seed."),
     }
 

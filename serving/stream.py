@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import io
-import math
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -28,15 +27,17 @@ from serving.bundle import Bundle
 from serving.encode import sheet, to_image
 from serving.engine import Floats
 from serving.errors import Invalid, Malformed, NotFound, Overloaded, ServingError, Unauthorized, Unavailable
-from serving.fields import MAX_FPS, RANDOM_SEED_BITS, Fields, from_query
+from serving.fields import MAX_FPS, MAX_STRENGTH, RANDOM_SEED_BITS, Fields, from_query
 from serving.guard import Keys
 from serving.http import parse_json
+from serving.interpolate import lerp, slerp
 from serving.latents import sample_latents
 from serving.repository import Model
 from serving.service import Service, category_index
 
-FIELDS = ("model", "version", "seed", "content_seed", "motion_seed", "category", "fps", "chunk_frames", "format")
-CHANGES = ("content_seed", "motion_seed", "category", "fps", "transition_frames", "pause")
+COMMON = ("content_seed", "motion_seed", "category", "motion_scale", "fps")
+FIELDS = ("model", "version", "seed", *COMMON, "chunk_frames", "format")
+CHANGES = (*COMMON, "transition_frames", "pause")
 FORMATS = {"raw": "", "webp": "WEBP", "png": "PNG", "jpeg": "JPEG"}
 MAX_CHUNK = 64
 MAX_TRANSITION = 1024
@@ -61,9 +62,7 @@ class Glide:
         if step >= self.steps:
             return self.target
         t = step / self.steps
-        if self.spherical:
-            return slerp(self.start, self.target, t)
-        return ((1 - t) * self.start + t * self.target).astype(np.float32)
+        return (slerp if self.spherical else lerp)(self.start, self.target, t)
 
     def take(self, frames: int) -> Floats:
         """The next frames' vectors `[frames, D]`."""
@@ -81,18 +80,6 @@ class Glide:
         return self.step < self.steps
 
 
-def slerp(a: Floats, b: Floats, t: float) -> Floats:
-    """Great-circle interpolation: between two normal vectors the norm stays that of a normal vector, which a straight
-    line would shorten. Falls back to the line where the angle is nothing."""
-    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
-    cosine = float(np.dot(a, b)) / norms if norms else 1.0
-    angle = math.acos(min(1.0, max(-1.0, cosine)))
-    if math.sin(angle) < 1e-4:
-        return ((1 - t) * a + t * b).astype(np.float32)
-    mixed = (math.sin((1 - t) * angle) * a + math.sin(t * angle) * b) / math.sin(angle)
-    return mixed.astype(np.float32)
-
-
 class Walk:
     """Where a stream is: content, category, GRU state, position in the noise. Its size does not grow."""
 
@@ -102,6 +89,7 @@ class Walk:
         self.seed = fields.seed("seed", secrets.randbits(RANDOM_SEED_BITS))
         self.motion_seed = fields.seed("motion_seed", self.seed)
         self.fps = fields.number("fps", bundle.fps, MAX_FPS)
+        self.motion_scale = fields.share("motion_scale", 1.0, MAX_STRENGTH)
         self.position = 0
         self.category = category_index(fields.get("category"), bundle.categories)
         first = self._draw(fields.seed("content_seed", self.seed), self.motion_seed, self.category, 1)
@@ -122,8 +110,9 @@ class Walk:
         content_seed = fields.seed("content_seed", -1)
         motion_seed = fields.seed("motion_seed", self.motion_seed)
         category = category_index(fields.get("category"), self.bundle.categories)
-        self.fps = fields.number("fps", self.fps, MAX_FPS)
-        self.motion_seed = motion_seed
+        fps = fields.number("fps", self.fps, MAX_FPS)
+        self.motion_scale = fields.share("motion_scale", self.motion_scale, MAX_STRENGTH)
+        self.motion_seed, self.fps = motion_seed, fps
         if content_seed >= 0:
             self.content.turn(self._draw(content_seed, motion_seed, None, 1)["content"][0], steps)
         if category is not None:
@@ -131,7 +120,7 @@ class Walk:
 
     def step(self, model: Model, frames: int) -> dict[str, Floats]:
         """Moves on and returns the rows of the next frames."""
-        noise = self._draw(self.seed, self.motion_seed, None, frames)["motion_noise"]
+        noise = self._draw(self.seed, self.motion_seed, None, frames)["motion_noise"] * np.float32(self.motion_scale)
         contents, kinds = self.content.take(frames), None
         latents = {"motion_init": self.state, "motion_noise": noise}
         if len(self.kind.target):

@@ -38,6 +38,7 @@ class BundleSpec:
     fps: float = 8.0
     video_length: int = 16
     weight_seed: int = 0
+    painted: bool = False
 
     @property
     def dim_category(self) -> int:
@@ -104,6 +105,15 @@ class GraphBuilder:
         z = self.node("Concat", parts, ["z"], axis=2)
         rows = self.constant("rows", np.array([-1, size], np.int64))
         z = self.node("Reshape", [z, rows], ["z_rows"])
+        x = self.paint(z, size) if spec.painted else self.deconvolve(z, size)
+        leading = self.node("Shape", ["motion"], ["leading"], start=0, end=2)
+        picture = self.constant("picture", np.array([spec.image_size, spec.image_size, spec.channels], np.int64))
+        full = self.node("Concat", [leading, picture], ["video_shape"], axis=0)
+        self.node("Reshape", [x, full], ["video"])
+
+    def deconvolve(self, z: str, size: int) -> str:
+        """Rows `[N, size]` to pictures `[N, H, W, C]` with the layers of a trained generator."""
+        spec = self.spec
         ups = int(np.log2(spec.image_size // 4))
         filters = spec.ngf * 2 ** (ups - 1)
         dense = self.normal("dense", (size, filters * 16), 1.5 / np.sqrt(size))
@@ -119,11 +129,48 @@ class GraphBuilder:
             x = self.node("ConvTranspose", [x, kernel, bias], [f"up_{i}"], **attributes)
             x = self.node("Tanh" if last else "Relu", [x], [f"act_{i}"])
             filters = out
-        x = self.node("Transpose", [x], ["nhwc"], perm=[0, 2, 3, 1])
-        leading = self.node("Shape", ["motion"], ["leading"], start=0, end=2)
-        picture = self.constant("picture", np.array([spec.image_size, spec.image_size, spec.channels], np.int64))
-        full = self.node("Concat", [leading, picture], ["video_shape"], axis=0)
-        self.node("Reshape", [x, full], ["video"])
+        return self.node("Transpose", [x], ["nhwc"], perm=[0, 2, 3, 1])
+
+    def paint(self, z: str, size: int) -> str:
+        """Rows `[N, size]` to pictures of soft balls: content colours them, motion moves them. Nice to look at."""
+        spec, side = self.spec, self.spec.image_size
+        line = np.linspace(-1, 1, side, dtype=np.float32)
+        x_axis = self.constant("x_axis", line.reshape(1, 1, side, 1))
+        y_axis = self.constant("y_axis", line.reshape(1, side, 1, 1))
+        moving = np.r_[np.zeros(size - spec.dim_motion), np.ones(spec.dim_motion)][:, None]
+        still = np.r_[np.ones(spec.dim_content), np.zeros(size - spec.dim_content)][:, None] / np.sqrt(spec.dim_content)
+        column = self.constant("column", np.array([-1, 1, 1, 1], np.int64))
+        colours = self.constant("colours", np.array([-1, 1, 1, spec.channels], np.int64))
+
+        def read(name: str, mask: np.ndarray, width: int, scale: float, shape: str) -> str:
+            weights = self.constant(f"{name}_w", (self.rng.standard_normal((size, width)) * mask * scale).astype("f"))
+            product = self.node("MatMul", [z, weights], [f"{name}_product"])
+            squashed = self.node("Tanh", [product], [f"{name}_tanh"])
+            return self.node("Reshape", [squashed, shape], [name])
+
+        def scaled(name: str, value: str, factor: float, offset: float = 0.0) -> str:
+            times = self.node("Mul", [value, self.constant(f"{name}_k", np.float32([factor]))], [f"{name}_times"])
+            return self.node("Add", [times, self.constant(f"{name}_o", np.float32([offset]))], [f"{name}_scaled"])
+
+        night = scaled("night", read("ground", still, spec.channels, 1.5, colours), 0.25, -0.6)
+        glow = self.node("Mul", [night, scaled("height", y_axis, 0.35, 0.8)], ["sky"])
+        shape = self.constant("sky_shape", np.array([1, side, side, 1], np.int64))
+        picture = self.node("Expand", [glow, shape], ["picture_0"])
+        for ball in range(3):
+            gaps = []
+            for axis in ("x", "y"):
+                at = scaled(f"{axis}{ball}_at", read(f"{axis}{ball}", moving, 1, 1.4, column), 0.65)
+                gap = self.node("Sub", [f"{axis}_axis", at], [f"{axis}{ball}_gap"])
+                gaps.append(self.node("Mul", [gap, gap], [f"{axis}{ball}_square"]))
+            distance = self.node("Add", gaps, [f"distance_{ball}"])
+            radius = scaled(f"radius_{ball}", read(f"r{ball}", still, 1, 1.5, column), 0.05, 0.11)
+            inside = self.node("Sub", [radius, distance], [f"inside_{ball}"])
+            soft = self.node("Sigmoid", [scaled(f"edge_{ball}", inside, 60.0)], [f"soft_{ball}"])
+            colour = read(f"colour_{ball}", still, spec.channels, 3.0, colours)
+            paint = self.node("Sub", [colour, f"picture_{ball}"], [f"paint_{ball}"])
+            layer = self.node("Mul", [soft, paint], [f"layer_{ball}"])
+            picture = self.node("Add", [f"picture_{ball}", layer], [f"picture_{ball + 1}"])
+        return picture
 
     def model(self, inputs: list[str], outputs: list[str], metadata: dict[str, str]) -> onnx.ModelProto:
         size = self.spec.image_size
@@ -231,8 +278,16 @@ def main() -> None:
     parser.add_argument("out", type=pathlib.Path)
     parser.add_argument("--ngf", type=int, default=64)
     parser.add_argument("--image_size", type=int, default=64)
+    parser.add_argument("--painted", action="store_true", help="soft balls, to look at the studio with")
     flags = parser.parse_args()
-    spec = BundleSpec("random64", dim_content=50, dim_motion=10, ngf=flags.ngf, image_size=flags.image_size)
+    spec = BundleSpec(
+        "painted" if flags.painted else "random64",
+        dim_content=50,
+        dim_motion=10,
+        ngf=flags.ngf,
+        image_size=flags.image_size,
+        painted=flags.painted,
+    )
     print(write_bundle(flags.out, spec))
 
 

@@ -55,6 +55,27 @@ def test_given_latents_take_the_place_of_drawn_ones(client, engine):
     assert not np.array_equal(mixed, got)
 
 
+def test_blends_lead_from_one_seed_to_the_other(client):
+    ends = [generate(client, seed=1, category=0, content_seed=seed) for seed in (1, 2)]
+    path = [
+        generate(client, seed=1, category=0, content_seed=1, content_seed_to=2, content_blend=t) for t in (0, 0.5, 1)
+    ]
+    assert np.array_equal(path[0], ends[0])
+    assert np.abs(path[2].astype(int) - ends[1]).max() <= 1  # The great circle ends where it should, up to rounding.
+    gaps = [np.abs(a.astype(int) - b).mean() for a, b in zip([path[0], path[1]], [path[1], path[2]], strict=True)]
+    assert min(gaps) > 1
+    moved = generate(client, seed=1, category=0, motion_seed_to=5, motion_blend=1.0)
+    assert np.abs(moved.astype(int) - generate(client, seed=1, category=0, motion_seed=5)).max() <= 1
+
+
+def test_without_motion_noise_the_clip_comes_to_rest(client):
+    def movement(scale):
+        clip = generate(client, seed=1, category=0, motion_scale=scale, num_frames=40)[0].astype(int)
+        return np.abs(np.diff(clip[-8:], axis=0)).mean()
+
+    assert movement(0) < 0.1 < movement(1) < movement(2)
+
+
 def test_a_grid_crosses_contents_with_motions(client):
     body = {"content_seeds": [5, 6], "motion_seeds": [7, 8, 9], "seed": 3, "format": "npy", "num_frames": 4}
     grid = npy(client.post("/v1/grid", json=body))
@@ -89,7 +110,7 @@ def check_frames(shown, clip, tolerance):
     """Every frame shown is nearest to its own in the clip. Luma: lossy formats halve the colours' resolution."""
     shown, clip = (pixels @ np.array([0.299, 0.587, 0.114]) for pixels in (shown, clip))
     distances = np.abs(shown[:, None] - clip[None]).mean(axis=(2, 3))
-    assert (distances.diagonal() <= 1.2 * distances.min(axis=1)).all()  # Neighbours may look alike.
+    assert (distances.diagonal() <= 1.5 * distances.min(axis=1)).all()  # Neighbours may look alike.
     assert distances.diagonal().max() <= tolerance
 
 
@@ -174,6 +195,8 @@ BAD_FIELDS = [
     ({"fps": 1e300}, 422, "`fps`"),
     ({"format": "avi"}, 422, "`format` must be one of webp, gif"),
     ({"format": 3}, 422, "`format`"),
+    ({"content_blend": 1.1}, 422, "`content_blend` must be a number in [0, 1]"),
+    ({"motion_scale": -1}, 422, "`motion_scale` must be a number in [0, 3]"),
     ({"scale": 9}, 422, "`scale`"),
     ({"timeout": -1}, 422, "`timeout`"),
     ({"model": ""}, 422, "`model`"),
