@@ -225,7 +225,7 @@ class Repository:
         return True
 
     def _unload(self, source: pathlib.Path, places: list[Place]) -> bool:
-        """Retires versions of a source that are no longer wanted, once the newest wanted one is loaded."""
+        """Retires versions of a source that are no longer wanted, once the newest one is loaded."""
         wanted = {place.folder for place in places}
         with self._lock:
             loaded = [model for versions in self._models.values() for model in versions.values()]
@@ -238,7 +238,7 @@ class Repository:
             for folder, models in by_folder.items():
                 current = [model for model in models if model.place.stamp == stamps.get(folder)]
                 stale += [model for model in models if current and model not in current and model not in stale]
-            if not any(model.place.folder in wanted for model in loaded if model not in stale):
+            if not any(model.place.folder == places[-1].folder for model in loaded):
                 return False
             for model in stale:
                 del self._models[model.name][model.version]

@@ -65,14 +65,23 @@ async function latest(slot, run) {
 // A film is a picture with `count` frames side by side, row `row` of a sheet.
 class Film {
   constructor(sheet, row = 0) { [this.sheet, this.row, this.w, this.h] = [sheet, row, state.model.width, state.model.height]; }
+  // A picture of one frame: enlarging straight out of the sheet would smear its neighbours over the edges.
+  frame(index) {
+    this.frames ??= [];
+    if (!this.frames[index]) {
+      const canvas = this.frames[index] = document.createElement("canvas");
+      [canvas.width, canvas.height] = [this.w, this.h];
+      canvas.getContext("2d").drawImage(this.sheet, index * this.w, this.row * this.h, this.w, this.h, 0, 0, this.w, this.h);
+    }
+    return this.frames[index];
+  }
   get count() { return Math.floor(this.sheet.width / this.w); }
-  draw(canvas, frame, smooth = true) {
+  draw(canvas, index) {
     const side = Math.min(Math.round(canvas.clientWidth * devicePixelRatio) || this.w, 1280);
     if (canvas.width !== side) { canvas.width = side; canvas.height = Math.round(side * this.h / this.w); }
     const context = canvas.getContext("2d");
-    context.imageSmoothingEnabled = smooth;
     context.imageSmoothingQuality = "high";
-    context.drawImage(this.sheet, frame * this.w, this.row * this.h, this.w, this.h, 0, 0, canvas.width, canvas.height);
+    context.drawImage(this.frame(index), 0, 0, canvas.width, canvas.height);
   }
 }
 
@@ -110,7 +119,6 @@ function strip(film) {
     context.drawImage(film.sheet, i * film.w + (film.w - cut) / 2, film.row * film.h, cut, film.h, i * each, 0, Math.ceil(each), height);
   }
   context.globalAlpha = 1;
-  context.strokeStyle = getComputedStyle(document.documentElement).getPropertyValue("color") || "#fff";
   context.lineWidth = 3 * devicePixelRatio;
   context.strokeStyle = "#fff";
   context.strokeRect(frameOf(film) * each + context.lineWidth / 2, context.lineWidth / 2, Math.max(each - context.lineWidth, 4), height - context.lineWidth);

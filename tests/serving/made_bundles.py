@@ -135,7 +135,7 @@ class GraphBuilder:
         """Rows `[N, size]` to pictures of soft balls: content colours them, motion moves them. Nice to look at."""
         spec, side = self.spec, self.spec.image_size
         line = np.linspace(-1, 1, side, dtype=np.float32)
-        x_axis = self.constant("x_axis", line.reshape(1, 1, side, 1))
+        self.constant("x_axis", line.reshape(1, 1, side, 1))
         y_axis = self.constant("y_axis", line.reshape(1, side, 1, 1))
         moving = np.r_[np.zeros(size - spec.dim_motion), np.ones(spec.dim_motion)][:, None]
         still = np.r_[np.ones(spec.dim_content), np.zeros(size - spec.dim_content)][:, None] / np.sqrt(spec.dim_content)
