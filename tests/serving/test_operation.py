@@ -160,7 +160,9 @@ def test_a_slow_body_is_408(bundle_dir):
             b"POST /v1/generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
         )
         connection.sendall(head)
-        answer = connection.recv(10_000)
+        answer = b""
+        while part := connection.recv(10_000):
+            answer += part
     server.should_exit = True
     thread.join()
     assert answer.startswith(b"HTTP/1.1 408") and b"did not come within" in answer
@@ -239,7 +241,7 @@ class Load:
 
 
 def test_sigterm_under_load_loses_no_request(bundle_dir):
-    with running(f"--bundle={bundle_dir}", "--drain_delay=1") as process:
+    with running(f"--bundle={bundle_dir}", "--drain_delay=3") as process:
         load = Load(process.url)
         while load.done < 20:
             time.sleep(0.02)
