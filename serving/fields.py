@@ -27,7 +27,7 @@ COMMON = ("model", "version", "seed", "num_frames", "category", "fps", "format",
 BLENDS = ("content_seed_to", "content_blend", "motion_seed_to", "motion_blend", "content_scale", "motion_scale")
 GENERATE_FIELDS = (*COMMON, "num_videos", "content_seed", "motion_seed", *BLENDS, "first_clip", "latents")
 GRID_FIELDS = (*COMMON, "rows", "columns", "content_seeds", "motion_seeds", "categories")
-NUMBERS = {"version", "num_frames", "num_videos", "scale", "first_clip", "rows", "columns"}
+NUMBERS = {"version", "num_frames", "num_videos", "scale", "first_clip", "rows", "columns", "chunk_frames"}
 REALS = {"fps", "timeout", "content_blend", "motion_blend", "content_scale", "motion_scale"}
 
 

@@ -328,13 +328,14 @@ class Streams:
         sending = asyncio.create_task(self._send(websocket, stream))
         listening = asyncio.create_task(self._listen(websocket, stream))
         try:
-            done, _ = await asyncio.wait({sending, listening}, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            await asyncio.wait({sending, listening}, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            ended = [task for task in (sending, listening) if task.done()]
             for task in (sending, listening):
                 task.cancel()
-            await asyncio.gather(sending, listening, return_exceptions=True)
+            await asyncio.wait({sending, listening})
+        for task in ended:
+            task.result()
 
     async def _send(self, websocket: WebSocket, stream: Stream) -> None:
         async for frames in stream.chunks():
