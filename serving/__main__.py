@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ipaddress
 import logging
 import pathlib
 import sys
+from collections.abc import Callable
+from typing import Any
 
+from serving.app import create_app
 from serving.engine import PROVIDERS, EngineOptions
 from serving.errors import ServingError
+from serving.guard import Keys, read_api_keys
+from serving.logs import set_up_logs
 from serving.repository import BatchOptions, Repository
+from serving.server import make_server
 from serving.service import Limits, Service
 
 DEFAULT_BUNDLE = pathlib.Path("pretrained/taichi")
@@ -79,13 +86,22 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def grpc_beside(values: argparse.Namespace, service: Service, keys: Keys) -> Callable[[], Any]:
+    """What runs TensorFlow Serving's gRPC beside the HTTP server.
+
+    Raises:
+        ValueError: The extra is not installed.
+    """
+    try:
+        from serving.grpc_server import grpc_server
+    except ImportError as error:
+        raise ValueError(f"--grpc_port needs the packages grpcio and protobuf: {error}") from error
+    host = f"[{values.host}]" if ":" in values.host else values.host
+    return lambda: grpc_server(service, keys, f"{host}:{values.grpc_port}", values.grace_seconds)
+
+
 def serve(values: argparse.Namespace) -> None:
     """Loads, listens, drains."""
-    from serving.app import create_app
-    from serving.guard import Keys, read_api_keys
-    from serving.logs import set_up_logs
-    from serving.server import make_server
-
     set_up_logs(values.log_format, values.log_level)
     keys = Keys(read_api_keys(values.api_key_file)) if values.api_key_file else Keys()
     if not is_loopback(values.host) and not keys.needed:
@@ -105,7 +121,13 @@ def serve(values: argparse.Namespace) -> None:
         max_body_bytes=values.max_body_bytes, max_streams=values.max_streams, timeout_seconds=values.timeout,
     )  # fmt: skip
     service = Service(repository, limits, encode_threads=values.encode_threads or None)
-    app = create_app(service, keys=keys, origins=tuple(values.allow_origin), poll_seconds=values.poll_seconds)
+    app = create_app(
+        service,
+        keys=keys,
+        origins=tuple(values.allow_origin),
+        poll_seconds=values.poll_seconds,
+        beside=grpc_beside(values, service, keys) if values.grpc_port else contextlib.nullcontext,
+    )
     tls = {"ssl_certfile": values.tls_cert, "ssl_keyfile": values.tls_key} if values.tls_cert else {}
     server = make_server(
         app, host=values.host, port=values.port, drain_delay=values.drain_delay, grace_seconds=values.grace_seconds,

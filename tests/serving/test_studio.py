@@ -23,7 +23,8 @@ SUM = """id => {
   return sum;
 }"""
 NAMELESS = """[...document.querySelectorAll('button, input, select, [role]')].filter(e => e.checkVisibility() && !(
-  e.ariaLabel || e.getAttribute('aria-labelledby') || e.textContent.trim() || e.labels?.length)).map(e => e.outerHTML)"""
+  e.ariaLabel || e.getAttribute('aria-labelledby') || e.textContent.trim() || e.labels?.length
+  )).map(e => e.outerHTML)"""
 SMALL = """[...document.querySelectorAll('button, select, summary')].filter(e => e.checkVisibility() &&
   e.getBoundingClientRect().height < 36).map(e => e.outerHTML)"""
 ONE_CONTENT = "new Set([...document.querySelectorAll('.cell')].map(c => c.ariaLabel.split(',')[0])).size === 1"
