@@ -116,8 +116,17 @@ def to_pixels(video: Floats) -> Pixels:
 class FrameSession:
     """`frames.onnx` at one fixed number of rows. Not thread-safe: one worker owns it."""
 
-    def __init__(self, path: pathlib.Path, size: int, provider: str, options: EngineOptions, threads: int) -> None:
+    def __init__(
+        self,
+        path: pathlib.Path,
+        size: int,
+        frame_shape: tuple[int, int, int],
+        provider: str,
+        options: EngineOptions,
+        threads: int,
+    ) -> None:
         self.size = size
+        self.frame_shape = frame_shape
         self.session = ort.InferenceSession(
             str(path), _session_options(threads if provider == "cpu" else 1), providers=_providers(provider, options)
         )
@@ -128,24 +137,23 @@ class FrameSession:
         self.rows = {value.name: value.shape[-1] for value in self.session.get_inputs()}
         self.binding: Any = None
         if provider != "cpu":
-            self._bind(options.device_id)
+            self.bind("cuda", options.device_id)
 
     def _shape(self, name: str) -> tuple[int, ...]:
         return (self.size, 1, self.rows[name]) if name == "motion" else (self.size, self.rows[name])
 
-    def _bind(self, device_id: int) -> None:
-        """Device memory at fixed addresses for inputs and output: nothing is allocated per call."""
+    def bind(self, device: str, device_id: int) -> None:
+        """Takes memory at fixed addresses on the device for inputs and output: nothing is allocated per call."""
         self.binding = self.session.io_binding()
         self.device_inputs = {
-            name: ort.OrtValue.ortvalue_from_numpy(np.zeros(self._shape(name), np.float32), "cuda", device_id)
+            name: ort.OrtValue.ortvalue_from_numpy(np.zeros(self._shape(name), np.float32), device, device_id)
             for name in self.inputs
         }
         for name, value in self.device_inputs.items():
             self.binding.bind_ortvalue_input(name, value)
-        output = self.session.get_outputs()[0]
-        shape = [self.size, 1, *output.shape[2:]]
-        self.device_output = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, "cuda", device_id)
-        self.binding.bind_ortvalue_output(output.name, self.device_output)
+        shape = [self.size, 1, *self.frame_shape]
+        self.device_output = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, device, device_id)
+        self.binding.bind_ortvalue_output("video", self.device_output)
 
     def run(self, rows: dict[str, Floats]) -> Floats:
         """Frames `[n, H, W, C]` for rows of width `[n, D]`, n at most the session's size."""
@@ -158,12 +166,14 @@ class FrameSession:
                 padded[:n] = rows[name]
             feeds[name] = np.ascontiguousarray(padded).reshape(self._shape(name))
         if self.binding is None:
-            video = self.session.run(None, feeds)[0]
+            video = self.session.run(["video"], feeds)[0]
         else:
             for name, value in feeds.items():
                 self.device_inputs[name].update_inplace(value)
             self.session.run_with_iobinding(self.binding)
             video = self.device_output.numpy()
+            if self.device_output.device_name() == "cpu":  # There it is a view, elsewhere a copy already.
+                video = video.copy()
         frames: Floats = video[:n, 0]
         return frames
 
@@ -285,7 +295,9 @@ class Engine:
         options = dataclasses.replace(options, precision=precision)
         self._workers = [
             {
-                size: FrameSession(self.bundle.files[role], size, provider, options, self.threads)
+                size: FrameSession(
+                    self.bundle.files[role], size, self.bundle.frame_shape, provider, options, self.threads
+                )
                 for size in self.buckets
             }
             for _ in range(options.workers)
@@ -308,7 +320,8 @@ class Engine:
     def _replays_right(self, rng: np.random.Generator) -> bool:
         """Whether replays of a captured graph follow their inputs: against plain sessions on the CPU."""
         options = EngineOptions(provider="cpu", precision="float32")
-        plain = FrameSession(self.bundle.files["frames"], self.buckets[-1], "cpu", options, self.threads)
+        path, shape = self.bundle.files["frames"], self.bundle.frame_shape
+        plain = FrameSession(path, self.buckets[-1], shape, "cpu", options, self.threads)
         tolerance = HALF_TOLERANCE if self.precision == "float16" else TOLERANCE[(self.provider, "float32")]
         for worker, sessions in enumerate(self._workers):
             for size in sessions:

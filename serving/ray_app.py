@@ -9,19 +9,17 @@ node, on a shared or a copied disk.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from typing import Any
 
 from ray import serve
 from ray.serve import Application
-from starlette.types import Message, Receive, Scope, Send
+from starlette.applications import Starlette
 
 from serving.app import create_app
 from serving.engine import EngineOptions
 from serving.guard import Keys, read_api_keys
 from serving.repository import BatchOptions, Repository
-from serving.service import Limits, Service
+from serving.service import Service
 
 DEFAULTS: dict[str, Any] = {
     "bundle": None,
@@ -39,47 +37,57 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-class Replica:
-    """One server in one Ray actor. Ray's proxy hands it requests as ASGI."""
-
-    def __init__(self, options: dict[str, Any]) -> None:
-        threads = options["threads"] or max(1, int(options["num_cpus"]))
-        provider = "cuda" if options["num_gpus"] else "cpu"
-        repository = Repository(
-            [options["bundle"]],
-            engine_options=EngineOptions(
-                provider=provider, threads=threads, max_batch_frames=options["max_batch_frames"]
-            ),
-            batch_options=BatchOptions(options["max_queue_frames"]),
-        )
-        repository.load()
-        self.service = Service(repository, Limits(), encode_threads=max(2, threads))
-        keys = Keys(read_api_keys(options["api_key_file"])) if options["api_key_file"] else Keys()
-        self.app = create_app(self.service, keys=keys, poll_seconds=5.0)
-        self._lifespan: contextlib.AsyncExitStack | None = None
-        self._starting = asyncio.Lock()
-
-    async def _start(self) -> None:
-        async with self._starting:
-            if self._lifespan is None:
-                stack = contextlib.AsyncExitStack()
-                await stack.enter_async_context(self.app.router.lifespan_context(self.app))
-                self._lifespan = stack
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
-        await self._start()
-        await self.app(scope, receive, send)
-
-    def check_health(self) -> None:
-        """Ray replaces a replica for which this raises."""
-        if not self.service.repository.alive:
-            raise RuntimeError("The engine fails batch after batch.")
-
-    async def close(self) -> None:
-        """Ends what the first request started."""
-        if self._lifespan is not None:
-            await self._lifespan.aclose()
+def make_app(options: dict[str, Any]) -> Starlette:
+    """The application of one replica; Ray runs its start and its end."""
+    threads = options["threads"] or max(1, int(options["num_cpus"]))
+    repository = Repository(
+        [options["bundle"]],
+        engine_options=EngineOptions(
+            provider="cuda" if options["num_gpus"] else "cpu",
+            threads=threads,
+            max_batch_frames=options["max_batch_frames"],
+        ),
+        batch_options=BatchOptions(options["max_queue_frames"]),
+    )
+    repository.load()
+    keys = Keys(read_api_keys(options["api_key_file"])) if options["api_key_file"] else Keys()
+    return create_app(Service(repository, encode_threads=max(2, threads)), keys=keys, poll_seconds=5.0)
 
 
-__all__ = ["Application", "DEFAULTS", "Message", "Replica", "build", "serve"]
+def build(args: dict[str, Any]) -> Application:
+    """The Ray Serve application; what `serve run` and `serve.run` take.
+
+    Args:
+        args: Out of `DEFAULTS`; numbers may be strings, as they are on a command line.
+
+    Raises:
+        ValueError: An option is unknown or not a number, or `bundle` is missing.
+    """
+    unknown = sorted(set(args) - set(DEFAULTS))
+    if unknown or not args.get("bundle"):
+        raise ValueError(f"`bundle` is needed; known options: {', '.join(DEFAULTS)}. Received: {sorted(args)}")
+    options = dict(DEFAULTS)
+    for name, value in args.items():
+        kind = type(DEFAULTS[name])
+        try:
+            options[name] = kind(value) if kind in (int, float) else value
+        except ValueError as error:
+            raise ValueError(f"`{name}` must be a number. Received: {name}={value!r}") from error
+
+    @serve.deployment(
+        name="mocogan",
+        ray_actor_options={"num_cpus": options["num_cpus"], "num_gpus": options["num_gpus"]},
+        autoscaling_config={
+            "min_replicas": options["min_replicas"],
+            "max_replicas": options["max_replicas"],
+            "target_ongoing_requests": options["target_ongoing_requests"],
+        },
+        max_ongoing_requests=options["max_ongoing_requests"],
+        max_queued_requests=options["max_queued_requests"],
+        graceful_shutdown_timeout_s=30,
+    )
+    @serve.ingress(lambda: make_app(options))
+    class MoCoGAN:
+        """One server in one Ray actor, on whichever node has room."""
+
+    return MoCoGAN.bind()  # type: ignore[attr-defined]

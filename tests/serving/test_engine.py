@@ -10,7 +10,7 @@ import pytest
 from made_bundles import BundleSpec, write_bundle
 
 from serving.bundle import read_bundle
-from serving.engine import Engine, EngineError, EngineOptions, frame_buckets, plan_buckets, to_pixels
+from serving.engine import Engine, EngineError, EngineOptions, FrameSession, frame_buckets, plan_buckets, to_pixels
 from serving.errors import BundleError
 from serving.latents import sample_latents
 
@@ -71,6 +71,20 @@ def test_pixels_follow_the_contract():
     values = np.array([-1.0, 1.0, 0.0, -2.0, 2.0, np.nan, 1 / 255], np.float32)
     # (0 + 1) * 127.5 = 127.5 rounds to even, (1/255 + 1) * 127.5 = 128.0.
     assert to_pixels(values).tolist() == [0, 255, 128, 0, 255, 0, 128]
+
+
+def test_bound_memory_gives_the_same_frames_call_after_call(engine):
+    # What a GPU gets, here with memory of the CPU: inputs replaced in place, one output, results taken out of it.
+    shape, options = engine.bundle.frame_shape, EngineOptions()
+    plain, bound = (FrameSession(engine.bundle.files["frames"], 8, shape, "cpu", options, 1) for _ in range(2))
+    bound.bind("cpu", 0)
+    rng = np.random.default_rng(0)
+    kept = []
+    for count in (8, 3, 8, 1):
+        rows = {"content": rng.standard_normal((count, 6), "f"), "motion": rng.standard_normal((count, 4), "f")}
+        kept.append((plain.run(rows), bound.run(rows)))
+    for expected, got in kept:  # Compared at the end: a result must not be overwritten by a later call.
+        np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
 def test_a_provider_that_is_not_there_is_an_error_and_auto_falls_back(bundle_dir, monkeypatch):
