@@ -2,7 +2,9 @@
 
 const $ = (id) => document.getElementById(id);
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
-const PREVIEW = "sheet"; // One WebP with a row per clip and a column per frame.
+// Pictures with a row per clip and a column per frame. Single clips are lossless: WebP's colours run over the edges of
+// neighbouring frames, which shows when a frame is enlarged; the many small cells of the grid do without.
+const PREVIEW = { "/v1/generate": "png", "/v1/grid": "sheet" };
 
 const state = {
   model: null, info: null, playing: !calm.matches, fps: 8, frames: 16, seed: 0, category: null, endless: null, key: sessionStorage.getItem("key") ?? "",
@@ -141,7 +143,7 @@ function setPlaying(on) {
 }
 
 async function fetchSheet(route, body, signal) {
-  const response = await call(route, { model: state.model.name, format: PREVIEW, ...body }, signal);
+  const response = await call(route, { model: state.model.name, format: PREVIEW[route], ...body }, signal);
   const sheet = await createImageBitmap(await response.blob());
   return { sheet, response };
 }
