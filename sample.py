@@ -20,7 +20,7 @@ def _define_flags():
         "random",
         MODES,
         "random: clips 0, 1, ... of the seed; content_motion_grid: rows share content, columns share motion; "
-        "categories: one content under every category; interpolate: one motion, content on the way from one to another; "
+        "categories: one content under every category; interpolate: one motion, contents from one to another; "
         "long: clips longer than trained.",
     )
     flags.DEFINE_string("checkpoint", "latest", "latest, or a step.")

@@ -14,23 +14,44 @@ ON_CUDA = "(sys_platform == 'linux' and platform_machine == 'x86_64') or sys_pla
 ELSEWHERE = "(sys_platform != 'linux' or platform_machine != 'x86_64') and sys_platform != 'win32'"
 ONNXRUNTIME = [f"onnxruntime-gpu>=1.24,<1.27; {ON_CUDA}", f"onnxruntime>=1.24; {ELSEWHERE}"]
 
-TEST = [
-    "pytest>=8",
-    "pytest-timeout>=2.3",
-    "hypothesis>=6.100",
-    "scipy>=1.11",
-]
+
+def serving_requirements():
+    """What the serving package alone needs, but for ONNX Runtime: two builds of it in one environment break it."""
+    lines = (HERE / "serving" / "requirements.txt").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith(("#", "onnxruntime"))]
+
 
 EXTRAS = {
     # tensorflow-io's native code is built against TensorFlow 2.16 and does not load on a newer one.
     "io": ["tensorflow-io==0.37.1", "tensorflow==2.16.*", "onnx<1.18"],
     "gpu": ["tensorflow[and-cuda]>=2.16.2,<2.22"],
     "video": ["av>=14"],
-    "serving": (HERE / "serving" / "requirements.txt").read_text().split("\n")
-    if (HERE / "serving" / "requirements.txt").exists()
-    else [],
-    "test": TEST,
-    "lint": ["ruff>=0.8", "mypy>=1.13"],
+    "tfds": ["tensorflow-datasets>=4.9"],
+    "beam": ["apache-beam>=2.60"],
+    "serving": serving_requirements(),
+    "grpc": ["grpcio>=1.60", "protobuf>=4.25"],
+    "ray": ["ray[serve]>=2.40"],
+    "test": [
+        "pytest>=8",
+        "pytest-timeout>=2.3",
+        "hypothesis>=6.100",
+        "scipy>=1.11",
+        "httpx>=0.27",
+        "pyyaml>=6",
+        "h5py>=3.10",
+        *serving_requirements(),
+    ],
+    # What some tests need beside `test`, and skip without.
+    "ci": [
+        "av>=14",
+        "grpcio>=1.60",
+        "schemathesis>=4",
+        "playwright>=1.49",
+        "tritonclient[http]>=2.50",
+        "ruff>=0.8",
+        "mypy>=1.13",
+        "types-PyYAML",
+    ],
 }
 
 setup(
@@ -53,6 +74,7 @@ setup(
         "tensorboard>=2.16",
         "tf2onnx==1.17.0",
         "onnx>=1.16",
+        "tensorflow-serving-api>=2.16",
         *ONNXRUNTIME,
     ],
     extras_require=EXTRAS,

@@ -28,7 +28,7 @@ class _PerStep(keras.callbacks.Callback):
         self.first_step = start_step
 
     def on_train_batch_end(self, batch, logs=None):
-        step = self.first_step + batch + 1
+        step = int(self.model.step.numpy())
         previous, self.last_step = self.last_step, step
         self.on_step(previous, step, logs)
 

@@ -96,7 +96,9 @@ class Config:
         "Arithmetic of the networks.",
         choices=("auto", "float32", "mixed_float16", "mixed_bfloat16"),
     )
-    jit_compile: str = _opt("auto", "Compile the step with XLA; `auto`: on GPUs.", choices=("auto", "on", "off"))
+    jit_compile: str = _opt(
+        "auto", "Compile the step with XLA; `auto`: on a single GPU.", choices=("auto", "on", "off")
+    )
     steps_per_execution: int = _opt(1, "Steps per call into TensorFlow.", minimum=1)
     cpu_devices: int = _opt(1, "Virtual CPU devices to train on, for trying several replicas.", minimum=1)
     sync_batch_norm: bool = _opt(True, "Share batch normalisation's statistics between replicas.")
@@ -160,8 +162,10 @@ class Config:
         """
         try:
             values = json.loads(pathlib.Path(path).read_text())
+            if not isinstance(values, dict):
+                raise ValueError("it is no JSON object")
             unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError) as error:
             raise ValueError(f"Cannot read the configuration {path}: {error}") from error
         if unknown:
             raise ValueError(f"The configuration {path} has unknown fields: {', '.join(unknown)}.")

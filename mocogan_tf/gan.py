@@ -76,7 +76,7 @@ class MoCoGAN(keras.Model):
         category_weight: Weight of the category loss, the paper's lambda.
         r1_image: Weight of the R1 penalty on D_I, 0 for none.
         r1_video: Weight of the R1 penalty on D_V, 0 for none.
-        r1_every: Steps between two penalties; each is scaled up by this number (lazy regularisation, Karras et al. 2020).
+        r1_every: Steps between two penalties, each scaled up by this number (lazy regularisation, Karras et al. 2020).
         weight_decay: Coupled L2 decay: this times the weights is added to the gradients of all networks.
         ema_decay: Decay of the moving average; early on it is (1 + step) / (10 + step), so that it forgets the start.
     """
@@ -256,7 +256,9 @@ class MoCoGAN(keras.Model):
                 summed = ops.sum(ops.mean(ops.cast(logits, keras.config.floatx()), axis=-1))
             return weight * self.r1_every * losses.r1_penalty(tape.gradient(summed, real))
 
-        return tf.cond(tf.equal(self.step.value % self.r1_every, 0), penalty, lambda: tf.zeros((), keras.config.floatx()))
+        return tf.cond(
+            tf.equal(self.step.value % self.r1_every, 0), penalty, lambda: tf.zeros((), keras.config.floatx())
+        )
 
     def _update_average(self):
         """Moves the averaged generator towards the trained one, moving statistics included."""

@@ -154,15 +154,23 @@ def build_gan(config):
         weight_decay=config.weight_decay if config.weight_decay_mode == "coupled" else 0.0,
         ema_decay=config.ema_decay,
     )
-    jit = {"on": True, "off": False, "auto": bool(tf.config.list_physical_devices("GPU"))}[config.jit_compile]
     gan.compile(
         g_optimizer=_optimizer(config, config.learning_rate),
         d_image_optimizer=_optimizer(config, config.learning_rate_d) if image_discriminator is not None else None,
         d_video_optimizer=_optimizer(config, config.learning_rate_d),
-        jit_compile=jit,
+        jit_compile=_jit_compile(config),
         steps_per_execution=config.steps_per_execution,
     )
     return gan
+
+
+def _jit_compile(config):
+    """Whether XLA compiles the step. It cannot where replicas write each other's variables, as the average's are."""
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if config.jit_compile == "on" and replicas > 1:
+        raise ValueError(f"`jit_compile=on` works on one device only; this run has {replicas}. Set --jit_compile=off.")
+    on_one_gpu = replicas == 1 and bool(tf.config.list_physical_devices("GPU"))
+    return {"on": True, "off": False, "auto": on_one_gpu}[config.jit_compile]
 
 
 def _optimizer(config, learning_rate):
@@ -235,6 +243,13 @@ def train(config, run_dir, resume="auto"):
     if start_step >= config.steps:
         print(f"{run_dir} is at step {start_step} of {config.steps}. To go on, raise --steps.")
         return 0
+    too_many = (config.steps - start_step) % config.steps_per_execution
+    if too_many:
+        raise ValueError(
+            f"The {config.steps - start_step} steps from {start_step} to {config.steps} are no multiple of "
+            f"`steps_per_execution`. Received: steps_per_execution={config.steps_per_execution}. "
+            f"Set --steps={config.steps - too_many + config.steps_per_execution}."
+        )
     print(
         f"{'going on with' if start_step else 'training'} {run_dir}: steps {start_step + 1} to {config.steps}, "
         f"{len(videos)} clips, {len(videos.categories)} categories, {strategy.num_replicas_in_sync} replica(s)",

@@ -128,7 +128,7 @@ def _write_film(path: pathlib.Path, video: Pixels, fps: float, codec: str) -> No
     if height % 2 or width % 2:  # The chroma planes of these films have half the size.
         video = np.pad(video, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000))
+        stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000))
         stream.height, stream.width = video.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": "18"}

@@ -1,6 +1,6 @@
-"""Trains the tiny networks a few steps on a number of virtual CPU devices and saves their weights: a script, because the
-devices of a process are chosen once.
+"""Trains the tiny networks a few steps on a number of virtual CPU devices and saves their weights.
 
+A script, because the devices of a process are chosen once:
 python -m tests.replicas NUM_DEVICES OUT.npz
 """
 

@@ -32,5 +32,7 @@ def test_a_batch_that_cannot_be_split_is_refused():
     class TwoReplicas:
         num_replicas_in_sync = 2
 
-    with pytest.raises(ValueError, match="divisible by the number of replicas, 2. Received: video_batch=5.*video_batch=6"):
+    with pytest.raises(
+        ValueError, match="divisible by the number of replicas, 2. Received: video_batch=5.*video_batch=6"
+    ):
         training.check_batches(Config(image_batch=4, video_batch=5), TwoReplicas())

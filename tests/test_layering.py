@@ -14,7 +14,14 @@ FORBIDDEN = {
     "serving": {"mocogan_tf", "export", "tensorflow", "keras"},
 }
 # No TensorFlow in these: they are read by programs that only draw latents, read flags or write pictures.
-WITHOUT_TENSORFLOW = ["mocogan_tf", "mocogan_tf.config", "mocogan_tf.latents", "mocogan_tf.video"]
+WITHOUT_TENSORFLOW = [
+    "mocogan_tf",
+    "mocogan_tf.config",
+    "mocogan_tf.latents",
+    "mocogan_tf.video",
+    "mocogan_tf.data.shapes",
+    "mocogan_tf.data.taichi",
+]
 
 
 def imported_packages(path):

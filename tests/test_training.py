@@ -91,11 +91,15 @@ def test_other_seeds_give_other_losses(config, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(config, tmp_path, monkeypatch):
     def spoiled(videos, config, *, start_step):
         batches = training_batches(videos, config, start_step=start_step).enumerate()
-        return batches.map(lambda i, batch: {**batch, "images": batch["images"] + tf.where(i == 3, np.float32(np.nan), 0.0)})
+        return batches.map(
+            lambda i, batch: {**batch, "images": batch["images"] + tf.where(i == 3, np.float32(np.nan), 0.0)}
+        )
 
     training_batches = training.training_batches
     monkeypatch.setattr(training, "training_batches", spoiled)
-    with pytest.raises(FloatingPointError, match=r"loss_d_image.* not finite at step 4\. The checkpoint of step 3 is kept"):
+    with pytest.raises(
+        FloatingPointError, match=r"loss_d_image.* not finite at step 4\. The checkpoint of step 3 is kept"
+    ):
         training.train(config, tmp_path / "run")
     assert checkpoints.steps(tmp_path / "run") == [3]
 
@@ -132,3 +136,22 @@ def test_precision_auto_says_what_it_takes(capsys):
     assert chosen in ("float32", "mixed_float16", "mixed_bfloat16")
     assert f"precision: {chosen} (" in capsys.readouterr().out
     assert training.choose_precision("float32") == "float32"
+
+
+def test_several_steps_per_execution_end_at_the_step_asked_for(config, tmp_path):
+    together = dataclasses.replace(config, steps=4, steps_per_execution=2, precision="mixed_float16")
+    training.train(together, tmp_path)
+    assert checkpoints.steps(tmp_path) == [4]
+    assert [line["step"] for line in losses(tmp_path)] == [2, 4]
+    with pytest.raises(ValueError, match=r"steps_per_execution=2. Set --steps=6\."):
+        training.train(dataclasses.replace(together, steps=5), tmp_path)
+
+
+@pytest.mark.core
+def test_xla_on_several_devices_is_refused():
+    class TwoReplicas:
+        num_replicas_in_sync = 2
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ValueError, match="one device only; this run has 2"):
+        patch.setattr(tf.distribute, "get_strategy", TwoReplicas)
+        training._jit_compile(Config(jit_compile="on"))

@@ -1,7 +1,7 @@
 """The discriminators: one looks at single frames, one at whole clips (and names their category).
 
-MoCoGAN (Tulyakov et al. 2018, arXiv 1707.04993). The layers are those of the authors' code at 64x64 and T = 16; other sizes
-follow by one halving more or fewer, other lengths by `temporal_plan`.
+MoCoGAN (Tulyakov et al. 2018, arXiv 1707.04993). The layers are those of the authors' code at 64x64 and T = 16; other
+sizes follow by one halving more or fewer, other lengths by `temporal_plan`.
 """
 
 import keras

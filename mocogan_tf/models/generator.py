@@ -130,13 +130,23 @@ class VideoGenerator(keras.Model):
         latents = LatentSpec(dim_content=dim_content, dim_motion=dim_motion, dim_category=dim_category)
         inputs = {key: keras.Input(shape[1:], name=key) for key, shape in latents.shapes(None, None).items()}
 
-        # The codes stay in full precision under mixed precision: they are tiny, and the state is carried over many calls.
+        # Codes stay in full precision under mixed precision: they are tiny, and the state is carried over many calls.
         noise = inputs["motion_noise"]
-        per_frame = {key: OverTime(dtype=keras.config.floatx(), name=f"{key}_over_time") for key in inputs if "motion" not in key}
+        per_frame = {
+            key: OverTime(dtype=keras.config.floatx(), name=f"{key}_over_time") for key in inputs if "motion" not in key
+        }
         repeated = {key: layer(inputs[key], noise) for key, layer in per_frame.items()}
         joined = [repeated["category"]] if dim_category else []
         to_motion, to_image = (joined, []) if category_to == "motion" else ([], joined)
-        motion = layers.GRU(dim_motion, return_sequences=True, return_state=True, dtype=keras.config.floatx(), name="motion")
+        motion = layers.GRU(
+            dim_motion,
+            return_sequences=True,
+            return_state=True,
+            # cuDNN's operation can be neither compiled by XLA nor exported, and wins nothing at ten units.
+            use_cudnn=False,
+            dtype=keras.config.floatx(),
+            name="motion",
+        )
         z_motion, motion_state = motion(_join([noise, *to_motion], "motion_input"), inputs["motion_init"])
         codes = _join([repeated["content"], *to_image, z_motion], "codes")
 

@@ -1,0 +1,189 @@
+"""The contract of a bundle: sizes, names, shapes and ranges, as `bundle.json` and every .onnx file carry them.
+
+Nothing here knows TensorFlow or ONNX. docs/bundle.md explains each field.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import re
+from typing import Any
+
+from mocogan_tf.latents import LatentSpec
+
+FORMAT_VERSION = 1
+LAYOUT = "BTHWC"
+VALUE_RANGE = (-1.0, 1.0)
+POSTPROCESS = "uint8 = clip(round((x + 1) * 127.5), 0, 255)"
+
+# The files of a bundle by their role. `onnx_uint8` is there only if it was asked for.
+FILES = {
+    "onnx": "model.onnx",
+    "onnx_fp16": "model.fp16.onnx",
+    "onnx_uint8": "model.uint8.onnx",
+    "motion": "motion.onnx",
+    "frames": "frames.onnx",
+    "saved_model": "saved_model",
+    "golden": "golden.npz",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSpec:
+    """An input or output: free sizes are the strings "batch" and "time"."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str = "float32"
+    distribution: str = ""  # Of an input: what to draw it from.
+
+    def to_dict(self) -> dict[str, Any]:
+        described = {"name": self.name, "shape": list(self.shape), "dtype": self.dtype}
+        return {**described, "distribution": self.distribution} if self.distribution else described
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contract:
+    """What a client must know about a bundle's model.
+
+    Args:
+        name: Under which the model is served: lower-case letters, digits, `-`, `_` and `.`.
+        version: Counts up with every export to the same place; also the SavedModel's folder.
+        model: Architecture.
+        dim_content, dim_category, dim_motion, category_to: As in `Config`.
+        categories: Name of each category, in order; empty if there are none or they have no names.
+        fps: Frames per second at which a clip plays at the speed of the training clips.
+        image_size: Height and width of a frame.
+        channels: Colour channels.
+        video_length: Frames of the clips the model was trained on.
+        frame_buckets: Clip lengths that get signatures of their own and that a server should be warm for.
+
+    Raises:
+        ValueError: The name or the lengths are unusable.
+    """
+
+    name: str
+    version: int
+    model: str
+    dim_content: int
+    dim_category: int
+    dim_motion: int
+    category_to: str
+    categories: tuple[str, ...]
+    fps: float
+    image_size: int
+    channels: int
+    video_length: int
+    frame_buckets: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", self.name):
+            raise ValueError(
+                "The bundle's name must be lower-case letters, digits, '.', '_' and '-', since it becomes part of "
+                f"URLs. Received: name={self.name!r}"
+            )
+        if not self.frame_buckets or min(self.frame_buckets) < 1:
+            raise ValueError(f"`frame_buckets` must be lengths of at least 1. Received: {list(self.frame_buckets)}")
+        if self.categories and len(self.categories) != self.dim_category:
+            raise ValueError(
+                f"There must be as many category names as categories ({self.dim_category}). "
+                f"Received: {', '.join(self.categories)}"
+            )
+
+    @property
+    def latents(self) -> LatentSpec:
+        """Sizes of the latents, as `sample_latents` takes them."""
+        return LatentSpec(dim_content=self.dim_content, dim_motion=self.dim_motion, dim_category=self.dim_category)
+
+    @property
+    def inputs(self) -> dict[str, TensorSpec]:
+        """The model's inputs by name."""
+        specs = [TensorSpec("content", ("batch", self.dim_content), distribution="standard_normal")]
+        if self.dim_category:
+            specs.append(TensorSpec("category", ("batch", self.dim_category), distribution="one_hot"))
+        specs.append(TensorSpec("motion_init", ("batch", self.dim_motion), distribution="standard_normal"))
+        specs.append(TensorSpec("motion_noise", ("batch", "time", self.dim_motion), distribution="standard_normal"))
+        return {spec.name: spec for spec in specs}
+
+    @property
+    def outputs(self) -> dict[str, TensorSpec]:
+        """The model's outputs by name."""
+        return {"video": self.video("video", "float32"), "motion_state": self.motion_state}
+
+    @property
+    def motion(self) -> TensorSpec:
+        """The motion codes of every frame: what motion.onnx gives and frames.onnx takes."""
+        return TensorSpec("motion", ("batch", "time", self.dim_motion))
+
+    @property
+    def motion_state(self) -> TensorSpec:
+        """The GRU's last state; as `motion_init` it continues the clip."""
+        return TensorSpec("motion_state", ("batch", self.dim_motion))
+
+    def video(self, name: str, dtype: str) -> TensorSpec:
+        """A clip under another name or in another type."""
+        return TensorSpec(name, ("batch", "time", self.image_size, self.image_size, self.channels), dtype)
+
+    def to_dict(self, files: dict[str, str], provenance: dict[str, Any]) -> dict[str, Any]:
+        """Returns the content of bundle.json."""
+        sizes = dataclasses.asdict(self)
+        sizes |= {"categories": list(self.categories), "frame_buckets": list(self.frame_buckets)}
+        return {
+            "format_version": FORMAT_VERSION,
+            **sizes,
+            "height": self.image_size,
+            "width": self.image_size,
+            "value_range": list(VALUE_RANGE),
+            "layout": LAYOUT,
+            "postprocess": POSTPROCESS,
+            "files": files,
+            "inputs": [spec.to_dict() for spec in self.inputs.values()],
+            "outputs": [spec.to_dict() for spec in self.outputs.values()],
+            "provenance": provenance,
+        }
+
+    def metadata(self) -> dict[str, str]:
+        """Returns the contract as flat strings, for the `metadata_props` of an .onnx file.
+
+        Numbers and lists are JSON. What differs from file to file (inputs and outputs) stands in the graph itself.
+        """
+        described = self.to_dict(files={}, provenance={})
+        for key in ("files", "inputs", "outputs", "provenance"):
+            del described[key]
+        noise = {name: spec.distribution for name, spec in self.inputs.items()}
+        described |= {"framework": "mocogan-tf", "distributions": noise}
+        return {key: value if isinstance(value, str) else json.dumps(value) for key, value in described.items()}
+
+
+def read_contract(bundle: pathlib.Path) -> tuple[Contract, dict[str, Any]]:
+    """Reads the contract of a bundle.
+
+    Returns:
+        (Contract, the whole of bundle.json).
+
+    Raises:
+        ValueError: There is no bundle, it has another format, or its fields do not fit together.
+    """
+    try:
+        described = json.loads((bundle / "bundle.json").read_text())
+        found = described["format_version"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{bundle} is no bundle: cannot read bundle.json ({error}).") from error
+    if found != FORMAT_VERSION:
+        raise ValueError(f"{bundle} has bundle format {found}; this version reads format {FORMAT_VERSION}.")
+    try:
+        sizes = {field.name: described[field.name] for field in dataclasses.fields(Contract)}
+        sizes |= {key: tuple(sizes[key]) for key in ("categories", "frame_buckets")}
+        contract = Contract(**sizes)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{bundle}/bundle.json does not hold a contract: {error!r}") from error
+    foreign = [name for role, name in described.get("files", {}).items() if FILES.get(role) != name]
+    if foreign:
+        raise ValueError(f"{bundle}/bundle.json names files of other roles or places: {', '.join(foreign)}.")
+    expected = contract.to_dict(described.get("files", {}), described.get("provenance", {}))
+    wrong = sorted(key for key in expected if described.get(key) != expected[key])
+    if wrong:
+        raise ValueError(f"{bundle}/bundle.json contradicts itself in: {', '.join(wrong)}.")
+    return contract, described

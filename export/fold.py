@@ -1,0 +1,201 @@
+"""Rewrites of a converted ONNX graph that change its arithmetic's order but not its result.
+
+A converter writes batch normalisation in inference as `Mul` and `Add` after the convolution, which ONNX Runtime does
+not fold by itself, and the decoder's first layer as a transposed convolution of a 1x1 map, which it runs one frame
+after the other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper
+
+Array = NDArray[np.generic]
+
+# Axis of the output channels in a convolution's weights.
+_CHANNEL_AXIS = {"Conv": 0, "ConvTranspose": 1}
+
+
+@dataclasses.dataclass
+class Graph:
+    """Nodes in topological order, and the constants they use by name."""
+
+    nodes: list[NodeProto]
+    weights: dict[str, Array]
+
+    def __add__(self, other: Graph) -> Graph:
+        """Puts another graph behind this one; values of the same name connect."""
+        return Graph(self.nodes + other.nodes, self.weights | other.weights)
+
+    def consumers(self, value: str) -> list[NodeProto]:
+        """Returns the nodes that read a value."""
+        return [node for node in self.nodes if value in node.input]
+
+    def drop_unused_nodes(self, outputs: list[str]) -> None:
+        """Forgets nodes that lead to none of the outputs, and their constants."""
+        needed = set(outputs)
+        for node in reversed(self.nodes):
+            if needed.intersection(node.output):
+                needed.update(node.input)
+        self.nodes = [node for node in self.nodes if needed.intersection(node.output)]
+        self.drop_unused_weights()
+
+    def drop_unused_weights(self) -> None:
+        """Forgets constants that no node reads."""
+        used = {name for node in self.nodes for name in node.input}
+        self.weights = {name: value for name, value in self.weights.items() if name in used}
+
+
+def fold_scale_and_shift(graph: Graph) -> None:
+    """Moves a per-channel `Mul` and `Add` behind a convolution into its weights and bias, computed in float64.
+
+    With batch normalisation's scale s = gamma / sqrt(variance + epsilon): W' = W s, b' = beta + (b - mean) s.
+    """
+    for conv in list(graph.nodes):
+        if conv.op_type not in _CHANNEL_AXIS or _attribute(conv, "group", 1) != 1:
+            continue
+        axis = _CHANNEL_AXIS[conv.op_type]
+        weight = graph.weights[conv.input[1]].astype(np.float64)
+        channels = weight.shape[axis]
+        bias = graph.weights[conv.input[2]].astype(np.float64) if len(conv.input) > 2 else np.zeros(channels)
+        followers = []
+        value = conv.output[0]
+        while follower := _per_channel(graph, value, channels, weight.ndim):
+            node, constant = follower
+            if node.op_type == "Mul":
+                weight, bias = (
+                    weight * constant.reshape([-1 if i == axis else 1 for i in range(weight.ndim)]),
+                    bias * constant,
+                )
+            else:
+                bias = bias + constant
+            followers.append(node)
+            value = node.output[0]
+        if not followers:
+            continue
+        name = conv.output[0]
+        graph.weights |= {f"{name}/W": weight.astype(np.float32), f"{name}/B": bias.astype(np.float32)}
+        conv.input[:] = [conv.input[0], f"{name}/W", f"{name}/B"]
+        conv.output[0] = value
+        for node in followers:
+            graph.nodes.remove(node)
+    graph.drop_unused_weights()
+
+
+def _per_channel(graph: Graph, value: str, channels: int, rank: int) -> tuple[NodeProto, NDArray[np.float64]] | None:
+    """Returns the only reader of `value` with its constant `[channels]`, if it scales or shifts channels."""
+    consumers = graph.consumers(value)
+    if len(consumers) != 1 or consumers[0].op_type not in ("Mul", "Add"):
+        return None
+    others = [name for name in consumers[0].input if name != value]
+    if len(others) != 1 or others[0] not in graph.weights:
+        return None
+    constant = graph.weights[others[0]].astype(np.float64)
+    shape = (1,) * (rank - constant.ndim) + constant.shape
+    if any(size != 1 for i, size in enumerate(shape) if i != 1) or shape[1] not in (1, channels):
+        return None
+    return consumers[0], np.broadcast_to(constant.reshape(-1), (channels,))
+
+
+def project_first_map(graph: Graph) -> None:
+    """Replaces `Reshape` to a 1x1 map and its `ConvTranspose` by a matrix product over all frames at once.
+
+    On a 1x1 map with stride 1 and no padding, a transposed convolution is `z @ W` with W as `[in, out * kh * kw]`.
+    Measured on 64 filters and 16 frames in ONNX Runtime on two cores: 4.5 times as fast as the convolution.
+    """
+    for i, (reshape, conv) in enumerate(zip(graph.nodes, graph.nodes[1:], strict=False)):
+        if reshape.op_type != "Reshape" or conv.op_type != "ConvTranspose" or conv.input[0] != reshape.output[0]:
+            continue
+        weight = graph.weights[conv.input[1]]  # [in, out, kh, kw]
+        shape = graph.weights.get(reshape.input[1])
+        to_one_pixel = shape is not None and shape[1:].tolist() == [weight.shape[0], 1, 1]
+        plain = {*_attribute(conv, "strides", [1]), *_attribute(conv, "dilations", [1])} == {1} and not any(
+            [*_attribute(conv, "pads", []), *_attribute(conv, "output_padding", [])]
+        )
+        if not to_one_pixel or not plain or _attribute(conv, "group", 1) != 1:
+            continue
+        name = conv.output[0]
+        graph.weights |= {
+            f"{name}/W": weight.reshape(weight.shape[0], -1),
+            f"{name}/shape": np.array([-1, *weight.shape[1:]], np.int64),
+        }
+        inputs = [reshape.input[0], f"{name}/W"]
+        if len(conv.input) > 2:
+            graph.weights[f"{name}/B"] = np.repeat(graph.weights[conv.input[2]], int(np.prod(weight.shape[2:])))
+            inputs.append(f"{name}/B")
+        graph.nodes[i : i + 2] = [
+            helper.make_node("Gemm", inputs, [f"{name}/flat"]),
+            helper.make_node("Reshape", [f"{name}/flat", f"{name}/shape"], [name]),
+        ]
+        break
+    graph.drop_unused_weights()
+
+
+def half_precision(graph: Graph, prefix: str, source: str, result: str) -> Graph:
+    """Returns a copy that computes in float16 between two float32 values.
+
+    Args:
+        graph: From `source` to `result`; every floating-point constant becomes float16.
+        prefix: Of the new names.
+        source: The graph's only input.
+        result: The graph's only output.
+
+    Raises:
+        ValueError: A weight is too large for float16.
+    """
+    weights: dict[str, Array] = {}
+    for name, value in graph.weights.items():
+        is_float = np.issubdtype(value.dtype, np.floating)
+        if is_float and np.abs(value).max() > np.finfo(np.float16).max:
+            raise ValueError(f"Weight {name} has values beyond float16's range, up to {np.abs(value).max():.3g}.")
+        weights[name] = value.astype(np.float16) if is_float else value
+    names = {source: f"{prefix}/half_source", result: f"{prefix}/half_result"}
+    nodes = [helper.make_node("Cast", [source], [names[source]], f"{prefix}/Cast_to_half", to=TensorProto.FLOAT16)]
+    for node in graph.nodes:
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        copy.input[:] = [names.get(value, value) for value in node.input]
+        copy.output[:] = [names.get(value, value) for value in node.output]
+        nodes.append(copy)
+    nodes.append(helper.make_node("Cast", [names[result]], [result], f"{prefix}/Cast_from_half", to=TensorProto.FLOAT))
+    return Graph(nodes, weights)
+
+
+def rename(graph: Graph, prefix: str, kept: dict[str, str]) -> None:
+    """Gives nodes, values and constants short names that do not depend on the converter: `frames/Relu_1`, ...
+
+    Args:
+        graph: Changed in place.
+        prefix: Of every name.
+        kept: New names of the graph's own inputs and outputs.
+    """
+    names = dict(kept)
+    counts: dict[str, int] = {}
+    for node in graph.nodes:
+        count = counts[node.op_type] = counts.get(node.op_type, 0) + 1
+        node.name = f"{prefix}/{node.op_type}_{count}"
+        for i, value in enumerate(node.input):
+            if value in graph.weights and value not in names:
+                names[value] = f"{node.name}/{_weight_role(node.op_type, i)}"
+        for i, value in enumerate(node.output):
+            names.setdefault(value, f"{node.name}:{i}" if i else node.name)
+        node.input[:] = [names.get(value, value) for value in node.input]
+        node.output[:] = [names[value] for value in node.output]
+    graph.weights = {names[name]: value for name, value in graph.weights.items()}
+
+
+def _weight_role(op_type: str, index: int) -> str:
+    if op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        return ("input", "weight", "bias")[index]
+    return "shape" if op_type in ("Reshape", "Expand") else f"constant_{index}"
+
+
+def _attribute(node: NodeProto, name: str, default: Any) -> Any:
+    for attribute in node.attribute:
+        if attribute.name == name:
+            return helper.get_attribute_value(attribute)
+    return default

@@ -1,0 +1,104 @@
+"""MODEL_CARD.md: what a person who finds the bundle must know before using it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from export.contract import LAYOUT, POSTPROCESS, Contract, TensorSpec
+
+
+def model_card(contract: Contract, provenance: dict[str, Any], checks: str) -> str:
+    """Returns the card's text.
+
+    Args:
+        contract: The bundle's.
+        provenance: As in bundle.json.
+        checks: Table of the checks that the bundle passed.
+    """
+    config, data = provenance["config"], provenance["data"]
+    categories = ", ".join(contract.categories) or (
+        f"{contract.dim_category}, unnamed" if contract.dim_category else "none"
+    )
+    libraries = ", ".join(f"{name} {version}" for name, version in provenance["libraries"].items())
+    return f"""# {contract.name}, version {contract.version}
+
+Generates short videos: {contract.channels}-channel frames of {contract.image_size}x{contract.image_size} at \
+{contract.fps:g} frames per second, trained on clips of {contract.video_length} frames. The architecture is MoCoGAN
+(Tulyakov et al., CVPR 2018, arXiv 1707.04993): one content code per clip, one motion code per frame.
+
+| | |
+|---|---|
+| Categories | {categories} |
+| Category enters | {f"the {contract.category_to} network" if contract.dim_category else "-"} |
+| Trained on | {data.get("name", "unknown")}{f", {data['num_clips']} clips" if "num_clips" in data else ""} |
+| Training steps | {provenance["step"]} |
+| Seed of the run | {config.get("seed", "unknown")} |
+| Precision of training | {config.get("precision", "unknown")} |
+| Weights | {"moving average of the generator's" if config.get("ema_decay") else "the generator's"} |
+| Made with | {libraries} |
+{_metrics(provenance)}
+## Inputs and outputs
+
+| name | shape | type | draw from |
+|---|---|---|---|
+{_rows([*contract.inputs.values()])}
+{_rows([*contract.outputs.values()])}
+
+`video` is {LAYOUT} in [-1, 1]; {POSTPROCESS}. `motion_state`, given as the next call's `motion_init`, continues the
+clip. `bundle.json` says the same to programs; the rule by which a seed draws the inputs is Philox4x32-10, written down
+with test vectors in `golden.npz`.
+
+## Use
+
+```python
+import json, numpy as np, onnxruntime
+bundle = json.load(open("bundle.json"))
+session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+sizes = {{"batch": 1, "time": bundle["video_length"]}}
+rng = np.random.default_rng(0)
+inputs = {{}}
+for spec in bundle["inputs"]:
+    shape = [sizes.get(size, size) for size in spec["shape"]]
+    one_hot = spec["distribution"] == "one_hot"
+    inputs[spec["name"]] = np.eye(shape[1], dtype="float32")[[0]] if one_hot else rng.standard_normal(shape, "float32")
+video, motion_state = session.run(["video", "motion_state"], inputs)  # [1, T, H, W, C] in [-1, 1]
+```
+
+TensorFlow Serving: `docker compose -f tf_serving/docker-compose.yml --profile cpu up`, then
+
+```bash
+curl -d '{{"signature_name": "seed_png", "instances": [7]}}' localhost:8501/v1/models/{contract.name}:predict
+```
+
+## Limits
+
+* It makes clips like those it was trained on and nothing else; how well is for the metrics above, if any, to say.
+* Clips longer than {contract.video_length} frames continue the motion; the model was never trained on their later part.
+* What the weights may be used for depends on the rights in the training clips, which this bundle does not settle.
+
+## Proof
+
+Checked when it was written; `python -m export.verify` does it again.
+
+```text
+{checks}
+```
+"""
+
+
+def _metrics(provenance: dict[str, Any]) -> str:
+    metrics = provenance.get("metrics") or {}
+    if not metrics:
+        return ""
+    rows = "\n".join(f"| {name} | {value:.6g} |" for name, value in metrics.items())
+    return f"\n## Recorded with the checkpoint\n\n| | |\n|---|---|\n{rows}\n"
+
+
+def _rows(specs: list[TensorSpec]) -> str:
+    lines = []
+    for spec in specs:
+        shape = ", ".join(map(str, spec.shape))
+        lines.append(
+            f"| `{spec.name}` | [{shape}] | {spec.dtype} | {spec.distribution.replace('_', ' ') or '(output)'} |"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,371 @@
+"""Proves a bundle. Every file is compared with what it must be.
+
+Checksums; the graphs against the rules of `export.lint`; ONNX Runtime and TensorFlow's session against Keras, on the
+recorded clips and on fresh ones. Keras is rebuilt from the bundle itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import io
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from PIL import Image
+
+from export.c_api import Session
+from export.contract import Contract, TensorSpec, read_contract
+from export.lint import lint_onnx, lint_saved_model
+from export.to_onnx import part_inputs
+from export.to_saved_model import read_weights, signatures
+from export.warmup import read_warmup, sample_inputs
+from mocogan_tf.latents import sample_latents
+from mocogan_tf.video import to_uint8
+
+Array = NDArray[Any]
+Arrays = dict[str, Array]
+Model = Callable[[Arrays], Arrays]
+
+CHECKSUMS = "SHA256SUMS"
+FLOAT_LIMIT = 1e-4  # Of a video in [-1, 1]: a pixel level is 8e-3.
+HALF_LIMIT, HALF_PSNR = 2e-2, 40.0
+PIXEL_LIMIT = 1.0  # Levels: a value on the border of two may round either way.
+STATE_LIMIT = 1e-5
+LATENT_LIMIT = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """A finding: what was looked at, what was found, what is allowed, and whether that is so."""
+
+    name: str
+    found: str
+    allowed: str
+    passed: bool
+
+
+def verify(bundle: pathlib.Path, generator: Any = None) -> list[Check]:
+    """Runs every check on a bundle.
+
+    Args:
+        bundle: Its folder.
+        generator: Keras model to compare with; rebuilt from the SavedModel's weights if None.
+
+    Returns:
+        The findings, failed ones included.
+
+    Raises:
+        ValueError: The folder is no bundle of this format.
+    """
+    read_contract(bundle)
+    checks = list(verify_files(bundle))
+    if all(check.passed for check in checks):  # A damaged file is named, and not given to a runtime to choke on.
+        checks += verify_content(bundle, generator)
+    return checks
+
+
+def verify_content(bundle: pathlib.Path, generator: Any = None) -> list[Check]:
+    """Runs every check but that of the checksums, as `verify`."""
+    contract, described = read_contract(bundle)
+    checks: list[Check] = []
+    with contextlib.ExitStack() as stack:
+        proof = _Proof(bundle, contract, described, generator, stack)
+        steps = [
+            proof.graphs,
+            proof.recorded_clips,
+            proof.fresh_clips,
+            proof.batches,
+            proof.chunks,
+            proof.served_signatures,
+            proof.warmup,
+            proof.command_line,
+        ]
+        for step in steps:
+            try:
+                checks += step()
+            except Exception as error:  # Whatever a faulty file makes a runtime raise is a finding.
+                text = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+                checks.append(Check(step.__name__.replace("_", " "), text, "no error", False))
+    return checks
+
+
+def verify_files(bundle: pathlib.Path) -> Iterator[Check]:
+    """Compares every file with its checksum; a file that is missing or not listed is a fault as well."""
+    lines = (bundle / CHECKSUMS).read_text().splitlines() if (bundle / CHECKSUMS).exists() else []
+    listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    faults = []
+    for name, digest in listed.items():
+        path = bundle / name
+        if not path.is_file():
+            faults.append(f"{name} is missing")
+        elif sha256(path) != digest:
+            faults.append(f"{name} differs from its checksum")
+    faults += [f"{name} is not listed in {CHECKSUMS}" for name in bundle_files(bundle) if name not in listed]
+    yield Check("checksums", "; ".join(faults) or f"{len(listed)} files", "all equal", not faults and bool(listed))
+
+
+def bundle_files(bundle: pathlib.Path) -> list[str]:
+    """Returns the relative names of a bundle's files, sorted, without the list of checksums itself."""
+    paths = (path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file())
+    return sorted(path for path in paths if path != CHECKSUMS)
+
+
+def sha256(path: pathlib.Path) -> str:
+    """Returns a file's SHA-256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def table(checks: list[Check]) -> str:
+    """Lays out findings for the terminal."""
+    rows = [("", "check", "found", "allowed")]
+    rows += [("ok" if check.passed else "FAIL", check.name, check.found, check.allowed) for check in checks]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip()
+        for row in rows
+    )
+
+
+class _Proof:
+    """The checks of one bundle; each method yields findings."""
+
+    def __init__(
+        self,
+        bundle: pathlib.Path,
+        contract: Contract,
+        described: dict[str, Any],
+        generator: Any,
+        stack: contextlib.ExitStack,
+    ) -> None:
+        self.bundle, self.contract, self.described, self.files = bundle, contract, described, described["files"]
+        self.saved_model = bundle / self.files["saved_model"] / str(contract.version)
+        self.given_generator, self.stack = generator, stack
+        self.sessions: dict[str, onnxruntime.InferenceSession] = {}
+
+    @functools.cached_property
+    def generator(self) -> Any:
+        """The Keras model that everything is compared with."""
+        if self.given_generator is not None:
+            return self.given_generator
+        return rebuild_generator(self.saved_model, self.described)
+
+    @functools.cached_property
+    def served(self) -> Session:
+        """The SavedModel in TensorFlow's session."""
+        return self.stack.enter_context(Session(self.saved_model))
+
+    def keras(self, inputs: Arrays) -> Arrays:
+        latents = {name: inputs[name] for name in self.contract.inputs}
+        return {name: np.asarray(value) for name, value in self.generator(latents, training=False).items()}
+
+    def onnx(self, inputs: Arrays, role: str = "onnx") -> Arrays:
+        if role not in self.sessions:
+            path = str(self.bundle / self.files[role])
+            self.sessions[role] = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        session = self.sessions[role]
+        names = [output.name for output in session.get_outputs()]
+        given = {item.name: inputs[item.name] for item in session.get_inputs()}
+        return dict(zip(names, session.run(names, given), strict=True))
+
+    def pair(self, inputs: Arrays) -> Arrays:
+        motion = self.onnx(inputs, "motion")
+        return {**self.onnx({**inputs, **motion}, "frames"), "motion_state": motion["motion_state"]}
+
+    def latents(self, num_videos: int, num_frames: int, seed: int = 1) -> Arrays:
+        return dict(sample_latents(self.contract.latents, num_videos, num_frames, seed=seed))
+
+    def graphs(self) -> Iterator[Check]:
+        """Lints every graph."""
+        contract, (to_motion, to_frames) = self.contract, part_inputs(self.contract)
+        inputs, outputs, state = contract.inputs, contract.outputs, contract.motion_state
+        interfaces: dict[str, tuple[list[TensorSpec], list[TensorSpec]]] = {
+            "motion": ([inputs[name] for name in to_motion], [contract.motion, state]),
+            "frames": ([*(inputs[name] for name in to_frames), contract.motion], [outputs["video"]]),
+            "onnx_uint8": ([*inputs.values()], [contract.video("video_uint8", "uint8"), state]),
+        }
+        for role in (role for role, name in self.files.items() if name.endswith(".onnx")):
+            model = onnx.load(str(self.bundle / self.files[role]))
+            expected = interfaces.get(role, ([*inputs.values()], [*outputs.values()]))
+            yield _faultless(
+                f"graph of {self.files[role]}", lint_onnx(model, *expected, contract), f"{len(model.graph.node)} nodes"
+            )
+        faults = lint_saved_model(self.saved_model, len(self.generator.weights))
+        yield _faultless("graph of SavedModel", faults, f"{len(self.generator.weights)} weights, once")
+
+    def recorded_clips(self) -> Iterator[Check]:
+        """Compares every ONNX file with the recorded clips."""
+        with np.load(self.bundle / self.files["golden"]) as file:
+            golden = dict(file)
+        seed, video = int(golden["seed"]), golden["video"]
+        drawn = self.latents(video.shape[0], video.shape[1], seed)
+        # Not bit for bit: another machine's logarithm may differ in the last place.
+        faults = [
+            f"{name} is not what seed {seed} draws"
+            for name in drawn
+            if not np.allclose(drawn[name], golden[name], rtol=0, atol=LATENT_LIMIT)
+        ]
+        yield _faultless("golden: latents", faults, f"seed {seed}")
+        yield _close("golden: Keras", self.keras(golden), golden)
+        yield _close("golden: model.onnx", self.onnx(golden), golden)
+        yield _close("golden: motion.onnx + frames.onnx", self.pair(golden), golden)
+        half = self.onnx(golden, "onnx_fp16")
+        yield _close("golden: model.fp16.onnx", half, golden, HALF_LIMIT)
+        psnr = 10 * np.log10(4 / max(float(np.mean((half["video"] - video) ** 2)), 1e-20))
+        yield Check(
+            "golden: model.fp16.onnx, PSNR", f"{psnr:.1f} dB", f">= {HALF_PSNR:.0f} dB", bool(psnr >= HALF_PSNR)
+        )
+        if "onnx_uint8" in self.files:
+            yield _close_pixels("golden: model.uint8.onnx", self.onnx(golden, "onnx_uint8")["video_uint8"], video)
+
+    def fresh_clips(self) -> Iterator[Check]:
+        """Compares ONNX Runtime and TensorFlow's session with Keras on clips of several numbers and lengths."""
+        lengths = (1, self.contract.video_length, max(self.contract.frame_buckets), 5)
+        for num_videos, num_frames in zip((1, 2, 1, 3), lengths, strict=True):
+            inputs = self.latents(num_videos, num_frames)
+            expected, name = self.keras(inputs), f"{num_videos} x {num_frames} frames"
+            yield _close(f"{name}: model.onnx, Keras", self.onnx(inputs), expected)
+            yield _close(f"{name}: SavedModel, Keras", self.served.run("generate", inputs), expected)
+
+    def batches(self) -> Iterator[Check]:
+        """Compares a clip alone with the same clip in a batch."""
+        inputs = self.latents(3, self.contract.video_length)
+        alone = {name: value[1:2] for name, value in inputs.items()}
+        models: dict[str, Model] = {"model.onnx": self.onnx, "motion.onnx + frames.onnx": self.pair}
+        for name, model in models.items():
+            together = {key: value[1:2] for key, value in model(inputs).items()}
+            yield _close(f"one clip, the same in a batch: {name}", model(alone), together)
+
+    def chunks(self) -> Iterator[Check]:
+        """Compares a clip made in chunks, each continuing from the last one's state, with one made at once."""
+        inputs = self.latents(2, 2 * self.contract.video_length + 1)
+
+        def proceed(given: Arrays) -> Arrays:
+            renamed = {("motion_state" if key == "motion_init" else key): value for key, value in given.items()}
+            return self.served.run("continue", renamed)
+
+        models: dict[str, Model] = {"model.onnx": self.onnx, "SavedModel": proceed}
+        for name, model in models.items():
+            yield _close(f"in chunks, at once: {name}", self._in_chunks(model, inputs), self.onnx(inputs))
+
+    def _in_chunks(self, model: Model, inputs: Arrays) -> Arrays:
+        videos, state = [], inputs["motion_init"]
+        for noise in np.array_split(inputs["motion_noise"], 3, axis=1):
+            outputs = model({**inputs, "motion_init": state, "motion_noise": noise})
+            videos.append(outputs["video"])
+            state = outputs["motion_state"]
+        return {"video": np.concatenate(videos, axis=1), "motion_state": state}
+
+    def served_signatures(self) -> Iterator[Check]:
+        """Runs every signature through TensorFlow's session, the path that TensorFlow Serving takes."""
+        expected_signatures = signatures(self.contract)
+        found = {name for name in self.served.signatures if not name.startswith("__saved_model")}
+        faults = [f"{name} is missing or not expected" for name in sorted(found ^ set(expected_signatures))]
+        yield _faultless("signatures", faults, f"{len(found)}")
+        for name, signature in expected_signatures.items():
+            inputs = sample_inputs(signature.inputs, self.contract, num_videos=2, seed=3)
+            expected = self.keras(self._latents_of(inputs))
+            outputs = self.served.run(name, inputs)
+            if set(outputs) != set(signature.outputs):
+                yield Check(f"signature {name}", f"gives {', '.join(outputs)}", ", ".join(signature.outputs), False)
+            elif "video" in outputs:
+                yield _close(f"signature {name}", outputs, expected)
+            else:
+                pixels = outputs.get("video_uint8")
+                pixels = _decode(outputs["png_bytes"], self.contract.channels) if pixels is None else pixels
+                yield _close_pixels(f"signature {name}", pixels, expected["video"])
+
+    def _latents_of(self, inputs: Arrays) -> Arrays:
+        """The latents that a signature's inputs stand for."""
+        if "seed" in inputs:
+            clips = [self.latents(1, self.contract.video_length, int(seed)) for seed in inputs["seed"]]
+            return {name: np.concatenate([clip[name] for clip in clips]) for name in clips[0]}
+        return {("motion_init" if name == "motion_state" else name): value for name, value in inputs.items()}
+
+    def command_line(self) -> Iterator[Check]:
+        """Runs `saved_model_cli run` on the default signature, in a process of its own."""
+        inputs = self.latents(2, self.contract.video_length)
+        with tempfile.TemporaryDirectory() as name:
+            folder = pathlib.Path(name)
+            for key, value in inputs.items():
+                np.save(folder / f"{key}.npy", value)
+            given = ";".join(f"{key}={folder / key}.npy" for key in inputs)
+            command = [
+                sys.executable,
+                "-m",
+                "tensorflow.python.tools.saved_model_cli",
+                "run",
+                "--dir",
+                str(self.saved_model),
+            ]
+            command += ["--tag_set", "serve", "--signature_def", "serving_default", "--inputs", given, "--outdir", name]
+            run = subprocess.run(command, capture_output=True, text=True)
+            if run.returncode:
+                last = (run.stderr.strip() or run.stdout.strip() or "no message").splitlines()[-1]
+                yield Check("saved_model_cli run", last[:200], "exit code 0", False)
+                return
+            outputs = {key: np.load(folder / f"{key}.npy") for key in self.contract.outputs}
+        yield _close("saved_model_cli run", outputs, self.keras(inputs))
+
+    def warmup(self) -> Iterator[Check]:
+        """Replays the warm-up records: one that fails would keep TensorFlow Serving from loading the model."""
+        records = read_warmup(self.saved_model)
+        covered = {name for name, _ in records}
+        faults = [f"{name} has no record" for name in signatures(self.contract) if name not in covered]
+        for name, inputs in records:
+            self.served.run(name, inputs)
+        yield _faultless("warm-up records", faults, f"{len(records)} replayed")
+
+
+def rebuild_generator(saved_model: pathlib.Path, described: dict[str, Any]) -> Any:
+    """Builds the Keras generator that a bundle was made of, with the weights of its SavedModel.
+
+    Raises:
+        ValueError: The weights do not fit the architecture that bundle.json describes.
+    """
+    from mocogan_tf.models.generator import VideoGenerator
+
+    try:
+        generator = VideoGenerator.from_config(described["provenance"]["generator"])
+        stored = read_weights(saved_model)
+        for weight in generator.weights:
+            weight.assign(stored[weight.path])
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise ValueError(f"Cannot rebuild the generator from {saved_model}: {error!r}") from error
+    return generator
+
+
+def _faultless(name: str, faults: list[str], found: str) -> Check:
+    return Check(name, "; ".join(faults) or found, "no fault", not faults)
+
+
+def _close(name: str, found: Arrays, expected: Arrays, limit: float = FLOAT_LIMIT) -> Check:
+    """Compares video and motion state by their largest difference; NaN is never close."""
+    if found["video"].shape != expected["video"].shape:
+        return Check(name, f"shape {found['video'].shape}", f"{expected['video'].shape}", False)
+    video = float(np.max(np.abs(found["video"] - expected["video"])))
+    state = float(np.max(np.abs(found["motion_state"] - expected["motion_state"])))
+    if not state <= STATE_LIMIT:
+        return Check(name, f"motion_state {state:.1e}", f"{STATE_LIMIT:.0e}", False)
+    return Check(name, f"{video:.1e}", f"{limit:.0e}", video <= limit)
+
+
+def _close_pixels(name: str, found: Array, video: Array) -> Check:
+    difference = int(np.max(np.abs(found.astype(np.int16) - to_uint8(video))))
+    return Check(name, f"{difference} of 255", f"{PIXEL_LIMIT:.0f}", difference <= PIXEL_LIMIT)
+
+
+def _decode(pictures: Array, channels: int) -> Array:
+    frames = [np.asarray(Image.open(io.BytesIO(picture))) for picture in pictures.ravel()]
+    return np.stack(frames).reshape(*pictures.shape, *frames[0].shape[:2], channels)

@@ -1,0 +1,106 @@
+"""Reads what is exported: a run's generator, and what bundle.json says about where it is from."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import pathlib
+import re
+from typing import Any
+
+import keras
+import numpy as np
+import onnx
+import onnxruntime
+import tensorflow as tf
+
+from export.contract import Contract
+from mocogan_tf import __version__, checkpoints
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A generator with its contract and origin."""
+
+    generator: Any
+    contract: Contract
+    provenance: dict[str, Any]
+
+
+def open_run(
+    run_dir: pathlib.Path,
+    checkpoint: str,
+    *,
+    version: int = 1,
+    name: str | None = None,
+    frame_buckets: list[str] | None = None,
+) -> Source:
+    """Loads a run's generator (its moving average, where the run keeps one).
+
+    Args:
+        run_dir: The run directory.
+        checkpoint: Which, as `checkpoints.load_generator` takes it.
+        version: Of the bundle.
+        name: To serve under; from architecture and data set if None.
+        frame_buckets: Clip lengths; the trained length and twice it if None.
+
+    Raises:
+        ValueError: There is no such run or checkpoint, it is damaged, or an argument is unusable.
+    """
+    generator, config, step = checkpoints.load_generator(run_dir, checkpoint)
+    try:
+        data = json.loads((run_dir / "data.json").read_text())
+        categories, fps = tuple(data["categories"]), float(data["fps"])
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"Cannot read {run_dir / 'data.json'}: {error}") from error
+    contract = Contract(
+        name=name or re.sub(r"[^a-z0-9]+", "-", f"{config.model}-{data['name']}".lower()).strip("-"),
+        version=version,
+        model=config.model,
+        dim_content=config.dim_content,
+        dim_category=config.dim_category,
+        dim_motion=config.dim_motion,
+        category_to=config.category_to,
+        # Categories that the model found by itself have no names, whatever the clips' labels are.
+        categories=categories if len(categories) == config.dim_category else (),
+        fps=fps,
+        image_size=config.image_size,
+        channels=config.channels,
+        video_length=config.video_length,
+        frame_buckets=_lengths(frame_buckets, config.video_length),
+    )
+    description = json.loads(checkpoints.paths(run_dir, step)[1].read_text())
+    metrics = {key: value for key, value in description.items() if isinstance(value, float) and np.isfinite(value)}
+    provenance = {
+        "run": run_dir.resolve().name,
+        "step": step,
+        "checkpoint_sha256": description["sha256"],
+        "metrics": metrics,
+        "data": data,
+        "generator": generator.get_config(),
+        "config": dataclasses.asdict(config),
+        "libraries": library_versions(),
+    }
+    return Source(generator, contract, provenance)
+
+
+def library_versions() -> dict[str, str]:
+    """Returns the versions of the libraries that make a bundle."""
+    return {
+        "mocogan-tf": __version__,
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "tf2onnx": importlib.metadata.version("tf2onnx"),
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def _lengths(given: list[str] | None, video_length: int) -> tuple[int, ...]:
+    if given is None:
+        return (video_length, 2 * video_length)
+    if not all(text.strip().isdigit() for text in given):
+        raise ValueError(f"`frame_buckets` must be whole numbers, such as 16,32. Received: {','.join(given)}")
+    return tuple(sorted({int(text) for text in given}))

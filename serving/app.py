@@ -1,0 +1,221 @@
+"""The ASGI application: every route, around a service. `create_app` is what a server runs and what the tests call."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import mimetypes
+import pathlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, WebSocketRoute
+
+import serving
+from serving import native, open_inference, tf_serving
+from serving.encode import FORMATS
+from serving.errors import MethodNotAllowed, NotFound
+from serving.guard import Guard, Keys
+from serving.http import JSONResponse, error_response
+from serving.openapi import document
+from serving.service import Service
+from serving.stream import Streams
+
+STUDIO = pathlib.Path(__file__).parent / "studio"
+ANY = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
+# The page and its parts come from here; it may show pictures that it made itself and talk to its own server.
+CONTENT_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src blob:; "
+    "connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+log = logging.getLogger("serving.app")
+
+
+def create_app(
+    service: Service,
+    *,
+    keys: Keys | None = None,
+    origins: tuple[str, ...] = (),
+    poll_seconds: float = 0.0,
+    beside: Callable[[], AbstractAsyncContextManager[Any]] = contextlib.nullcontext,
+) -> Starlette:
+    """Makes the application.
+
+    Args:
+        service: With a loaded repository; its `ready` is set when the application starts and it is closed at the end.
+        keys: API keys; none means open.
+        origins: Other origins whose pages may call the API.
+        poll_seconds: How often the sources are looked at for new versions; 0 never.
+        beside: Makes what runs as long as the application does, such as the gRPC server.
+    """
+    keys = keys or Keys()
+    streams = Streams(service, keys, origins)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        poller = asyncio.create_task(_poll(service, poll_seconds)) if poll_seconds else None
+        async with beside():
+            service.ready = True
+            yield
+            service.ready = False
+        if poller:
+            poller.cancel()
+            await asyncio.gather(poller, return_exceptions=True)
+        await asyncio.to_thread(service.close)
+
+    middleware = [Middleware(Guard, service=service, keys=keys)]
+    if origins:
+        exposed = ["X-Seed", "X-Model", "X-Model-Version", "X-Request-Id", "X-Video-Shape", "Server-Timing"]
+        middleware.insert(
+            0,
+            Middleware(
+                CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST"], allow_headers=["*"],
+                expose_headers=exposed,
+            ),
+        )  # fmt: skip
+    app = Starlette(
+        routes=[
+            Route("/", _studio),
+            Route("/studio/{name}", _studio),
+            Route("/livez", _livez),
+            Route("/readyz", _readyz),
+            Route("/info", _info),
+            Route("/metrics", _metrics),
+            Route("/monitoring/prometheus/metrics", _metrics),
+            Route("/openapi.json", _openapi),
+            Route("/docs", _docs),
+            Route("/v1/generate", native.generate, methods=["GET", "POST"]),
+            Route("/v1/grid", native.grid, methods=["GET", "POST"]),
+            Route("/v1/stream", streams.picture),
+            WebSocketRoute("/v1/stream", streams.socket),
+            Route("/v1/{rest:path}", tf_serving.handle, methods=ANY),
+            Route("/v2", open_inference.handle, methods=ANY),
+            Route("/v2/{rest:path}", open_inference.handle, methods=ANY),
+        ],
+        middleware=middleware,
+        lifespan=lifespan,
+        exception_handlers={HTTPException: _http_exception},
+    )
+    app.router.redirect_slashes = False
+    app.state.service = service
+    app.state.keys = keys
+    return app
+
+
+async def _poll(service: Service, seconds: float) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await asyncio.to_thread(service.repository.poll)
+        except Exception:
+            log.exception("looking for new versions failed")
+
+
+async def _http_exception(request: Request, error: Exception) -> Response:
+    """Starlette's own 404 and 405, in our form."""
+    assert isinstance(error, HTTPException)
+    path, method = request.scope["path"][:200], request.method
+    if error.status_code == 405:
+        allow = (error.headers or {}).get("Allow", "")
+        response = error_response(MethodNotAllowed(f"{method} is not allowed on {path}, only {allow}."), path)
+        response.headers["Allow"] = allow
+        return response
+    return error_response(NotFound(f"Not found: {method} {path}"), path)
+
+
+async def _studio(request: Request) -> Response:
+    """The page at `/` and its files; nothing outside the folder has a name."""
+    request.state.route = "/studio"
+    name = request.path_params.get("name", "index.html")
+    files = {path.name: path for path in STUDIO.iterdir() if path.is_file()}
+    if name not in files:
+        raise NotFound(f"Not found: GET {request.scope['path'][:200]}")
+    media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    body = await asyncio.to_thread(files[name].read_bytes)
+    headers = {"Content-Security-Policy": CONTENT_POLICY, "Cache-Control": "no-cache", "Referrer-Policy": "no-referrer"}
+    return Response(body, media_type=media_type, headers=headers)
+
+
+async def _livez(request: Request) -> Response:
+    request.state.route = "/livez"
+    alive = request.app.state.service.repository.alive
+    return JSONResponse({"status": "alive" if alive else "the engine fails"}, 200 if alive else 503)
+
+
+async def _readyz(request: Request) -> Response:
+    request.state.route = "/readyz"
+    service: Service = request.app.state.service
+    status = "draining" if service.draining else "ready" if service.ready else "starting"
+    return JSONResponse({"status": status}, 200 if status == "ready" else 503)
+
+
+async def _info(request: Request) -> Response:
+    request.state.route = "/info"
+    service: Service = request.app.state.service
+    models: list[dict[str, Any]] = []
+    for model in service.repository.models():
+        bundle = model.bundle
+        models.append(
+            {
+                "name": model.name,
+                "version": model.version,
+                "digest": bundle.digest,
+                "categories": list(bundle.categories),
+                "dim_content": bundle.latents.dim_content,
+                "dim_motion": bundle.latents.dim_motion,
+                "dim_category": bundle.latents.dim_category,
+                "category_to": bundle.category_to,
+                "fps": bundle.fps,
+                "video_length": bundle.video_length,
+                "height": bundle.height,
+                "width": bundle.width,
+                "channels": bundle.channels,
+                "provenance": bundle.facts.get("provenance", {}),
+                "engine": model.engine.describe(),
+                "queue": {
+                    "frames": model.batcher.admitted_frames,
+                    "max_frames": model.batcher.max_queue_frames,
+                    "seconds_per_frame": model.batcher.seconds_per_frame,
+                },
+            }
+        )
+    limits = {name: getattr(service.limits, name) for name in service.limits.__dataclass_fields__}
+    default = service.repository.default_name
+    return JSONResponse(
+        {
+            "server": serving.__version__,
+            "default_model": default,
+            "models": models,
+            "formats": _formats(),
+            "limits": limits,
+        }
+    )
+
+
+def _formats() -> dict[str, str]:
+    return {name: kind.media_type for name, kind in FORMATS.items() if kind.available}
+
+
+async def _metrics(request: Request) -> Response:
+    request.state.route = "/metrics"
+    body = request.app.state.service.metrics.render()
+    return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def _openapi(request: Request) -> Response:
+    request.state.route = "/openapi.json"
+    return JSONResponse(document(request.app.state.service))
+
+
+async def _docs(request: Request) -> Response:
+    request.state.route = "/docs"
+    body = await asyncio.to_thread((STUDIO / "docs.html").read_bytes)
+    return Response(body, media_type="text/html", headers={"Content-Security-Policy": CONTENT_POLICY})

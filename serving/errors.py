@@ -1,0 +1,100 @@
+"""What can go wrong with a request, by kind; each protocol maps the kinds to its own codes and bodies."""
+
+from __future__ import annotations
+
+
+class ServingError(Exception):
+    """A failure with a message for the client.
+
+    `error_type` is part of the wire format; `retry_after` is in seconds, where waiting helps.
+    """
+
+    error_type = "internal"
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class BundleError(ServingError, ValueError):
+    """A bundle that is incomplete, damaged or of another format; the message says which file and why."""
+
+    error_type = "bundle"
+
+
+class Malformed(ServingError, ValueError):
+    """The body is not what its content type says: broken JSON, truncated tensor, bad base64."""
+
+    error_type = "malformed"
+
+
+class Invalid(ServingError, ValueError):
+    """A well-formed request with a field missing, unknown, of the wrong type or out of range."""
+
+    error_type = "validation"
+
+
+class TooLarge(ServingError):
+    """More bytes or more work than this server takes in one request."""
+
+    error_type = "too_large"
+
+
+class NotFound(ServingError):
+    """No such model, version or path."""
+
+    error_type = "not_found"
+
+
+class MethodNotAllowed(ServingError):
+    """The path exists, the method does not."""
+
+    error_type = "method_not_allowed"
+
+
+class UnsupportedMediaType(ServingError):
+    """The body's content type or encoding is not read here."""
+
+    error_type = "unsupported_media_type"
+
+
+class Unauthorized(ServingError):
+    """No API key, or a wrong one."""
+
+    error_type = "unauthorized"
+
+
+class Overloaded(ServingError):
+    """The queue is full; nothing was done."""
+
+    error_type = "overloaded"
+
+
+class DeadlineExceeded(ServingError):
+    """The request's time ran out before its result was there."""
+
+    error_type = "deadline"
+
+
+class Timeout(ServingError):
+    """The client took too long to send its request."""
+
+    error_type = "timeout"
+
+
+class Unavailable(ServingError):
+    """Not ready: starting, or draining before the end."""
+
+    error_type = "unavailable"
+
+
+class Unimplemented(ServingError):
+    """The request is understood; this installation cannot do it (an extra is not installed)."""
+
+    error_type = "unimplemented"
+
+
+class Cancelled(ServingError):
+    """The client went away; nobody reads this."""
+
+    error_type = "cancelled"

@@ -1,0 +1,182 @@
+"""What a seed means: the rule by which the generator's inputs are drawn. Twin of `mocogan_tf/latents.py`, bit for bit.
+
+A seed means the same clip in every language and on every device, so the draw is a contract and not left to a library's
+generator. It is Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) in counter mode:
+
+* key: the low and the high 32 bits of the seed;
+* counter: block index (low, high 32 bits), stream, index of the clip within the request;
+* a block's four words give two pairs `(a, b)`; in float64 `u = (a + 0.5) / 2^32`, `v = (b + 0.5) / 2^32`, and the
+  normals are `sqrt(-2 ln u) cos(2 pi v)` and `sqrt(-2 ln u) sin(2 pi v)`, in this order, cast to float32 (Box and
+  Muller 1958). Arrays fill in row-major order;
+* category: the first word of its stream modulo `dim_category`.
+
+So clip i of a seed does not depend on how many clips are asked for, content and motion can have seeds of their own, and
+a longer clip begins with the shorter one. Training does not use this module's draws (it uses TensorFlow's stateless
+ops); everything that leaves the library does.
+
+It is a twin because the serving image holds `serving/` alone; `tests/serving/test_latents_twin.py` compares the two.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+
+import numpy as np
+from numpy.typing import NDArray
+
+# The counter's third word. Part of the contract.
+STREAM_CONTENT, STREAM_MOTION_INIT, STREAM_MOTION_NOISE, STREAM_CATEGORY = range(4)
+
+_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_LOW = np.uint64(0xFFFFFFFF)
+_32 = np.uint64(32)
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentSpec:
+    """Sizes of the generator's inputs.
+
+    Args:
+        dim_content: Size of the content code, fixed over a clip.
+        dim_motion: Size of the motion code and of the noise that drives it.
+        dim_category: Number of categories; 0 if there are none, and then there is no `category` input.
+    """
+
+    dim_content: int = 50
+    dim_motion: int = 10
+    dim_category: int = 0
+
+    def shapes(self, num_videos: int | None, num_frames: int | None) -> dict[str, tuple[int | None, ...]]:
+        """Returns the shape of every input by name, `None` where the size is free."""
+        shapes: dict[str, tuple[int | None, ...]] = {
+            "content": (num_videos, self.dim_content),
+            "motion_init": (num_videos, self.dim_motion),
+            "motion_noise": (num_videos, num_frames, self.dim_motion),
+        }
+        if self.dim_category:
+            shapes["category"] = (num_videos, self.dim_category)
+        return shapes
+
+
+def philox4x32(counter: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.uint32]:
+    """Philox4x32 with ten rounds.
+
+    Args:
+        counter: uint32 `[..., 4]`.
+        key: Two 32-bit words.
+
+    Returns:
+        uint32 `[..., 4]`, four random words per counter.
+    """
+    x0, x1, x2, x3 = (counter[..., i].astype(np.uint64) for i in range(4))
+    k0, k1 = key
+    for _ in range(10):
+        product0, product1 = _MULTIPLIERS[0] * x0, _MULTIPLIERS[1] * x2
+        x0, x1, x2, x3 = (
+            (product1 >> _32) ^ x1 ^ np.uint64(k0),
+            product1 & _LOW,
+            (product0 >> _32) ^ x3 ^ np.uint64(k1),
+            product0 & _LOW,
+        )
+        k0, k1 = (k0 + _WEYL[0]) & 0xFFFFFFFF, (k1 + _WEYL[1]) & 0xFFFFFFFF
+    return np.stack([x0, x1, x2, x3], axis=-1).astype(np.uint32)
+
+
+def _words(seed: int, stream: int, clips: NDArray[np.uint32], first_block: int, num_blocks: int) -> NDArray[np.uint32]:
+    """Random words `[len(clips), num_blocks, 4]` of one stream."""
+    blocks = np.arange(first_block, first_block + num_blocks, dtype=np.uint64)
+    counter = np.empty((len(clips), num_blocks, 4), np.uint32)
+    counter[..., 0] = (blocks & _LOW).astype(np.uint32)
+    counter[..., 1] = (blocks >> _32).astype(np.uint32)
+    counter[..., 2] = stream
+    counter[..., 3] = clips[:, None]
+    return philox4x32(counter, (seed & 0xFFFFFFFF, seed >> 32))
+
+
+def _normals(
+    seed: int, stream: int, clips: NDArray[np.uint32], shape: tuple[int, ...], skip: int = 0
+) -> NDArray[np.float32]:
+    """Standard normals `[len(clips), *shape]` of one stream, leaving out each clip's first `skip` numbers."""
+    size = int(np.prod(shape))
+    first, last = skip // 4, -(-(skip + size) // 4)
+    pairs = _words(seed, stream, clips, first, last - first).reshape(len(clips), -1, 2)
+    u, v = np.moveaxis((pairs.astype(np.float64) + 0.5) / 2.0**32, -1, 0)
+    radius, angle = np.sqrt(-2.0 * np.log(u)), 2.0 * np.pi * v
+    normals = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1).reshape(len(clips), -1)
+    skip -= 4 * first
+    return normals[:, skip : skip + size].reshape(len(clips), *shape).astype(np.float32)
+
+
+def check_seed(seed: int, name: str = "seed") -> int:
+    """Returns the seed as an int.
+
+    Raises:
+        ValueError: It is not an integer in [0, 2^64).
+    """
+    try:
+        value = operator.index(seed)
+    except TypeError:
+        value = -1
+    if not 0 <= value < 2**64:
+        raise ValueError(f"`{name}` must be an integer in [0, 2^64). Received: {name}={seed!r}")
+    return value
+
+
+def sample_latents(
+    spec: LatentSpec,
+    num_videos: int,
+    num_frames: int,
+    *,
+    seed: int,
+    content_seed: int | None = None,
+    motion_seed: int | None = None,
+    category: int | None = None,
+    first_clip: int = 0,
+    first_frame: int = 0,
+) -> dict[str, NDArray[np.float32]]:
+    """Draws generator inputs from a seed, by the rule at the top of this module.
+
+    Args:
+        spec: Sizes of the inputs.
+        num_videos: Number of clips, B.
+        num_frames: Frames per clip, T.
+        seed: Integer in [0, 2^64).
+        content_seed: Seed of `content`; `seed` if None.
+        motion_seed: Seed of `motion_init` and `motion_noise`; `seed` if None.
+        category: Category of all clips; drawn from `seed` if None.
+        first_clip: Index of the first clip: clips 3 and 4 of a seed are `num_videos=2, first_clip=3`.
+        first_frame: Frame at which `motion_noise` begins, to continue a clip.
+
+    Returns:
+        dict of float32 arrays: `content` [B, dim_content], `motion_init` [B, dim_motion], `motion_noise`
+        [B, T, dim_motion], all N(0, 1), and one-hot `category` [B, dim_category] unless `dim_category` is 0.
+
+    Raises:
+        ValueError: A seed or the category is out of range.
+    """
+    seed = check_seed(seed)
+    content_seed = seed if content_seed is None else check_seed(content_seed, "content_seed")
+    motion_seed = seed if motion_seed is None else check_seed(motion_seed, "motion_seed")
+    clips = np.arange(first_clip, first_clip + num_videos, dtype=np.uint32)
+    latents = {
+        "content": _normals(content_seed, STREAM_CONTENT, clips, (spec.dim_content,)),
+        "motion_init": _normals(motion_seed, STREAM_MOTION_INIT, clips, (spec.dim_motion,)),
+        "motion_noise": _normals(
+            motion_seed,
+            STREAM_MOTION_NOISE,
+            clips,
+            (num_frames, spec.dim_motion),
+            skip=first_frame * spec.dim_motion,
+        ),
+    }
+    if category is not None and not 0 <= category < spec.dim_category:
+        raise ValueError(f"`category` must be in [0, {spec.dim_category}). Received: category={category!r}")
+    if spec.dim_category:
+        if category is None:
+            chosen = _words(seed, STREAM_CATEGORY, clips, 0, 1)[:, 0, 0] % np.uint32(spec.dim_category)
+        else:
+            chosen = np.full(num_videos, category)
+        latents["category"] = np.eye(spec.dim_category, dtype=np.float32)[chosen]
+    return latents

@@ -1,0 +1,154 @@
+"""`python -m serving.load URL --rate=R`: an open-loop load generator.
+
+Requests leave at a fixed rate whether or not the ones before are answered, as those of many people do. (A closed loop
+waits for answers, so a slow server slows its own test and the waits that people would see are never counted.) Latency
+is measured from the time at which a request was due. Prints one JSON line: latencies of answered requests, goodput,
+rejections by code and how fast they came. Needs NumPy and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import collections
+import json
+import sys
+import time
+import urllib.parse
+from typing import Any
+
+import numpy as np
+
+
+class Connection:
+    """One keep-alive HTTP/1.1 connection; as little work per request as can be, since it shares the machine."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.host, self.port = host, port
+        self.reader: asyncio.StreamReader | None = None
+        self.writer: asyncio.StreamWriter | None = None
+
+    async def request(self, head: bytes) -> tuple[int, int]:
+        """Sends a request; returns the status and the bytes of the body."""
+        if self.reader is None or self.writer is None:
+            self.reader, self.writer = await asyncio.open_connection(self.host, self.port, limit=2**20)
+        self.writer.write(head)
+        answer = await self.reader.readuntil(b"\r\n\r\n")
+        status, length, close = int(answer[9:12]), 0, False
+        for line in answer.split(b"\r\n")[1:]:
+            name, _, value = line.partition(b":")
+            if name.lower() == b"content-length":
+                length = int(value)
+            close |= name.lower() == b"connection" and value.strip().lower() == b"close"
+        await self.reader.readexactly(length)
+        if close:
+            self.close()
+        return status, length
+
+    def close(self) -> None:
+        """Closes it; the next request opens another."""
+        if self.writer is not None:
+            self.writer.close()
+        self.reader = self.writer = None
+
+
+class Load:
+    """A run: due times, what came of each request."""
+
+    def __init__(self, url: str, query: str, api_key: str | None, timeout: float) -> None:
+        parts = urllib.parse.urlsplit(url)
+        self.host, self.port = parts.hostname or "127.0.0.1", parts.port or 80
+        self.query, self.timeout = query, timeout
+        self.key = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
+        self.idle: collections.deque[Connection] = collections.deque()
+        self.answered: list[float] = []
+        self.refused: dict[str, list[float]] = collections.defaultdict(list)
+        self.bytes = 0
+
+    async def one(self, number: int, due: float) -> None:
+        """One request, counted from the time it was due."""
+        connection = self.idle.pop() if self.idle else Connection(self.host, self.port)
+        path = f"/v1/generate?seed={number}&{self.query}"
+        head = f"GET {path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\n{self.key}\r\n".encode()
+        try:
+            async with asyncio.timeout(self.timeout):
+                status, size = await connection.request(head)
+        except (OSError, EOFError, ValueError, TimeoutError, asyncio.IncompleteReadError) as error:
+            connection.close()
+            self.refused[type(error).__name__].append(time.perf_counter() - due)
+            return
+        self.idle.append(connection)
+        seconds = time.perf_counter() - due
+        if status == 200:
+            self.answered.append(seconds)
+            self.bytes += size
+        else:
+            self.refused[str(status)].append(seconds)
+
+    async def run(self, rate: float, seconds: float, seed: int) -> dict[str, Any]:
+        """Sends `rate` requests a second, evenly spaced, and waits for all of them."""
+        tasks = []
+        begin = time.perf_counter()
+        for number in range(int(rate * seconds)):
+            due = begin + number / rate
+            if (early := due - time.perf_counter()) > 0:
+                await asyncio.sleep(early)
+            tasks.append(asyncio.create_task(self.one(seed + number, due)))
+        await asyncio.gather(*tasks)
+        took = time.perf_counter() - begin
+        for connection in self.idle:
+            connection.close()
+        return self.report(rate, took, len(tasks))
+
+    def report(self, rate: float, took: float, sent: int) -> dict[str, Any]:
+        """The numbers, times in milliseconds."""
+        return {
+            "rate": rate,
+            "sent": sent,
+            "seconds": round(took, 2),
+            "answered": len(self.answered),
+            "goodput": round(len(self.answered) / took, 2),
+            **{f"p{q}_ms": _percentile(self.answered, q) for q in (50, 95, 99)},
+            "megabytes": round(self.bytes / 1e6, 2),
+            "refused": {
+                code: {"count": len(times), "p50_ms": _percentile(times, 50), "p99_ms": _percentile(times, 99)}
+                for code, times in sorted(self.refused.items())
+            },
+        }
+
+
+def _percentile(values: list[float], q: int) -> float | None:
+    return round(float(np.percentile(values, q)) * 1e3, 2) if values else None
+
+
+async def run_load(
+    url: str, rate: float, seconds: float, *, query: str = "format=npy", api_key: str | None = None,
+    timeout: float = 60.0, seed: int = 0,
+) -> dict[str, Any]:  # fmt: skip
+    """Runs one load and returns its report; see the module."""
+    return await Load(url, query, api_key, timeout).run(rate, seconds, seed)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints one JSON line per rate."""
+    parser = argparse.ArgumentParser("python -m serving.load", description="Open-loop load on /v1/generate.")
+    parser.add_argument("url", help="such as http://127.0.0.1:8501")
+    parser.add_argument("--rate", type=float, action="append", required=True, help="requests a second; may be repeated")
+    parser.add_argument("--seconds", type=float, default=10.0, help="how long to send")
+    parser.add_argument("--query", default="format=npy", help="of the request, beside the seed")
+    parser.add_argument("--api_key", help="sent as a bearer token")
+    parser.add_argument("--timeout", type=float, default=60.0, help="seconds after which a request is given up")
+    values = parser.parse_args(argv)
+    if urllib.parse.urlsplit(values.url).scheme != "http" or values.seconds <= 0 or min(values.rate) <= 0:
+        print("python -m serving.load: an http:// URL and positive --rate and --seconds are needed.", file=sys.stderr)
+        return 1
+    for rate in values.rate:
+        work = run_load(
+            values.url, rate, values.seconds, query=values.query, api_key=values.api_key, timeout=values.timeout
+        )
+        print(json.dumps(asyncio.run(work)), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

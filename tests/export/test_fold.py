@@ -1,0 +1,123 @@
+"""Rewrites of a graph change its nodes and not its result."""
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from export.fold import Graph, fold_scale_and_shift, half_precision, project_first_map, rename
+
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def run(graph, x, result="y"):
+    """Runs a graph from `x` to `result`."""
+    model = helper.make_model(
+        helper.make_graph(
+            graph.nodes,
+            "test",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
+            [helper.make_tensor_value_info(result, TensorProto.FLOAT, None)],
+            [numpy_helper.from_array(value, name) for name, value in graph.weights.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": x})[0]
+
+
+def conv_scale_shift(op_type="ConvTranspose", bias=False):
+    inputs = ["x", "w", "b"] if bias else ["x", "w"]
+    nodes = [
+        helper.make_node(op_type, inputs, ["c"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("Mul", ["c", "scale"], ["m"]),
+        helper.make_node("Add", ["shift", "m"], ["a"]),
+        helper.make_node("Relu", ["a"], ["y"]),
+    ]
+    weights = {"w": normal(4, 4, 4, 4), "scale": normal(1, 4, 1, 1), "shift": normal(1, 4, 1, 1)}
+    return Graph(nodes, weights | ({"b": normal(4)} if bias else {}))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("op_type", ["Conv", "ConvTranspose"])
+def test_scale_and_shift_vanish_into_the_convolution(op_type, bias):
+    graph, x = conv_scale_shift(op_type, bias), normal(2, 4, 6, 6)
+    before = run(graph, x)
+    fold_scale_and_shift(graph)
+    assert [node.op_type for node in graph.nodes] == [op_type, "Relu"]
+    assert set(graph.weights) == set(graph.nodes[0].input[1:])
+    np.testing.assert_allclose(run(graph, x), before, atol=2e-5)
+
+
+def test_a_convolution_that_others_read_is_left_alone():
+    graph = conv_scale_shift()
+    graph.nodes[-1:] = [helper.make_node("Concat", ["a", "c"], ["y"], axis=1)]
+    x = normal(1, 4, 6, 6)
+    before = run(graph, x)
+    fold_scale_and_shift(graph)
+    assert [node.op_type for node in graph.nodes] == ["ConvTranspose", "Mul", "Add", "Concat"]
+    np.testing.assert_array_equal(run(graph, x), before)
+
+
+def test_a_scale_that_is_not_per_channel_is_left_alone():
+    graph = conv_scale_shift()
+    graph.weights["scale"] = normal(1, 4, 12, 12)
+    fold_scale_and_shift(graph)
+    assert [node.op_type for node in graph.nodes] == ["ConvTranspose", "Mul", "Add", "Relu"]
+
+
+def first_layer(**attributes):
+    nodes = [
+        helper.make_node("Reshape", ["x", "shape"], ["map"]),
+        helper.make_node("ConvTranspose", ["map", "w", "b"], ["y"], **attributes),
+    ]
+    return Graph(nodes, {"shape": np.array([-1, 5, 1, 1]), "w": normal(5, 3, 4, 4), "b": normal(3)})
+
+
+def test_the_first_layer_becomes_a_matrix_product():
+    graph, x = first_layer(strides=[1, 1], pads=[0, 0, 0, 0]), normal(7, 5)
+    before = run(graph, x)
+    project_first_map(graph)
+    assert [node.op_type for node in graph.nodes] == ["Gemm", "Reshape"]
+    np.testing.assert_allclose(run(graph, x), before, atol=1e-5)
+
+
+def test_a_first_layer_with_padding_is_left_alone():
+    graph = first_layer(pads=[1, 1, 1, 1])
+    project_first_map(graph)
+    assert [node.op_type for node in graph.nodes] == ["Reshape", "ConvTranspose"]
+
+
+def test_half_precision_is_near_and_keeps_the_interface():
+    graph, x = conv_scale_shift(), normal(2, 4, 6, 6)
+    half = half_precision(graph, "half", "x", "y")
+    expected, found = run(graph, x), run(half, x)
+    assert found.dtype == np.float32
+    assert 0 < np.abs(found - expected).max() < 2e-2 * np.abs(expected).max()
+    assert {value.dtype for value in half.weights.values()} == {np.dtype(np.float16)}
+
+
+def test_a_weight_beyond_half_precision_is_refused():
+    graph = conv_scale_shift()
+    graph.weights["w"][0] = 7e4
+    with pytest.raises(ValueError, match="Weight w has values beyond float16's range, up to 7e"):
+        half_precision(graph, "half", "x", "y")
+
+
+def test_names_do_not_depend_on_the_converter():
+    graph, x = conv_scale_shift(), normal(2, 4, 6, 6)
+    before = run(graph, x)
+    rename(graph, "frames", {"y": "pictures"})
+    assert [node.name for node in graph.nodes] == [
+        "frames/ConvTranspose_1",
+        "frames/Mul_1",
+        "frames/Add_1",
+        "frames/Relu_1",
+    ]
+    assert "frames/ConvTranspose_1/weight" in graph.weights
+    np.testing.assert_array_equal(run(graph, x, "pictures"), before)

@@ -1,0 +1,137 @@
+"""The ONNX files compute what Keras computes, for every configuration that trains, in the form that runtimes like."""
+
+import keras
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from keras import layers
+
+from export.lint import lint_onnx
+from export.to_onnx import convert_decoder, motion_graph, part_inputs, to_onnx
+from mocogan_tf.latents import sample_latents
+from mocogan_tf.video import to_uint8
+from tests.export.conftest import make_contract, make_generator, run_keras
+from tests.export.test_fold import run as run_graph
+from tests.reference import gru
+
+TOLERANCE = 1e-4
+
+
+def session_of(model):
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def run(session, inputs):
+    names = [output.name for output in session.get_outputs()]
+    given = {item.name: inputs[item.name] for item in session.get_inputs()}
+    return dict(zip(names, session.run(names, given), strict=True))
+
+
+CONFIGURATIONS = [
+    {"category_to": "motion", "image_size": 64},
+    {"category_to": "image", "image_size": 32, "channels": 1},
+    {"dim_category": 0, "image_size": 128},
+    {"dim_category": 0, "image_size": 32, "channels": 1},
+    {"category_to": "image", "image_size": 128},
+    {"category_to": "motion", "image_size": 32, "dim_motion": 1, "dim_content": 1, "dim_category": 1},
+]
+
+
+@pytest.mark.parametrize("changes", CONFIGURATIONS, ids=lambda changes: "-".join(map(str, changes.values())))
+def test_every_configuration_gives_what_keras_gives(changes):
+    contract = make_contract(**changes)
+    generator = make_generator(contract)
+    models = to_onnx(generator, contract, uint8=True)
+    sessions = {role: session_of(model) for role, model in models.items()}
+    for num_videos, num_frames in [(1, 1), (3, 5), (2, 16)]:
+        latents = sample_latents(contract.latents, num_videos, num_frames, seed=num_frames)
+        expected = run_keras(generator, latents)
+        assert expected["video"].std() > 0.1  # Weights of realistic size: near-zero clips would prove nothing.
+        whole = run(sessions["onnx"], latents)
+        motion = run(sessions["motion"], latents)
+        frames = run(sessions["frames"], {**latents, **motion})
+        half = run(sessions["onnx_fp16"], latents)
+        for found in (whole, frames | motion):
+            np.testing.assert_allclose(found["video"], expected["video"], atol=TOLERANCE)
+            np.testing.assert_allclose(found["motion_state"], expected["motion_state"], atol=1e-6)
+        assert np.abs(half["video"] - expected["video"]).max() < 2e-2
+        np.testing.assert_array_equal(half["motion_state"], whole["motion_state"])
+        np.testing.assert_array_equal(run(sessions["onnx_uint8"], latents)["video_uint8"], to_uint8(whole["video"]))
+
+
+@pytest.mark.parametrize("changes", CONFIGURATIONS[:3], ids=lambda changes: "-".join(map(str, changes.values())))
+def test_graphs_have_no_fault(changes):
+    contract = make_contract(**changes)
+    models = to_onnx(make_generator(contract), contract, uint8=True)
+    inputs, (to_motion, to_frames) = contract.inputs, part_inputs(contract)
+    outputs, state = list(contract.outputs.values()), contract.motion_state
+    everything = list(inputs.values())
+    expected = {
+        "onnx": (everything, outputs),
+        "onnx_fp16": (everything, outputs),
+        "onnx_uint8": (everything, [contract.video("video_uint8", "uint8"), state]),
+        "motion": ([inputs[name] for name in to_motion], [contract.motion, state]),
+        "frames": ([*(inputs[name] for name in to_frames), contract.motion], outputs[:1]),
+    }
+    assert set(models) == set(expected)
+    for role, model in models.items():
+        assert lint_onnx(model, *expected[role], contract) == []
+    kinds = [node.op_type for node in models["onnx"].graph.node]
+    assert kinds.count("GRU") == 1
+    assert not {"Mul", "Add", "BatchNormalization"} & set(kinds)  # Folded.
+    assert len(kinds) <= 31
+
+
+def test_the_same_weights_give_the_same_bytes():
+    contract = make_contract()
+    generator = make_generator(contract)
+    first, second = (to_onnx(generator, contract)["onnx"].SerializeToString(deterministic=True) for _ in range(2))
+    assert first == second
+
+
+def test_the_motion_network_is_the_gru_of_the_paper():
+    contract = make_contract(dim_category=0)
+    generator = make_generator(contract)
+    latents = sample_latents(contract.latents, 2, 7, seed=0)
+    weights = [np.asarray(weight) for weight in generator.motion.cell.trainable_variables]
+    expected = gru(latents["motion_noise"], latents["motion_init"], *weights)
+    found = run(session_of(to_onnx(generator, contract)["motion"]), latents)
+    np.testing.assert_allclose(found["motion"], expected, atol=1e-6)
+    np.testing.assert_allclose(found["motion_state"], expected[:, -1], atol=1e-6)
+
+
+def test_a_gru_of_another_kind_is_refused():
+    with pytest.raises(ValueError, match="reset_after=True"):
+        motion_graph(layers.GRU(5, reset_after=False), make_contract())
+
+
+def test_a_decoder_of_other_layers_is_converted_too():
+    codes = keras.Input((8,))
+    x = layers.Dense(4 * 4 * 6, activation="leaky_relu")(codes)
+    x = layers.Reshape((4, 4, 6))(x)
+    x = layers.UpSampling2D()(x)
+    x = layers.Conv2D(5, 3, padding="same")(x)
+    x = layers.BatchNormalization()(x)
+    x = layers.Activation("silu")(x)
+    decoder = keras.Model(codes, layers.Conv2D(3, 3, padding="same", activation="tanh")(x))
+    decoder.layers[5].set_weights([np.linspace(0.5, 1.5, 5)] * 4)
+    graph, z = convert_decoder(decoder), np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
+    # The test's runner calls the input x.
+    for node in graph.nodes:
+        node.input[:] = ["x" if name == "frames/z" else name for name in node.input]
+    np.testing.assert_allclose(run_graph(graph, z, "frames/pictures"), decoder.predict(z, verbose=0), atol=1e-5)
+
+
+def test_an_architecture_without_builder_is_named():
+    with pytest.raises(ValueError, match="No ONNX export for model=other. Known: mocogan"):
+        to_onnx(None, make_contract(model="other"))
+
+
+def test_the_contract_stands_in_the_file():
+    contract = make_contract(categories=("a", "b", "c"))
+    model = to_onnx(make_generator(contract), contract)["onnx"]
+    loaded = onnx.load_from_string(model.SerializeToString())
+    found = session_of(loaded).get_modelmeta()
+    assert found.custom_metadata_map == contract.metadata()
+    assert (found.producer_name, found.version) == ("mocogan-tf", contract.version)

@@ -1,0 +1,86 @@
+"""Promises of the configuration and the profiles."""
+
+import dataclasses
+import json
+
+import pytest
+
+from mocogan_tf import cli
+from mocogan_tf.config import FREE_ON_RESUME, Config, differences
+
+pytestmark = pytest.mark.core
+
+
+def test_json_round_trip(tmp_path):
+    config = Config(ngf=8, dataset="shapes", learning_rate=1e-5, deterministic=True)
+    (tmp_path / "config.json").write_text(config.to_json())
+    assert Config.from_json(tmp_path / "config.json") == config
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"ngf": 8, "colour": "red"}', '{"ngf": "8"}'])
+def test_a_file_that_is_no_configuration_is_refused(content, tmp_path):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match="config.json|ngf"):
+        Config.from_json(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"ngf": 0},
+        {"ngf": 1.5},
+        {"ngf": True},
+        {"video_length": 3},
+        {"image_size": 65},
+        {"channels": 4},
+        {"beta_1": 1.0},
+        {"learning_rate": -1.0},
+        {"learning_rate": float("nan")},
+        {"category_to": "both"},
+        {"r1_video": 1.0},  # With batch normalisation.
+        {"dim_category": 0, "category_loss": "supervised"},
+    ],
+)
+def test_values_out_of_range_are_refused_with_what_was_received(wrong):
+    with pytest.raises(ValueError, match="Received"):
+        Config(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("given", "num_categories", "dim", "loss"),
+    [
+        ({}, 4, 4, "supervised"),
+        ({}, 0, 0, "none"),
+        ({"dim_category": 6}, 0, 6, "infogan"),
+        ({"dim_category": 0}, 4, 0, "none"),
+        ({"category_loss": "infogan"}, 4, 4, "infogan"),
+        ({"category_loss": "none"}, 4, 4, "none"),
+    ],
+)
+def test_categories_follow_from_the_clips(given, num_categories, dim, loss):
+    resolved = Config(**given).resolve_categories(num_categories)
+    assert (resolved.dim_category, resolved.category_loss) == (dim, loss)
+
+
+def test_supervised_without_labels_is_refused():
+    with pytest.raises(ValueError, match="these have 0"):
+        Config(dim_category=4, category_loss="supervised").resolve_categories(0)
+
+
+def test_the_clip_needs_the_frames_between_its_frames():
+    assert Config(video_length=16, every_nth=2).source_frames == 31
+
+
+def test_only_what_decides_the_method_makes_another_run():
+    old = Config()
+    assert differences(old, dataclasses.replace(old, steps=1, log_every=1, data_dir="elsewhere")) == []
+    assert differences(old, dataclasses.replace(old, ngf=8, seed=2)) == ["ngf: 64 -> 8", "seed: 0 -> 2"]
+    assert set(FREE_ON_RESUME) <= {field.name for field in dataclasses.fields(Config)}
+
+
+@pytest.mark.parametrize("profile", cli.PROFILES)
+def test_profiles_are_valid_and_override_with_what_differs(profile):
+    config = Config(**cli.PROFILES[profile])
+    defaults = json.loads(Config().to_json())
+    assert all(defaults[name] != value for name, value in cli.PROFILES[profile].items())
+    assert config.steps > 0

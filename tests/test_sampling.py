@@ -1,0 +1,71 @@
+"""Promises of sampling from a generator."""
+
+import numpy as np
+import pytest
+
+from mocogan_tf import sampling
+from mocogan_tf.latents import sample_latents
+from mocogan_tf.models.generator import VideoGenerator
+from mocogan_tf.video import to_uint8
+from tests import reference
+
+pytestmark = pytest.mark.core
+
+
+@pytest.fixture(scope="module", params=["motion", "image"])
+def generator(request):
+    made = VideoGenerator(dim_content=5, dim_motion=3, dim_category=3, category_to=request.param, ngf=4, image_size=32)
+    reference.random_weights(made)
+    return made
+
+
+def close(a, b):
+    """Equal but for pixels that another batch size rounds the other way."""
+    return np.abs(a.astype(int) - b).max() <= 1
+
+
+def test_pieces_in_batch_and_time_give_the_whole(generator):
+    latents = sample_latents(generator.latents, 5, 20, seed=1)
+    whole = to_uint8(generator(latents)["video"])
+    assert close(sampling.generate(generator, latents, chunk=7, batch_size=2), whole)
+
+
+def test_grid_rows_share_content_and_columns_motion(generator, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(sampling, "generate", lambda generator, latents: seen.update(latents))
+    sampling.content_motion_grid(generator, 2, 3, 4, seed=9)
+    rows = {name: value.reshape(2, 3, -1) for name, value in seen.items()}
+    for column in range(3):
+        np.testing.assert_array_equal(rows["content"][:, 0], rows["content"][:, column])
+    for name in ("motion_noise", "motion_init"):
+        np.testing.assert_array_equal(rows[name][0], rows[name][1])
+        assert not np.array_equal(rows[name][:, 0], rows[name][:, 1])
+    chosen = rows["category"].argmax(axis=-1).tolist()
+    assert chosen == ([[0, 1, 2]] * 2 if generator.config["category_to"] == "motion" else [[0] * 3, [1] * 3])
+
+
+def test_the_first_clip_of_a_grid_is_the_first_clip_of_the_seed(generator):
+    grid = sampling.content_motion_grid(generator, 2, 2, 4, seed=9)
+    assert close(grid[:1], sampling.random_clips(generator, 1, 4, seed=9, category=0))
+
+
+def test_categories_differ_in_nothing_else(generator):
+    clips = sampling.all_categories(generator, 2, 4, seed=3)
+    assert clips.shape == (6, 4, 32, 32, 3)
+    assert close(clips[4:5], sampling.random_clips(generator, 2, 4, seed=3, category=1)[1:])
+
+
+def test_interpolation_goes_from_one_content_to_the_other_at_constant_length(generator, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(sampling, "generate", lambda generator, latents: seen.update(latents))
+    sampling.interpolated_contents(generator, 5, 4, seed=3)
+    ends = sample_latents(generator.latents, 2, 4, seed=3)["content"]
+    np.testing.assert_allclose(seen["content"][[0, -1]], ends, atol=1e-6)
+    lengths = np.linalg.norm(seen["content"], axis=1)
+    assert lengths.min() > 0.7 * np.linalg.norm(ends, axis=1).min()
+    assert np.all(seen["motion_noise"] == seen["motion_noise"][0])
+
+
+def test_categories_of_a_generator_without_any_are_refused():
+    with pytest.raises(ValueError, match="no categories"):
+        sampling.all_categories(VideoGenerator(ngf=2, image_size=32), 1, 4, seed=0)

@@ -1,0 +1,91 @@
+"""Promises of pixels, grids and files."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mocogan_tf import video
+
+pytestmark = pytest.mark.core
+RNG = np.random.default_rng(0)
+
+
+def clip(frames=5, height=8, width=8, channels=3):
+    return RNG.integers(0, 256, (frames, height, width, channels), np.uint8)
+
+
+def test_every_pixel_value_survives_the_way_there_and_back():
+    values = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(video.to_uint8(video.from_uint8(values)), values)
+
+
+def test_values_outside_the_range_are_clipped():
+    assert video.to_uint8([-2.0, -1.0, 0.0, 1.0, 2.0]).tolist() == [0, 0, 128, 255, 255]
+
+
+def test_grid_lays_clips_out_row_by_row():
+    clips = np.stack([np.full((2, 4, 4, 3), i, np.uint8) for i in range(6)])
+    laid = video.grid(clips, columns=3, gap=2, background=9)
+    assert laid.shape == (2, 2 * 6 - 2, 3 * 6 - 2, 3)
+    assert [[laid[0, 6 * r, 6 * c, 0] for c in range(3)] for r in range(2)] == [[0, 1, 2], [3, 4, 5]]
+    assert laid[1, 4, 0, 0] == laid[1, 0, 4, 0] == 9
+
+
+def test_film_strips_have_a_line_per_clip_and_frames_from_left_to_right():
+    clips = np.stack([clip(), clip()])
+    strips = video.film_strips(clips, gap=1)
+    assert strips.shape == (2 * 9 - 1, 5 * 8, 3)
+    np.testing.assert_array_equal(strips[9:17, 16:24], clips[1, 2])
+
+
+def test_scale_up_repeats_pixels():
+    one = clip(1)
+    np.testing.assert_array_equal(video.scale_up(one, 3)[:, ::3, ::3], one)
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".apng"])
+def test_lossless_animations_give_back_the_pixels(suffix, tmp_path):
+    frames = clip()
+    video.write_video(tmp_path / f"a{suffix}", frames, fps=8)
+    with Image.open(tmp_path / f"a{suffix}") as image:
+        for i, frame in enumerate(frames):
+            image.seek(i)
+            np.testing.assert_array_equal(np.asarray(image.convert("RGB")), frame)
+            assert image.info["duration"] == 125
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".apng", ".png", ".npy"])
+def test_every_format_takes_colour_and_grey(channels, suffix, tmp_path):
+    path = tmp_path / f"a{suffix}"
+    video.write_video(path, clip(channels=channels), fps=10)
+    if suffix == ".npy":
+        assert np.load(path).shape == (5, 8, 8, channels)
+    elif suffix == ".png":
+        assert Image.open(path).size == (40, 8)
+    else:
+        assert Image.open(path).n_frames == 5
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm"])
+@pytest.mark.parametrize("size", [16, 17])
+def test_films_have_every_frame_and_look_like_the_clip(suffix, size, tmp_path):
+    av = pytest.importorskip("av")
+    ramp = np.linspace(40, 200, 6, dtype=np.uint8)[:, None, None, None] * np.ones((1, size, size, 3), np.uint8)
+    video.write_video(tmp_path / f"a{suffix}", ramp, fps=8)
+    with av.open(str(tmp_path / f"a{suffix}")) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(frames) == 6
+    for frame, expected in zip(frames, ramp, strict=True):
+        assert np.abs(frame[:size, :size].astype(int) - expected).mean() < 6
+
+
+def test_films_without_pyav_name_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    with pytest.raises(ValueError, match=r"mocogan-tf\[video\]"):
+        video.write_video(tmp_path / "a.mp4", clip(), fps=8)
+
+
+def test_unknown_endings_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="must be one of .gif, .webp"):
+        video.write_video(tmp_path / "a.bmp", clip(), fps=8)
