@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import io
-import os
 import socket
 
 import numpy as np
@@ -11,8 +10,6 @@ import pytest
 from serving.engine import to_pixels
 from serving.latents import sample_latents
 
-# Ray gives a node 30 s to start; a busy machine takes longer.
-os.environ.setdefault("RAY_raylet_start_wait_time_s", "240")
 ray = pytest.importorskip("ray")
 httpx = pytest.importorskip("httpx")
 pytestmark = pytest.mark.slow
