@@ -43,6 +43,7 @@ def flags() -> argparse.ArgumentParser:
     add("--cuda_graph", action="store_true", help="replay the frame model as a CUDA graph, if it passes a self-test")
     add("--device_id", type=int, default=engine.device_id, help="which GPU")
     add("--max_queue_frames", type=int, default=batch.max_queue_frames, help="frames in the house before 429")
+    add("--max_wait", type=float, default=batch.max_wait_seconds, help="foreseen seconds behind others before 429")
     add("--max_videos", type=int, default=limits.max_videos, help="clips of a request")
     add("--max_frames", type=int, default=limits.max_frames, help="frames of a clip")
     add("--max_total_frames", type=int, default=limits.max_total_frames, help="clips times frames of a request")
@@ -67,7 +68,7 @@ def flags() -> argparse.ArgumentParser:
 def check_flags(values: argparse.Namespace) -> None:
     """Raises ValueError for a number out of range."""
     for name in ("workers", "max_batch_frames", "max_queue_frames", "max_videos", "max_frames", "max_total_frames",
-                 "max_body_bytes", "max_connections", "timeout", "keep_versions"):  # fmt: skip
+                 "max_body_bytes", "max_connections", "timeout", "max_wait", "keep_versions"):  # fmt: skip
         if not getattr(values, name) > 0:
             raise ValueError(f"--{name} must be positive. Received: --{name}={getattr(values, name)}")
     for name in ("threads", "encode_threads", "batch_wait_ms", "max_streams", "poll_seconds", "drain_delay",
@@ -112,7 +113,7 @@ def serve(values: argparse.Namespace) -> None:
             provider=values.provider, precision=values.precision, threads=values.threads, workers=values.workers,
             max_batch_frames=values.max_batch_frames, cuda_graph=values.cuda_graph, device_id=values.device_id,
         ),
-        batch_options=BatchOptions(values.max_queue_frames, values.batch_wait_ms / 1e3),
+        batch_options=BatchOptions(values.max_queue_frames, values.max_wait, values.batch_wait_ms / 1e3),
         keep_versions=values.keep_versions,
     )  # fmt: skip
     repository.load()

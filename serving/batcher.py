@@ -82,6 +82,7 @@ class Batcher:
         workers: int = 1,
         max_batch_frames: int = 32,
         max_queue_frames: int = 512,
+        max_wait_seconds: float = math.inf,
         wait_seconds: float = 0.0,
         observer: Observer | None = None,
     ) -> None:
@@ -92,6 +93,7 @@ class Batcher:
             workers: How many of its workers there are.
             max_batch_frames: Frames of a full batch.
             max_queue_frames: Frames admitted at one time, from acceptance to the encoded answer.
+            max_wait_seconds: Longest wait for others, as far as it can be foreseen, with which a request is let in.
             wait_seconds: How long an idle worker waits for a batch to fill; 0 starts at once, and batches
                 form from what arrives during the one before.
             observer: Gets the numbers.
@@ -99,9 +101,10 @@ class Batcher:
         self.renderer = renderer
         self.max_batch_frames = max_batch_frames
         self.max_queue_frames = max_queue_frames
+        self.max_wait_seconds = max_wait_seconds
         self.wait_seconds = wait_seconds
         self.observer = observer
-        self.admitted_frames = 0
+        self._admitted: list[int] = []
         self.queued_frames = 0
         self.seconds_per_frame = 0.0
         self.failures = 0
@@ -132,21 +135,32 @@ class Batcher:
             Overloaded: There is no room, or no chance to be done by the deadline; `retry_after` says when.
         """
         with self._changed:
-            ahead = self.admitted_frames * self.seconds_per_frame
-            late = time.monotonic() + ahead + num_frames * self.seconds_per_frame > deadline
+            wait = self._foreseen_wait(num_frames)
+            late = time.monotonic() + wait + num_frames * self.seconds_per_frame > deadline
             full = self.admitted_frames + num_frames > self.max_queue_frames
-            if self.admitted_frames and (full or late):
+            if self._admitted and (full or late or wait > self.max_wait_seconds):
                 raise Overloaded(
-                    f"The queue is full: {self.admitted_frames} of {self.max_queue_frames} frames are taken and "
-                    f"{num_frames} more were asked for. Try again later.",
-                    retry_after=max(1.0, math.ceil(ahead)),
+                    f"The queue is full: {self.admitted_frames} of {self.max_queue_frames} frames are taken, "
+                    f"{num_frames} more were asked for and would wait {wait:.1f} s. Try again later.",
+                    retry_after=max(1.0, math.ceil(wait)),
                 )
-            self.admitted_frames += num_frames
+            self._admitted.append(num_frames)
         try:
             yield
         finally:
             with self._changed:
-                self.admitted_frames -= num_frames
+                self._admitted.remove(num_frames)
+
+    @property
+    def admitted_frames(self) -> int:
+        """Frames in the house."""
+        return sum(self._admitted)
+
+    def _foreseen_wait(self, num_frames: int) -> float:
+        """Seconds for which others are served until so many frames have had their turns: of each request in the house,
+        as taking turns has it, no more frames than one's own."""
+        turns = -(-num_frames // QUANTUM) * QUANTUM
+        return sum(min(frames, turns) for frames in self._admitted) * self.seconds_per_frame
 
     async def submit(self, rows: dict[str, Floats], *, deadline: float = math.inf, as_pixels: bool = True) -> Job:
         """Renders rows `[N, D]`; returns the finished job, its `out` uint8 or float32 `[N, H, W, C]`.

@@ -31,6 +31,7 @@ class BatchOptions:
     """How requests are batched; see `Batcher`."""
 
     max_queue_frames: int = 512
+    max_wait_seconds: float = 1.0
     wait_seconds: float = 0.0
 
 
@@ -146,6 +147,7 @@ class Repository:
             workers=engine.options.workers,
             max_batch_frames=engine.options.max_batch_frames,
             max_queue_frames=self.batch_options.max_queue_frames,
+            max_wait_seconds=self.batch_options.max_wait_seconds,
             wait_seconds=self.batch_options.wait_seconds,
             observer=self.metrics.observer(bundle.name),
         )

@@ -134,17 +134,35 @@ def test_admission_is_bounded_in_frames_and_says_when_to_return():
     with_batcher(test, max_queue_frames=100)
 
 
+def refused(batcher, num_frames, seconds=100.0):
+    try:
+        with batcher.admit(num_frames, time.monotonic() + seconds):
+            return False
+    except Overloaded:
+        return True
+
+
 def test_work_that_cannot_be_done_in_time_is_refused_at_once():
     async def test(batcher, renderer):
         batcher.seconds_per_frame = 0.01
-        with batcher.admit(200):
-            with pytest.raises(Overloaded):
-                with batcher.admit(16, time.monotonic() + 1.0):
-                    pass
-            with batcher.admit(16, time.monotonic() + 5.0):
-                pass
+        with batcher.admit(160), batcher.admit(160):
+            # Of each of the two it waits for as many frames as its own, which is 0.32 s, and then takes 0.16 s itself.
+            assert refused(batcher, 16, 0.4) and not refused(batcher, 16, 0.6)
+            assert refused(batcher, 160, 4.0) and not refused(batcher, 160, 6.0)
 
     with_batcher(test, max_queue_frames=1000)
+
+
+def test_a_foreseen_wait_that_is_too_long_is_refused_at_once():
+    async def test(batcher, renderer):
+        with batcher.admit(160), batcher.admit(160), batcher.admit(160):
+            batcher.seconds_per_frame = 0.01
+            assert not refused(batcher, 16)  # 0.48 s behind the three.
+            with batcher.admit(16):
+                assert refused(batcher, 16)
+            assert refused(batcher, 32)
+
+    with_batcher(test, max_queue_frames=10_000, max_wait_seconds=0.5)
 
 
 def test_a_failing_engine_fails_its_requests_and_then_says_that_it_is_dead():
