@@ -6,36 +6,43 @@ docs/datasets.md the layouts.
 """
 
 import functools
-import os
 import sys
 
-from absl import app, flags
+from absl import flags
 
+from mocogan_tf import cli
 from mocogan_tf.data import prepare_options
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # What matters is said in our words.
-flags.DEFINE_string("out", None, "Folder to write: new, empty, or written by an earlier run, which then goes on.")
-flags.DEFINE_integer("workers", 0, "Processes that read clips. 0: as many as processors. Does not change the result.")
-prepare_options.define_flags()
+FLAGS = flags.FLAGS
 
 
-def main(argv: list[str]) -> None:
-    out = flags.FLAGS.out
+def _define_flags():
+    flags.DEFINE_string("out", None, "Folder to write: new, empty, or written by an earlier run, which then goes on.")
+    flags.DEFINE_integer(
+        "workers", 0, "Processes that read clips. 0: as many as processors. Does not change the result.", lower_bound=0
+    )
+    prepare_options.define_flags()
+    flags.adopt_module_key_flags(prepare_options)  # So that --help shows them.
+
+
+def main(argv):
+    """Returns 0 when everything is prepared, 1 after an error, 130 after Ctrl-C."""
+    if len(argv) != 2 or not FLAGS.out:
+        raise ValueError(f"Give one source and --out: python prepare.py SOURCE --out=DIR. Received: {argv[1:]}")
+    options = prepare_options.from_flags()
+    from mocogan_tf.data import prepare  # Only now: TensorFlow takes seconds, and workers do without.
+
     try:
-        if len(argv) != 2 or not out:
-            raise ValueError(f"Give one source and --out: python prepare.py SOURCE --out=DIR. Received: {argv[1:]}")
-        options = prepare_options.from_flags()
-        from mocogan_tf.data import prepare  # Only now: TensorFlow takes seconds, and workers do without.
-
-        make = functools.partial(prepare.make_in_processes, workers=flags.FLAGS.workers or None)
-        manifest = prepare.prepare(argv[1], out, options, make)
-    except ValueError as error:
-        sys.exit(f"prepare.py: {error}")
+        make = functools.partial(prepare.make_in_processes, workers=FLAGS.workers or None)
+        manifest = prepare.prepare(argv[1], FLAGS.out, options, make)
     except KeyboardInterrupt:
-        sys.exit("prepare.py: stopped. Finished shards are kept; the same command goes on.")
-    print(prepare.summary(manifest, prepare.read_rejected(out)))
-    print(f"Train with: python train.py --dataset=folder --data_dir={out} --image_size={options.image_size}")
+        print("stopped: finished shards are kept; the same command goes on", file=sys.stderr)
+        return 130
+    print(prepare.summary(manifest, prepare.read_rejected(FLAGS.out)))
+    print(f"Train with: python train.py --dataset=folder --data_dir={FLAGS.out} --image_size={options.image_size}")
+    return 0
 
 
 if __name__ == "__main__":
-    app.run(main)
+    _define_flags()
+    cli.run(main, positional=1)

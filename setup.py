@@ -39,11 +39,11 @@ EXTRAS = {
         "httpx>=0.27",
         "pyyaml>=6",
         "h5py>=3.10",
+        "av>=14",
         *serving_requirements(),
     ],
     # What some tests need beside `test`, and skip without.
     "ci": [
-        "av>=14",
         "grpcio>=1.60",
         "schemathesis>=4",
         "playwright>=1.49",

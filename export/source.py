@@ -79,7 +79,8 @@ def open_run(
         "metrics": metrics,
         "data": data,
         "generator": generator.get_config(),
-        "config": dataclasses.asdict(config),
+        # Where data lay on the machine that trained is nobody's business.
+        "config": {key: value for key, value in dataclasses.asdict(config).items() if not key.endswith("_dir")},
         "libraries": library_versions(),
     }
     return Source(generator, contract, provenance)

@@ -74,16 +74,23 @@ def config_from_flags(values, profile):
     return Config(**{**PROFILES[profile], **given})
 
 
-def run(main):
-    """Runs a command: `main(argv) -> exit code`; an expected error becomes one line and exit code 1."""
+def run(main, positional=0):
+    """Runs a command: `main(argv) -> exit code`; an expected error becomes one line and exit code 1.
+
+    Args:
+        main: Takes the arguments that are no flags, after the program's name.
+        positional: How many of them it may be given.
+    """
     # TensorFlow's start-up chatter would bury the command's own lines; its errors still come through.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
     def guarded(argv):
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
-        if len(argv) > 1:
-            print(f"error: unexpected argument {argv[1]!r}; flags are written --name=value", file=sys.stderr)
+        if len(argv) > 1 + positional:
+            print(
+                f"error: unexpected argument {argv[1 + positional]!r}; flags are written --name=value", file=sys.stderr
+            )
             return 1
         try:
             return main(argv)

@@ -326,5 +326,5 @@ def test_the_command_ends_with_a_summary_or_with_one_line_and_code_1(clips, tmp_
     good = subprocess.run([*command, "--min_frames=7"], cwd=ROOT, capture_output=True, text=True)
     assert good.returncode == 0 and "8 clips" in good.stdout and "--data_dir" in good.stdout
     bad = subprocess.run([*command, "--min_frames=100"], cwd=ROOT, capture_output=True, text=True)
-    assert bad.returncode == 1 and bad.stderr.splitlines()[-1].startswith("prepare.py: No clip could be prepared")
+    assert bad.returncode == 1 and bad.stderr.splitlines()[-1].startswith("error: No clip could be prepared")
     assert "Traceback" not in bad.stderr
