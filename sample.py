@@ -1,6 +1,5 @@
 """Writes clips of a trained run: python sample.py --run_dir=runs/taichi-cpu --out=samples --mode=content_motion_grid"""
 
-import json
 import math
 import pathlib
 
@@ -62,14 +61,16 @@ def main(argv):
     unknown = [suffix for suffix in suffixes if suffix not in video.SUFFIXES]
     if unknown:
         raise ValueError(f"Unknown format {unknown[0][1:]!r}. Known: {', '.join(s[1:] for s in video.SUFFIXES)}.")
-    from mocogan_tf import checkpoints  # Here, so that --help need not wait for TensorFlow.
+    from mocogan_tf import checkpoints, run_directory  # Here, so that --help need not wait for TensorFlow.
 
     generator, config, step = checkpoints.load_generator(FLAGS.run_dir, FLAGS.checkpoint)
     frames = FLAGS.frames or config.video_length * (4 if FLAGS.mode == "long" else 1)
-    fps = FLAGS.fps or json.loads((pathlib.Path(FLAGS.run_dir) / "data.json").read_text())["fps"]
+    fps = FLAGS.fps or run_directory.read_data(FLAGS.run_dir)["fps"]
     clips, columns = _make_clips(generator, frames)
     clips = video.scale_up(clips, FLAGS.scale)
     out = pathlib.Path(FLAGS.out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file. Choose another --out.")
     out.mkdir(parents=True, exist_ok=True)
     grid = video.grid(clips, columns)
     for suffix in suffixes:

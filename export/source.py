@@ -16,7 +16,7 @@ import onnxruntime
 import tensorflow as tf
 
 from export.contract import Contract
-from mocogan_tf import __version__, checkpoints
+from mocogan_tf import __version__, checkpoints, run_directory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +49,8 @@ def open_run(
         ValueError: There is no such run or checkpoint, it is damaged, or an argument is unusable.
     """
     generator, config, step = checkpoints.load_generator(run_dir, checkpoint)
-    try:
-        data = json.loads((run_dir / "data.json").read_text())
-        categories, fps = tuple(data["categories"]), float(data["fps"])
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"Cannot read {run_dir / 'data.json'}: {error}") from error
+    data = run_directory.read_data(run_dir)
+    categories = tuple(data["categories"])
     contract = Contract(
         name=name or re.sub(r"[^a-z0-9]+", "-", f"{config.model}-{data['name']}".lower()).strip("-"),
         version=version,
@@ -64,7 +61,7 @@ def open_run(
         category_to=config.category_to,
         # Categories that the model found by itself have no names, whatever the clips' labels are.
         categories=categories if len(categories) == config.dim_category else (),
-        fps=fps,
+        fps=data["fps"],
         image_size=config.image_size,
         channels=config.channels,
         video_length=config.video_length,

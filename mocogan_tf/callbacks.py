@@ -6,6 +6,7 @@ All of them count in steps of the run, so that they keep their rhythm when a run
 import io
 import json
 import math
+import os
 import pathlib
 import signal
 import sys
@@ -44,7 +45,8 @@ def _due(every, previous, step):
 class StopOnNonFinite(_PerStep):
     """Ends training at the first loss that is no finite number.
 
-    Keras's own `TerminateOnNaN` looks only at a quantity named `loss`.
+    Keras's own `TerminateOnNaN` looks only at a quantity named `loss`. With several steps per execution, the last of
+    them is looked at, and named.
 
     Raises:
         FloatingPointError: Names the quantities and the step.
@@ -104,9 +106,11 @@ def _drop_after(path, step):
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
-        except ValueError:
+        except (ValueError, TypeError, KeyError):
             continue
-    path.write_text("".join(kept))
+    temporary = path.with_name(f"writing-{path.name}")
+    temporary.write_text("".join(kept))
+    os.replace(temporary, path)
 
 
 class TensorBoardLog(_PerStep):
@@ -204,18 +208,20 @@ class Progress(_PerStep):
         self.bar = None
 
     def on_train_begin(self, logs=None):
-        self.since = time.monotonic()
+        self.since = None
         if sys.stderr.isatty():
             self.bar = tqdm.tqdm(total=self.steps, initial=self.first_step, unit="step", dynamic_ncols=True)
 
     def on_step(self, previous, step, logs):
-        pace = (step - self.first_step) / (time.monotonic() - self.since)
+        if self.since is None:  # Counted from the end of the first call, which is spent on tracing.
+            self.since = time.monotonic(), step
+        pace = (step - self.since[1]) / max(time.monotonic() - self.since[0], 1e-9)
         losses = " ".join(f"{label} {logs[name]:.3f}" for name, label in self.SHOWN.items() if name in logs)
         if self.bar is not None:
             self.bar.set_postfix_str(f"{losses}, {pace * self.clips_per_step:.1f} clips/s", refresh=False)
             self.bar.update(step - previous)
         elif _due(self.every, previous, step):
-            left = tqdm.tqdm.format_interval((self.steps - step) / pace)
+            left = tqdm.tqdm.format_interval((self.steps - step) / pace) if pace else "?"
             print(
                 f"step {step}/{self.steps}  {losses}  {pace * self.clips_per_step:.1f} clips/s  {left} left", flush=True
             )

@@ -60,8 +60,10 @@ def save(gan, run_dir, *, keep, **about):
         gan.save_weights(temporary)
         digest = _sha256(temporary)
         os.replace(temporary, weights)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, RuntimeError):  # HDF5's word for a write that failed.
+            raise OSError(f"Cannot write checkpoint {weights}: {error}") from error
         raise
     temporary = description.with_name(f"writing-{description.name}")
     temporary.write_text(json.dumps({"step": step, "sha256": digest, **about}, indent=2) + "\n")
@@ -136,7 +138,7 @@ def load_generator(run_dir, which="latest"):
         step = int(which) if str(which).isdigit() else -1
         if step not in found:
             raise ValueError(f"No checkpoint {which!r} in {run_dir}. There are: latest, {', '.join(map(str, found))}.")
-    gan = build_gan(config)
+    gan = build_gan(config, policy="float32")
     restore(gan, run_dir, step)
     return gan.average if gan.average is not None else gan.generator, config, step
 

@@ -94,6 +94,9 @@ def run(main, positional=0):
             return 1
         try:
             return main(argv)
+        except KeyboardInterrupt:  # Where a command has no state to save, such as while clips are decoded.
+            print("stopped", file=sys.stderr)
+            return 130
         except (ValueError, FloatingPointError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1

@@ -47,7 +47,9 @@ class Config:
     model: str = _opt("mocogan", "Model to train.", choices=("mocogan",))
     dim_content: int = _opt(50, "Size of the content code, fixed over a clip.", minimum=1)
     dim_motion: int = _opt(10, "Size of the motion code, one per frame, and of its noise.", minimum=1)
-    dim_category: int = _opt(AUTO, "Number of categories. -1: as many as the clips have.", minimum=AUTO)
+    dim_category: int = _opt(
+        AUTO, "Number of categories. -1: as many as the clips have; none with category_loss=none.", minimum=AUTO
+    )
     category_to: str = _opt(
         "motion",
         "Where the category enters: the motion network (the paper's best) or the frame decoder (the authors' code).",
@@ -88,7 +90,7 @@ class Config:
     steps: int = _opt(100_000, "Training steps in all.", minimum=1)
     image_batch: int = _opt(32, "Images per step, over all devices.", minimum=1)
     video_batch: int = _opt(32, "Clips per step, over all devices.", minimum=1)
-    seed: int = _opt(0, "Seed of everything random.", minimum=0)
+    seed: int = _opt(0, "Seed of everything random.", minimum=0, below=2**32)
 
     # How it is computed: these change speed and rounding, not the method.
     precision: str = _opt(
@@ -138,8 +140,14 @@ class Config:
         Raises:
             ValueError: The labels contradict the configuration.
         """
-        dim = num_categories if self.dim_category == AUTO else self.dim_category
         loss = self.category_loss
+        dim = self.dim_category
+        if dim == AUTO:
+            dim = 0 if loss == "none" else num_categories
+        if loss == "infogan" and not dim:
+            raise ValueError(
+                "`category_loss=infogan` on clips without labels needs --dim_category=K, K the number to find."
+            )
         if loss == "auto":
             loss = "none" if not dim else "supervised" if num_categories == dim else "infogan"
         if loss == "supervised" and num_categories != dim:
@@ -158,17 +166,20 @@ class Config:
         """Reads a configuration that `to_json` wrote.
 
         Raises:
-            ValueError: The file is missing, is no JSON object, or has a field that this version does not know.
+            ValueError: The file is missing, is no JSON object, or has other fields than this version.
         """
         try:
             values = json.loads(pathlib.Path(path).read_text())
             if not isinstance(values, dict):
                 raise ValueError("it is no JSON object")
-            unknown = sorted(set(values) - {field.name for field in dataclasses.fields(cls)})
+            names = {field.name for field in dataclasses.fields(cls)}
+            unknown, missing = sorted(set(values) - names), sorted(names - set(values))
         except (OSError, ValueError) as error:
             raise ValueError(f"Cannot read the configuration {path}: {error}") from error
         if unknown:
             raise ValueError(f"The configuration {path} has unknown fields: {', '.join(unknown)}.")
+        if missing:
+            raise ValueError(f"The configuration {path} lacks fields: {', '.join(missing)}.")
         return cls(**values)
 
 

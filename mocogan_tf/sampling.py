@@ -83,7 +83,7 @@ def all_categories(generator, num_contents, num_frames, *, seed):
 def interpolated_contents(generator, num_videos, num_frames, *, seed):
     """One motion under contents on the way from content 0 to content 1 of a seed.
 
-    The way is spherical, so that every point between has the length that normal codes have.
+    The way is spherical (Shoemake 1985): a straight one passes points shorter than normal codes are.
 
     Args:
         generator: `VideoGenerator`.

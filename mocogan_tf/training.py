@@ -2,17 +2,13 @@
 
 import contextlib
 import dataclasses
-import json
-import os
 import pathlib
 import signal
 
 import keras
 import tensorflow as tf
-from absl import logging
 
-from mocogan_tf import callbacks, checkpoints
-from mocogan_tf.config import Config, differences
+from mocogan_tf import callbacks, checkpoints, run_directory
 from mocogan_tf.data.pipeline import training_batches
 from mocogan_tf.data.registry import open_videos
 from mocogan_tf.gan import MoCoGAN
@@ -71,10 +67,13 @@ def make_strategy(config):
     Raises:
         ValueError: A batch is not divisible by the replicas, or TensorFlow has started with other devices.
     """
-    if tf.config.list_logical_devices("GPU") if config.cpu_devices == 1 else tf.config.list_physical_devices("GPU"):
-        strategy = tf.distribute.MirroredStrategy()
-    else:
-        strategy = tf.distribute.MirroredStrategy(_cpu_devices(config.cpu_devices))
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus and config.cpu_devices > 1:
+        raise ValueError(
+            f"`cpu_devices` is for machines without a GPU; this one has {len(gpus)}, which are used. "
+            f"Received: cpu_devices={config.cpu_devices}. To train on the CPU, set CUDA_VISIBLE_DEVICES=-1."
+        )
+    strategy = tf.distribute.MirroredStrategy(None if gpus else _cpu_devices(config.cpu_devices))
     check_batches(config, strategy)
     return strategy
 
@@ -119,8 +118,30 @@ def build_generator(config, name="generator", sync_batch_norm=False):
     )
 
 
-def build_gan(config):
-    """Builds and compiles the networks of a resolved configuration, in the current strategy and precision."""
+@contextlib.contextmanager
+def _dtype_policy(policy):
+    """Sets Keras's global policy, which layers take when they are made, for a while; None leaves it."""
+    before = keras.config.dtype_policy()
+    try:
+        if policy is not None:
+            keras.config.set_dtype_policy(policy)
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def build_gan(config, policy=None):
+    """Builds and compiles the networks of a resolved configuration, in the current strategy.
+
+    Args:
+        config: `Config`.
+        policy: Keras's dtype policy of the networks; None takes the global one.
+    """
+    with _dtype_policy(policy):
+        return _build_gan(config)
+
+
+def _build_gan(config):
     sync = config.sync_batch_norm and tf.distribute.get_strategy().num_replicas_in_sync > 1
     shared = {
         "ndf": config.ndf,
@@ -223,8 +244,8 @@ def train(config, run_dir, resume="auto"):
         ValueError: Clips, configuration or run directory do not fit.
         FloatingPointError: A loss is not finite.
     """
-    run_dir = pathlib.Path(run_dir)
     config = dataclasses.replace(config, precision=choose_precision(config.precision))
+    run_directory.check(run_dir, config, resume)
     keras.utils.set_random_seed(config.seed)
     # Grappler's remapper gives up on padded 3D convolutions, with an error line in every run; without it, no line.
     tf.config.optimizer.set_experimental_options({"remapping": False})
@@ -234,11 +255,8 @@ def train(config, run_dir, resume="auto"):
     videos = open_videos(config)
     config = config.resolve_categories(len(videos.categories))
     fps = videos.fps / config.every_nth
-    _open_run(run_dir, config, videos, fps, resume)
-
-    keras.mixed_precision.set_dtype_policy(config.precision)
     with strategy.scope():
-        gan = build_gan(config)
+        gan = build_gan(config, policy=config.precision)
     start_step = checkpoints.restore_latest(gan, run_dir) or 0
     if start_step >= config.steps:
         print(f"{run_dir} is at step {start_step} of {config.steps}. To go on, raise --steps.")
@@ -250,6 +268,7 @@ def train(config, run_dir, resume="auto"):
             f"`steps_per_execution`. Received: steps_per_execution={config.steps_per_execution}. "
             f"Set --steps={config.steps - too_many + config.steps_per_execution}."
         )
+    run_directory.claim(run_dir, config, videos, fps)
     print(
         f"{'going on with' if start_step else 'training'} {run_dir}: steps {start_step + 1} to {config.steps}, "
         f"{len(videos)} clips, {len(videos.categories)} categories, {strategy.num_replicas_in_sync} replica(s)",
@@ -265,12 +284,14 @@ def train(config, run_dir, resume="auto"):
             callbacks=[*_callbacks(config, run_dir, start_step, fps), stop],
         )
     except tf.errors.ResourceExhaustedError as error:
+        if "No space left" in str(error):  # TensorFlow has one word for a full memory and a full disk.
+            raise OSError(f"The disk is full; earlier checkpoints in {run_dir} are kept.") from error
         raise ValueError(
             f"Out of memory at video_batch={config.video_batch}, image_batch={config.image_batch}. "
             "Lower --video_batch or --image_batch, or --ngf and --ndf."
         ) from error
     if stop.signal is not None:
-        print(f"stopped at step {int(gan.step.numpy())}; the same command goes on from there")
+        print(f"stopped at step {int(gan.step.numpy())}; the same command goes on from there (with --resume=auto)")
     else:
         print(f"done: {run_dir} holds samples/, checkpoints/, log.jsonl and tensorboard/")
     return EXIT_CODES[stop.signal]
@@ -295,41 +316,3 @@ def _callbacks(config, run_dir, start_step, fps):
         ),
         tensorboard,
     ]
-
-
-def _open_run(run_dir, config, videos, fps, resume):
-    """Makes the run directory, or checks that it belongs to this configuration."""
-    path = run_dir / "config.json"
-    exists = path.exists()
-    if exists and resume == "never":
-        raise ValueError(f"{run_dir} already holds a run. Choose another --run_dir, or --resume=auto to go on with it.")
-    if resume == "must" and not checkpoints.steps(run_dir):
-        raise ValueError(f"{run_dir} has no checkpoint to go on from (--resume=must).")
-    if exists:
-        changed = differences(Config.from_json(path), config)
-        if changed:
-            raise ValueError(
-                f"{run_dir} belongs to another configuration ({'; '.join(changed)}). "
-                "Choose another --run_dir, or give the old values."
-            )
-    elif run_dir.exists() and any(run_dir.iterdir()):
-        raise ValueError(f"{run_dir} is not empty and holds no run. Choose another --run_dir.")
-    data = {
-        "name": videos.name,
-        "categories": list(videos.categories),
-        "num_clips": len(videos),
-        "fps": fps,
-    }
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        _write(run_dir / "data.json", json.dumps(data, indent=2) + "\n")
-        _write(path, config.to_json())
-    except OSError as error:
-        raise ValueError(f"Cannot write the run directory {run_dir}: {error}") from error
-
-
-def _write(path, text):
-    temporary = path.with_name(f"writing-{path.name}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
-    logging.debug("wrote %s", path)

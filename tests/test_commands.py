@@ -110,6 +110,7 @@ def test_a_signal_saves_says_how_to_go_on_and_ends_with_its_code(number, code, t
     out, err = process.communicate(timeout=120)
     assert process.returncode == code, err
     assert "the same command goes on from there" in out
+    assert "Traceback" not in err
     logged = [json.loads(line)["step"] for line in (run_dir / "log.jsonl").read_text().splitlines()]
     saved = sorted((run_dir / "checkpoints").glob("step-*.json"))
     assert json.loads(saved[-1].read_text())["step"] == logged[-1]

@@ -17,10 +17,10 @@ def test_json_round_trip(tmp_path):
     assert Config.from_json(tmp_path / "config.json") == config
 
 
-@pytest.mark.parametrize("content", ["", "[1]", '{"ngf": 8, "colour": "red"}', '{"ngf": "8"}'])
+@pytest.mark.parametrize("content", ["", "[1]", '{"ngf": 8, "colour": "red"}', '{"ngf": 8}'])
 def test_a_file_that_is_no_configuration_is_refused(content, tmp_path):
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(ValueError, match="config.json|ngf"):
+    with pytest.raises(ValueError, match="config.json"):
         Config.from_json(tmp_path / "config.json")
 
 
@@ -54,7 +54,8 @@ def test_values_out_of_range_are_refused_with_what_was_received(wrong):
         ({"dim_category": 6}, 0, 6, "infogan"),
         ({"dim_category": 0}, 4, 0, "none"),
         ({"category_loss": "infogan"}, 4, 4, "infogan"),
-        ({"category_loss": "none"}, 4, 4, "none"),
+        ({"category_loss": "none"}, 4, 0, "none"),
+        ({"category_loss": "none", "dim_category": 4}, 4, 4, "none"),
     ],
 )
 def test_categories_follow_from_the_clips(given, num_categories, dim, loss):

@@ -14,12 +14,6 @@ from tests.tiny import tiny_batch, tiny_config
 pytestmark = pytest.mark.core
 
 
-@pytest.fixture(autouse=True)
-def float32_policy():
-    yield
-    keras.config.set_dtype_policy("float32")
-
-
 def step(gan, batch, times=1):
     """Runs training steps, without the minutes that tracing takes, and returns the last one's logs as floats."""
     tensors = {name: tf.constant(value) for name, value in batch.items()}
@@ -68,8 +62,7 @@ def test_logs_have_the_documented_names():
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_half_precision_gives_finite_losses_and_float32_outputs(policy):
     config = tiny_config(precision=policy, noise_sigma=0.1)
-    keras.config.set_dtype_policy(policy)
-    gan = build_gan(config)
+    gan = build_gan(config, policy=policy)
     is_scaled = isinstance(gan.g_optimizer, keras.optimizers.LossScaleOptimizer)
     assert is_scaled == (policy == "mixed_float16")
     before = weights(gan.generator)

@@ -33,7 +33,7 @@ def temporal_plan(video_length, num_layers):
 
     Every layer has kernel 4 and stride 1, as in the authors' code, as long as four frames are left for the last
     convolution; layers beyond that do not look along time. Where many more would be left, the deepest layers step by 2,
-    so that the logits still see the whole clip.
+    so that a logit sees most of the clip; where a step of 2 would leave the last frame out, that layer's kernel is 5.
 
     Args:
         video_length: T, at least 4.
@@ -51,11 +51,12 @@ def temporal_plan(video_length, num_layers):
         plan, frames = [], video_length
         for i in range(num_layers):
             stride = 2 if i >= num_layers - num_strided else 1
-            left = (frames - KERNEL) // stride + 1
+            kernel = KERNEL + (frames - KERNEL) % stride
+            left = (frames - kernel) // stride + 1
             if left < KERNEL:
                 plan.append((1, 1))
             else:
-                plan.append((KERNEL, stride))
+                plan.append((kernel, stride))
                 frames = left
         if frames < 2 * KERNEL:
             break

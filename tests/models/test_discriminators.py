@@ -41,13 +41,24 @@ def test_parameter_counts_at_64_pixels_are_those_of_the_authors_layers():
         (16, 4, [(4, 1)] * 4),  # The authors': 16, 13, 10, 7, 4.
         (4, 4, [(1, 1)] * 4),
         (8, 4, [(4, 1), (1, 1), (1, 1), (1, 1)]),
-        (33, 4, [(4, 1), (4, 1), (4, 1), (4, 2)][:2] + [(4, 2), (4, 2)]),
+        (24, 4, [(4, 1), (4, 1), (4, 1), (5, 2)]),
+        (33, 4, [(4, 1), (4, 1), (5, 2), (4, 2)]),
         (16, 3, [(4, 1)] * 3),
         (16, 5, [(4, 1)] * 4 + [(1, 1)]),
     ],
 )
 def test_depth_in_time_follows_from_the_clip_length(video_length, num_layers, plan):
     assert temporal_plan(video_length, num_layers) == plan
+
+
+@pytest.mark.parametrize("num_layers", [3, 4, 5])
+def test_no_frame_is_left_out_at_any_length(num_layers):
+    for video_length in range(4, 130):
+        frames = video_length
+        for kernel, stride in temporal_plan(video_length, num_layers):
+            assert (frames - kernel) % stride == 0
+            frames = (frames - kernel) // stride + 1
+        assert frames >= 4
 
 
 def test_clips_of_fewer_than_four_frames_are_refused():

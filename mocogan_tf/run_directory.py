@@ -1,0 +1,103 @@
+"""The run directory: whose it is, and what it says of configuration and clips."""
+
+import dataclasses
+import json
+import os
+import pathlib
+
+from absl import logging
+
+from mocogan_tf import checkpoints
+from mocogan_tf.config import Config, differences
+
+CONFIG, DATA = "config.json", "data.json"
+
+
+def check(run_dir, config, resume):
+    """Checks what can be known before any clip is read, so that nobody waits for an error.
+
+    Args:
+        run_dir: The run directory; need not exist.
+        config: `Config`, in which categories may still be open.
+        resume: "auto", "never" or "must".
+
+    Raises:
+        ValueError: `run_dir` is no place for this run.
+    """
+    run_dir = pathlib.Path(run_dir)
+    if run_dir.exists() and not run_dir.is_dir():
+        raise ValueError(f"{run_dir} is a file. Choose another --run_dir.")
+    exists = (run_dir / CONFIG).exists()
+    if exists and resume == "never":
+        raise ValueError(f"{run_dir} already holds a run. Choose another --run_dir, or --resume=auto to go on with it.")
+    if resume == "must" and not checkpoints.steps(run_dir):
+        raise ValueError(f"{run_dir} has no checkpoint to go on from (--resume=must).")
+    if exists:
+        old = Config.from_json(run_dir / CONFIG)
+        # These two follow from the clips, and are compared when those are known.
+        _compare(run_dir, old, dataclasses.replace(config, **{name: getattr(old, name) for name in _FROM_CLIPS}))
+    elif run_dir.exists() and any(run_dir.iterdir()):
+        raise ValueError(f"{run_dir} is not empty and holds no run. Choose another --run_dir.")
+
+
+def claim(run_dir, config, videos, fps):
+    """Writes what the run is: config.json and data.json; or checks that they say the same.
+
+    Args:
+        run_dir: The run directory, which `check` let pass; made if missing.
+        config: Resolved `Config`.
+        videos: The `VideoSet` to train on.
+        fps: Frames per second of training clips.
+
+    Raises:
+        ValueError: The run there belongs to another configuration or to clips of other categories.
+        OSError: It cannot be written.
+    """
+    run_dir = pathlib.Path(run_dir)
+    data = {"name": videos.name, "categories": list(videos.categories), "num_clips": len(videos), "fps": fps}
+    if (run_dir / CONFIG).exists():
+        _compare(run_dir, Config.from_json(run_dir / CONFIG), config)
+        old = read_data(run_dir)
+        if old["categories"] != data["categories"]:
+            raise ValueError(
+                f"{run_dir} was trained on the categories {', '.join(old['categories'])}; these clips have "
+                f"{', '.join(data['categories'])}. Choose another --run_dir, or give the old --data_dir."
+            )
+        if old["num_clips"] != data["num_clips"]:
+            logging.warning("%s was trained on %d clips, now there are %d.", run_dir, old["num_clips"], len(videos))
+    run_dir.mkdir(parents=True, exist_ok=True)
+    _write(run_dir / DATA, json.dumps(data, indent=2) + "\n")
+    _write(run_dir / CONFIG, config.to_json())
+
+
+def read_data(run_dir):
+    """Returns what data.json says of the clips: `name`, `categories`, `num_clips`, and `fps` of a training clip.
+
+    Raises:
+        ValueError: It is missing or damaged.
+    """
+    path = pathlib.Path(run_dir) / DATA
+    try:
+        data = json.loads(path.read_text())
+        return {name: kind(data[name]) for name, kind in _DATA_FIELDS.items()}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"Cannot read {path}: {error!r}") from error
+
+
+_DATA_FIELDS = {"name": str, "categories": list, "num_clips": int, "fps": float}
+_FROM_CLIPS = ("dim_category", "category_loss")
+
+
+def _compare(run_dir, old, new):
+    changed = differences(old, new)
+    if changed:
+        raise ValueError(
+            f"{run_dir} belongs to another configuration ({'; '.join(changed)}). "
+            "Choose another --run_dir, or give the old values."
+        )
+
+
+def _write(path, text):
+    temporary = path.with_name(f"writing-{path.name}")
+    temporary.write_text(text)
+    os.replace(temporary, path)
