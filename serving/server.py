@@ -30,6 +30,11 @@ class ImpatientProtocol(HttpToolsProtocol):
         if self.cycle is None and not self.transport.is_closing():
             self.transport.close()
 
+    def handle_websocket_upgrade(self) -> None:
+        # The connection is the WebSocket's from here on; this object hears no more of it.
+        self._header_timer.cancel()
+        super().handle_websocket_upgrade()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._header_timer.cancel()
         super().connection_lost(exc)

@@ -6,7 +6,9 @@ function bounds(schema) {
   if (schema.enum) return schema.enum.join(" · ");
   if (schema.anyOf) return schema.anyOf.map(bounds).join(" or ");
   const low = schema.minimum ?? (schema.exclusiveMinimum !== undefined ? `> ${schema.exclusiveMinimum}` : undefined);
-  const range = [low, schema.maximum].filter((value) => value !== undefined).join(" … ");
+  const most = schema.maximum > 2 ** 53 ? "2⁶⁴ − 1" : schema.maximum;
+  if (low !== undefined && most === undefined) return `${schema.type} ≥ ${low}`;
+  const range = [low, most].filter((value) => value !== undefined).join(" … ");
   const inner = schema.items && Object.keys(schema.items).length ? ` of ${bounds(schema.items)}` : "";
   const fallback = schema.default === undefined ? "" : `, default ${schema.default}`;
   return `${schema.type ?? "any"}${inner} ${range}`.trim() + fallback;

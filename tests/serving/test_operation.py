@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 from serving.app import create_app
 from serving.guard import Keys, read_api_keys
 from serving.repository import BatchOptions
+from serving.server import make_server
 from serving.service import Limits
 
 KEY = "correct-horse-battery"
@@ -166,6 +167,26 @@ def test_a_slow_body_is_408(bundle_dir):
     server.should_exit = True
     thread.join()
     assert answer.startswith(b"HTTP/1.1 408") and b"did not come within" in answer
+
+
+def test_late_headers_end_a_connection_and_long_streams_do_not(bundle_dir, monkeypatch):
+    connect = pytest.importorskip("websockets.sync.client").connect
+    monkeypatch.setattr("serving.server.HEADER_SECONDS", 0.5)
+    server = make_server(create_app(make_service(bundle_dir)), host="127.0.0.1", port=0, drain_delay=0)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    wait_for(lambda: server.started)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as late:
+        late.sendall(b"GET /livez HTTP/1.1\r\nHo")
+        assert late.recv(100) == b""
+    with connect(f"ws://127.0.0.1:{port}/v1/stream") as stream:
+        stream.send('{"fps": 60, "chunk_frames": 4}')
+        begin = time.monotonic()
+        while time.monotonic() - begin < 1.5:
+            stream.recv(timeout=20)
+    server.should_exit = True
+    thread.join()
 
 
 def test_slow_and_dying_clients_do_not_slow_the_others(server, http):
