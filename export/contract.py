@@ -25,6 +25,7 @@ FILES = {
     "onnx_uint8": "model.uint8.onnx",
     "motion": "motion.onnx",
     "frames": "frames.onnx",
+    "frames_fp16": "frames.fp16.onnx",
     "saved_model": "saved_model",
     "golden": "golden.npz",
 }

@@ -179,9 +179,9 @@ class _Proof:
         given = {item.name: inputs[item.name] for item in session.get_inputs()}
         return dict(zip(names, session.run(names, given), strict=True))
 
-    def pair(self, inputs: Arrays) -> Arrays:
+    def pair(self, inputs: Arrays, frames: str = "frames") -> Arrays:
         motion = self.onnx(inputs, "motion")
-        return {**self.onnx({**inputs, **motion}, "frames"), "motion_state": motion["motion_state"]}
+        return {**self.onnx({**inputs, **motion}, frames), "motion_state": motion["motion_state"]}
 
     def latents(self, num_videos: int, num_frames: int, seed: int = 1) -> Arrays:
         return dict(sample_latents(self.contract.latents, num_videos, num_frames, seed=seed))
@@ -190,9 +190,11 @@ class _Proof:
         """Lints every graph."""
         contract, (to_motion, to_frames) = self.contract, part_inputs(self.contract)
         inputs, outputs, state = contract.inputs, contract.outputs, contract.motion_state
+        frames = ([*(inputs[name] for name in to_frames), contract.motion], [outputs["video"]])
         interfaces: dict[str, tuple[list[TensorSpec], list[TensorSpec]]] = {
             "motion": ([inputs[name] for name in to_motion], [contract.motion, state]),
-            "frames": ([*(inputs[name] for name in to_frames), contract.motion], [outputs["video"]]),
+            "frames": frames,
+            "frames_fp16": frames,
             "onnx_uint8": ([*inputs.values()], [contract.video("video_uint8", "uint8"), state]),
         }
         for role in (role for role, name in self.files.items() if name.endswith(".onnx")):
@@ -220,6 +222,7 @@ class _Proof:
         yield _close("golden: Keras", self.keras(golden), golden)
         yield _close("golden: model.onnx", self.onnx(golden), golden)
         yield _close("golden: motion.onnx + frames.onnx", self.pair(golden), golden)
+        yield _close("golden: motion.onnx + frames.fp16.onnx", self.pair(golden, "frames_fp16"), golden, HALF_LIMIT)
         half = self.onnx(golden, "onnx_fp16")
         yield _close("golden: model.fp16.onnx", half, golden, HALF_LIMIT)
         psnr = 10 * np.log10(4 / max(float(np.mean((half["video"] - video) ** 2)), 1e-20))

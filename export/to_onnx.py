@@ -32,7 +32,8 @@ def to_onnx(generator: Any, contract: Contract, *, uint8: bool = False) -> dict[
         uint8: Also make the variant whose only picture output is `video_uint8`.
 
     Returns:
-        Models by their role in `bundle.json`: `onnx`, `onnx_fp16`, `motion`, `frames` and, if asked for, `onnx_uint8`.
+        Models by their role in `bundle.json`: `onnx`, `onnx_fp16`, `motion`, `frames`, `frames_fp16` and, if asked for,
+        `onnx_uint8`.
 
     Raises:
         ValueError: The model's architecture has no ONNX builder, or a weight does not fit float16.
@@ -49,7 +50,8 @@ def mocogan_models(generator: Any, contract: Contract, uint8: bool) -> dict[str,
     frames = frames_graph(decoder, contract)
     # The GRU stays in float32: it costs next to nothing, and its state is carried over as many frames as a client asks.
     half = half_precision(decoder, "frames", "frames/z", "frames/pictures")
-    whole, whole_half = time + motion + frames, time + motion + frames_graph(half, contract)
+    frames_half = frames_graph(half, contract)
+    whole, whole_half = time + motion + frames, time + motion + frames_half
     to_motion, to_frames = part_inputs(contract)
     video, state = contract.outputs["video"], contract.motion_state
     motion_inputs = [contract.inputs[name] for name in to_motion]
@@ -59,6 +61,7 @@ def mocogan_models(generator: Any, contract: Contract, uint8: bool) -> dict[str,
         "onnx_fp16": _model(whole_half, "generator_fp16", [*contract.inputs.values()], [video, state], contract),
         "motion": _model(time + motion, "motion", motion_inputs, [contract.motion, state], contract),
         "frames": _model(time_graph("motion") + frames, "frames", frames_inputs, [video], contract),
+        "frames_fp16": _model(time_graph("motion") + frames_half, "frames_fp16", frames_inputs, [video], contract),
     }
     if uint8:
         outputs = [contract.video("video_uint8", "uint8"), state]

@@ -73,6 +73,7 @@ def test_graphs_have_no_fault(changes):
         "onnx_uint8": (everything, [contract.video("video_uint8", "uint8"), state]),
         "motion": ([inputs[name] for name in to_motion], [contract.motion, state]),
         "frames": ([*(inputs[name] for name in to_frames), contract.motion], outputs[:1]),
+        "frames_fp16": ([*(inputs[name] for name in to_frames), contract.motion], outputs[:1]),
     }
     assert set(models) == set(expected)
     for role, model in models.items():
