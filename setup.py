@@ -42,6 +42,8 @@ EXTRAS = {
         "av>=14",
         *serving_requirements(),
     ],
+    # PyTorch, to measure against: `python -m benchmarks.train_step`.
+    "bench": ["torch>=2.5"],
     # What some tests need beside `test`, and skip without.
     "ci": [
         "grpcio>=1.60",

@@ -1,4 +1,4 @@
-"""Would an int8 variant of the generator pay? PYTHONPATH=. python benchmarks/int8.py BUNDLE
+"""Would an int8 variant of the generator pay? python -m benchmarks.int8 BUNDLE
 
 Quantises model.onnx with ONNX Runtime's own tool, static forms calibrated on clips of the model, and prints the PSNR
 against float32 and the speed on this CPU. docs/bundle.md quotes the result.

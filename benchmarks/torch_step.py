@@ -1,0 +1,146 @@
+"""The same training step in PyTorch: the networks, losses and optimizers of `mocogan_tf`, written with its idioms.
+
+Sizes are those of the paper's networks at 64x64 and 16 frames: a patch image discriminator, batch normalisation, noise
+before the convolutions, categories to motion, the supervised category loss, coupled weight decay.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+KERNEL = 4
+
+
+class Noise(nn.Module):
+    """Adds Gaussian noise of deviation `sigma`."""
+
+    def __init__(self, sigma):
+        super().__init__()
+        self.sigma = sigma
+
+    def forward(self, x):
+        return x + self.sigma * torch.randn_like(x) if self.sigma else x
+
+
+class Generator(nn.Module):
+    """GRU over noise and category, then a DCGAN decoder per frame."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.motion = nn.GRU(config.dim_motion + config.dim_category, config.dim_motion, batch_first=True)
+        widths = [config.dim_content + config.dim_motion, *(config.ngf * 2**i for i in (3, 2, 1, 0))]
+        layers = []
+        for i, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            stride, padding = (1, 0) if i == 0 else (2, 1)
+            convolution = nn.ConvTranspose2d(before, after, KERNEL, stride, padding, bias=False)
+            layers += [convolution, nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
+        last = nn.ConvTranspose2d(widths[-1], config.channels, KERNEL, 2, 1, bias=False)
+        self.decoder = nn.Sequential(*layers, last, nn.Tanh())
+
+    def codes(self, number):
+        """Draws codes `[N, T, D]` and their categories `[N]`."""
+        config, frames = self.config, self.config.video_length
+        category = torch.randint(config.dim_category, (number,))
+        one_hot = functional.one_hot(category, config.dim_category).float()[:, None].expand(-1, frames, -1)
+        noise = torch.randn(number, frames, config.dim_motion)
+        motion, _ = self.motion(torch.cat([noise, one_hot], -1), torch.randn(1, number, config.dim_motion))
+        content = torch.randn(number, config.dim_content)[:, None].expand(-1, frames, -1)
+        return torch.cat([content, motion], -1), category
+
+    def videos(self, number):
+        """Draws clips `[N, C, T, H, W]` and their categories."""
+        codes, category = self.codes(number)
+        frames = self.decoder(codes.reshape(-1, codes.shape[-1], 1, 1))
+        return frames.reshape(number, -1, *frames.shape[1:]).transpose(1, 2), category
+
+    def images(self, number):
+        """Draws one frame of each of `number` clips, `[N, C, H, W]`."""
+        codes, _ = self.codes(number)
+        frame = torch.randint(codes.shape[1], (number,))
+        return self.decoder(codes[torch.arange(number), frame][..., None, None])
+
+
+def image_discriminator(config):
+    """Builds the patch discriminator of single frames."""
+    widths = [config.channels, config.ndf, 2 * config.ndf, 4 * config.ndf]
+    layers = []
+    for i, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        layers += [Noise(config.noise_sigma), nn.Conv2d(before, after, KERNEL, 2, 1, bias=False)]
+        layers += [nn.BatchNorm2d(after)] if i else []
+        layers += [nn.LeakyReLU(0.2, inplace=True)]
+    return nn.Sequential(*layers, Noise(config.noise_sigma), nn.Conv2d(widths[-1], 1, KERNEL, 2, 1, bias=False))
+
+
+def video_discriminator(config):
+    """Builds the discriminator of clips, with class logits beside the real-or-fake logit."""
+    widths = [config.channels, *(config.ndf * 2**i for i in range(4))]
+    layers = []
+    for i, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        convolution = nn.Conv3d(before, after, KERNEL, (1, 2, 2), (0, 1, 1), bias=False)
+        layers += [Noise(config.noise_sigma), convolution]
+        layers += [nn.BatchNorm3d(after)] if i else []
+        layers += [nn.LeakyReLU(0.2, inplace=True)]
+    return nn.Sequential(*layers, nn.Conv3d(widths[-1], 1 + config.dim_category, KERNEL, bias=False))
+
+
+class TorchStep:
+    """Networks, optimizers and one training step.
+
+    Args:
+        config: Resolved `mocogan_tf.config.Config` of 64x64 frames, 16 per clip.
+        half: Compute in bfloat16 where autocast does.
+        compiled: Compile the three networks.
+    """
+
+    def __init__(self, config, *, half=False, compiled=False):
+        self.config, self.half = config, half
+        self.generator = Generator(config)
+        self.d_image, self.d_video = image_discriminator(config), video_discriminator(config)
+        networks = (self.generator, self.d_image, self.d_video)
+        self.optimizers = [
+            torch.optim.Adam(n.parameters(), 2e-4, (0.5, 0.999), weight_decay=config.weight_decay) for n in networks
+        ]
+        if compiled:
+            self.generator.decoder = torch.compile(self.generator.decoder)
+            self.d_image, self.d_video = torch.compile(self.d_image), torch.compile(self.d_video)
+
+    def num_parameters(self):
+        """Returns the parameters of generator, image and video discriminator."""
+        return [sum(p.numel() for p in n.parameters()) for n in (self.generator, self.d_image, self.d_video)]
+
+    def __call__(self, images, videos, labels):
+        """One step of each network; images `[N, C, H, W]`, videos `[N, C, T, H, W]`, labels `[N]`."""
+        update_g, update_image, update_video = self.optimizers
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+            with torch.no_grad():
+                fake_images, (fake_videos, _) = self.generator.images(len(images)), self.generator.videos(len(videos))
+            loss = _real(self.d_image(images)) + _fake(self.d_image(fake_images))
+            _update(update_image, loss)
+            logits, classes = self._judge(videos)
+            loss = _real(logits) + _fake(self._judge(fake_videos)[0]) + functional.cross_entropy(classes, labels)
+            _update(update_video, loss)
+            fake_videos, category = self.generator.videos(len(videos))
+            logits, classes = self._judge(fake_videos)
+            loss = _real(logits) + functional.cross_entropy(classes, category)
+            loss = loss + _real(self.d_image(self.generator.images(len(images))))
+            _update(update_g, loss)
+            return float(loss.detach())
+
+    def _judge(self, videos):
+        outputs = self.d_video(videos).flatten(2).mean(-1).float()
+        return outputs[:, 0], outputs[:, 1:]
+
+
+def _real(logits):
+    return functional.softplus(-logits.float()).mean()
+
+
+def _fake(logits):
+    return functional.softplus(logits.float()).mean()
+
+
+def _update(optimizer, loss):
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
