@@ -179,7 +179,7 @@ def _files_of(
 ) -> dict[str, pathlib.Path]:
     """Returns every visible file of the source by its name, those in archives included."""
     if source.is_file():
-        if readers.file_kind(source) != "archive" or unpack_into is None:
+        if _kind(source) != ("archive", "") or unpack_into is None:
             return {source.name: source}
         try:
             rejected += [Rejected(*pair) for pair in archives.unpack(source, unpack_into / "archive")]
@@ -194,7 +194,7 @@ def _files_of(
     if unpack_into is None:
         return files
     for name, path in list(files.items()):
-        if _kind(path)[0] != "archive":
+        if _kind(path) != ("archive", ""):
             continue
         del files[name]
         folder = pathlib.PurePosixPath(name).with_suffix("").as_posix().removesuffix(".tar")

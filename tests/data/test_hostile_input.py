@@ -225,7 +225,7 @@ class TestVideos:
         "suffix, codec, container",
         [
             ("wmv", "wmv2", "asf"),
-            ("ogv", "libtheora", "ogg"),
+            ("ogv", "libvpx", "ogg"),
             ("ts", "mpeg2video", "mpegts"),
             ("mpg", "mpeg1video", "mpeg"),
             ("y4m", "rawvideo", "yuv4mpegpipe"),
