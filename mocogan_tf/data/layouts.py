@@ -10,7 +10,12 @@ Layouts:
 * `mug`: `subject/expression/take000/*.jpg`; subjects stay together;
 * `taichi_hd`: whole videos called `VIDEO_ID.mp4`, and a csv that says which parts and boxes of them are clips.
 
-Nothing is left out silently: what is no clip is returned with the reason.
+A single class is none: its clips are unlabelled.
+
+The images of a folder are strips, one clip each, or the frames of one clip, as most of them look; images beside each
+other at the top must be strips.
+
+Nothing is left out silently: what is no clip is returned with the reason. Hidden files are not looked at.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ import dataclasses
 import os
 import pathlib
 import re
+import stat
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -29,6 +35,8 @@ from PIL import Image
 
 from mocogan_tf.data import archives, arrays, readers
 from mocogan_tf.data.readers import Box, ClipSource
+from mocogan_tf.data.walking import natural_key as natural_key
+from mocogan_tf.data.walking import walk, why, without_wrapper
 
 # An image at least this many times longer than wide is a strip; no video frame is, and shorter strips cannot train.
 STRIP_RATIO = 4
@@ -42,6 +50,7 @@ _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", 
 _UCF_NAME = re.compile(r"v_(?P<action>\w+?)_g(?P<group>\d+)_c\d+\.\w+$")
 _WEIZMANN_NAME = re.compile(r"(?P<person>[a-z]+)_(?P<action>[a-z]+\d?)\.\w+$")
 _WEIZMANN_ACTIONS = {"bend", "jack", "jump", "pjump", "run", "side", "skip", "walk", "wave1", "wave2"}
+_PLAIN_TEXT = (".csv", ".json", ".md", ".txt")  # Lists and remarks that lie beside clips.
 _TAICHI_COLUMNS = {"video_id", "start", "end", "bbox", "fps", "width", "height", "partition"}
 
 
@@ -81,22 +90,23 @@ class LayoutOptions:
     group_pattern: str = ""
 
 
-def natural_key(name: str) -> list[tuple[int, str]]:
-    """Sort key by which `2.png` comes before `10.png`."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
-
-
 def find_clips(data_dir: str | os.PathLike[str]) -> Found:
-    """Finds the clips of a folder for training on it as it is; what else is in it is reported as a warning.
+    """Finds the clips of a folder for training on it as it is.
+
+    What else is in it is reported in warnings, one per reason, with the number of files and the name of one. Text files
+    (.csv, .json, .md, .txt) pass unmentioned, as do hidden files.
 
     Raises:
         ValueError: As `find`.
     """
     found = find(pathlib.Path(data_dir))
-    if found.rejected:
-        first = found.rejected[0]
-        more = f", and {len(found.rejected) - 1} more" if len(found.rejected) > 1 else ""
-        logging.warning("%s: left out, %s: %s%s.", data_dir, first.name, first.reason, more)
+    names: dict[str, list[str]] = defaultdict(list)
+    for name, reason in found.rejected:
+        if reason != _NO_CLIP[""] or pathlib.PurePosixPath(name).suffix.lower() not in _PLAIN_TEXT:
+            names[reason].append(name)
+    for reason, alike in names.items():
+        more = f", and {len(alike) - 1} more" if len(alike) > 1 else ""
+        logging.warning("%s: left out, %s: %s%s.", data_dir, alike[0], reason, more)
     return found
 
 
@@ -116,6 +126,8 @@ def choose_split(splits: set[str], wanted: str, data_dir: str) -> str:
 def find(source: pathlib.Path, options: LayoutOptions | None = None, unpack_into: pathlib.Path | None = None) -> Found:
     """Finds the clips of a folder, an archive or an array file.
 
+    If all clips are of one class, there is nothing to tell apart: `categories` is (), and so is each clip's "".
+
     Args:
         source: Where to look.
         options: What is known of it.
@@ -123,7 +135,8 @@ def find(source: pathlib.Path, options: LayoutOptions | None = None, unpack_into
             it archives are left out.
 
     Raises:
-        ValueError: The source is missing, or holds no clip, or clips both beside and inside class folders.
+        ValueError: The source is missing, or holds no clip, or clips both beside and inside class folders,
+            or the frames of one video.
     """
     options = options or LayoutOptions()
     rejected: list[Rejected] = []
@@ -131,6 +144,12 @@ def find(source: pathlib.Path, options: LayoutOptions | None = None, unpack_into
     if not files and not rejected:
         raise ValueError(f"The data folder {source} is empty. It must hold clips, or one folder of clips per class.")
     clips = list(_clips_among(files, options, rejected))
+    pictures = [row.name for row in rejected if row.reason == _SINGLE_PICTURE]
+    if not clips and pictures:
+        raise ValueError(
+            f"The data folder {source} holds {len(pictures)} pictures ({pictures[0]}, ...) and no clip. If they are "
+            f"the frames of one video, put them one level deeper, into a folder of their own in {source}."
+        )
     if not clips:
         raise ValueError(
             f"The data folder {source} holds no readable clip: no strip (an image at least {STRIP_RATIO} times longer "
@@ -143,6 +162,9 @@ def find(source: pathlib.Path, options: LayoutOptions | None = None, unpack_into
         raise ValueError(
             f"None of the {len(clips)} clips in {source} fits the layout {layout}. {_first(found.rejected)}"
         )
+    if len(found.categories) == 1:
+        found.categories = ()
+        found.clips = [dataclasses.replace(clip, category="") for clip in found.clips]
     found.clips.sort(key=lambda clip: natural_key(clip.name))
     found.rejected.sort()
     return dataclasses.replace(found, layout=layout)
@@ -157,13 +179,13 @@ def _files_of(
 ) -> dict[str, pathlib.Path]:
     """Returns every visible file of the source by its name, those in archives included."""
     if source.is_file():
-        if readers.file_kind(source) != "archive" or unpack_into is None:
+        if _kind(source) != ("archive", "") or unpack_into is None:
             return {source.name: source}
         try:
             rejected += [Rejected(*pair) for pair in archives.unpack(source, unpack_into / "archive")]
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from error
-        return _walk(_without_wrapper(unpack_into / "archive"), "", rejected)
+        return _walk(without_wrapper(unpack_into / "archive"), "", rejected)
     if not source.is_dir():
         raise ValueError(
             f"The data folder {source} does not exist. Give a folder of clips, or of one folder of clips per class."
@@ -172,7 +194,7 @@ def _files_of(
     if unpack_into is None:
         return files
     for name, path in list(files.items()):
-        if _kind(name, path, rejected) != "archive":
+        if _kind(path) != ("archive", ""):
             continue
         del files[name]
         folder = pathlib.PurePosixPath(name).with_suffix("").as_posix().removesuffix(".tar")
@@ -184,94 +206,73 @@ def _files_of(
                 unpack_into / f"{len(list(unpack_into.iterdir()))}"
             )  # A name of its own, whatever the archives' are.
             rejected += [Rejected(f"{name}/{member}", why) for member, why in archives.unpack(path, target)]
-            files |= _walk(_without_wrapper(target), folder, rejected)
+            files |= _walk(without_wrapper(target), folder, rejected)
         except ValueError as error:
             rejected.append(Rejected(name, str(error)))
     return files
 
 
-def _without_wrapper(folder: pathlib.Path) -> pathlib.Path:
-    """Returns the one folder that an archive consists of, or else the folder itself."""
-    entries = [entry for entry in folder.iterdir() if not _is_hidden(entry.name)]
-    return entries[0] if len(entries) == 1 and entries[0].is_dir() else folder
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db")
-
-
 def _walk(root: pathlib.Path, prefix: str, rejected: list[Rejected]) -> dict[str, pathlib.Path]:
-    """Returns the visible files by their path below the root; links are followed, but not in circles."""
-    files: dict[str, pathlib.Path] = {}
-
-    def visit(folder: pathlib.Path, prefix: str, ancestors: frozenset[tuple[int, int]]) -> None:
-        try:
-            status = folder.stat()
-            entries = sorted(os.scandir(folder), key=lambda entry: natural_key(entry.name))
-        except OSError as error:
-            rejected.append(Rejected(prefix or str(folder), _why(error)))
-            return
-        identity = (status.st_dev, status.st_ino)
-        if identity in ancestors:
-            rejected.append(Rejected(prefix, "a symbolic link that leads back to a folder above it"))
-            return
-        for entry in entries:
-            # A name that is no UTF-8 is a path like any other, but must be written into text files.
-            shown = entry.name.encode("utf-8", "backslashreplace").decode()
-            name = f"{prefix}/{shown}" if prefix else shown
-            if entry.is_dir() and not _is_hidden(entry.name):
-                visit(folder / entry.name, name, ancestors | {identity})
-            elif not _is_hidden(entry.name):
-                files[name] = folder / entry.name
-
-    visit(root, prefix, frozenset())
+    files, left_out = walk(root, prefix)
+    rejected += [Rejected(*pair) for pair in left_out]
     return files
 
 
-def _why(error: OSError) -> str:
-    return (error.strerror or type(error).__name__).lower()
-
-
-def _kind(name: str, path: pathlib.Path, rejected: list[Rejected]) -> str:
-    """Returns a file's kind, "" if it is no clip; then it has been reported unless it is readable."""
+def _kind(path: pathlib.Path) -> tuple[str, str]:
+    """Returns a file's kind ("" if it is no clip) and, if it cannot be read, why; the kind is that of its name then."""
     try:
-        if not path.is_file():
-            path.stat()  # Raises for a link that leads nowhere.
-            rejected.append(Rejected(name, "no ordinary file"))
-            return "special"
-        return readers.file_kind(path)
+        status = path.stat()  # Raises for a link that leads nowhere.
+        if not stat.S_ISREG(status.st_mode):
+            return "", "no ordinary file"
+        return readers.file_kind(path), ""
     except OSError as error:
-        rejected.append(Rejected(name, _why(error)))
-        return "special"
+        return readers.suffix_kind(path), why(error)
 
 
 def _clips_among(
     files: dict[str, pathlib.Path], options: LayoutOptions, rejected: list[Rejected]
 ) -> Iterator[ClipSource]:
     """Yields every clip among the files, still without class, group and split."""
-    images: dict[str, list[str]] = defaultdict(list)
+    images: dict[str, dict[str, str]] = defaultdict(dict)  # By folder: names, and why they cannot be read.
     for name, path in files.items():
-        kind = _kind(name, path, rejected)
+        kind, problem = _kind(path)
         if kind == "image":
-            images[str(pathlib.PurePosixPath(name).parent)].append(name)
-        elif kind in ("animation", "video"):
-            yield ClipSource(str(path), name, kind, name)
+            images[str(pathlib.PurePosixPath(name).parent)][name] = problem
+        elif problem or kind in _NO_CLIP:
+            rejected.append(Rejected(name, problem or _NO_CLIP[kind]))
         elif kind == "array":
             yield from _clips_in_array(path, name, options, rejected)
-        elif kind != "special":
-            rejected.append(Rejected(name, _NO_CLIP[kind]))
-    for folder, names in images.items():
-        paths = [files[name] for name in names]
-        if folder == "." or _are_strips(paths):
-            yield from (ClipSource(str(path), name, "strip", name) for name, path in zip(names, paths, strict=True))
         else:
-            yield ClipSource(str(paths[0].parent), folder, "frames", folder, files=tuple(path.name for path in paths))
+            yield ClipSource(str(path), name, kind, name)
+    for folder, problems in images.items():
+        yield from _clips_of_images(files, folder, problems, rejected)
 
 
 _NO_CLIP = {
     "": "no image, animation, video or array",
     "archive": "an archive, which only prepare.py reads, and only outside of other archives",
 }
+_SINGLE_PICTURE = "a single picture; a clip is a strip, or a folder of frames"
+
+
+def _clips_of_images(
+    files: dict[str, pathlib.Path], folder: str, problems: dict[str, str], rejected: list[Rejected]
+) -> Iterator[ClipSource]:
+    """Yields the clips that the images of one folder are, given by name with why they cannot be read."""
+    unreadable = [Rejected(name, problem) for name, problem in problems.items() if problem]
+    readable = {name: files[name] for name, problem in problems.items() if not problem}
+    if _are_strips(list(readable.values())):
+        rejected += unreadable
+        yield from (ClipSource(str(path), name, "strip", name) for name, path in readable.items())
+    elif folder == ".":
+        rejected += unreadable
+        rejected += [Rejected(name, _SINGLE_PICTURE) for name in readable]
+    elif unreadable:  # A video with a gap is not what was filmed.
+        name, problem = unreadable[0]
+        rejected.append(Rejected(folder, f"frame {pathlib.PurePosixPath(name).name}: {problem}"))
+    else:
+        paths = list(readable.values())
+        yield ClipSource(str(paths[0].parent), folder, "frames", folder, files=tuple(path.name for path in paths))
 
 
 def _clips_in_array(

@@ -32,6 +32,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 from tqdm import tqdm
 
 from mocogan_tf.data import layouts, parallel, records
@@ -177,6 +178,9 @@ def _finish(
     if not manifest["clips"]:
         first = f" The first: {rejected[0].name}: {rejected[0].reason}." if rejected else ""
         raise ValueError(f"No clip could be prepared; {out / REJECTED} says why.{first}")
+    empty = [name for name in plan.categories if not any(clip["category"] == name for clip in manifest["clips"])]
+    if empty:
+        logging.warning("%s: no usable clip of class %s; it is not among the categories.", out, ", ".join(empty))
     write_whole(out / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     return manifest
 
@@ -185,6 +189,7 @@ def make_manifest(plan: Plan, results: dict[str, dict[str, Any]], options: Prepa
     """Returns the manifest's content."""
     entries = [{**entry, "shard": shard} for shard, result in results.items() for entry in result["clips"]]
     rates = [entry["fps"] for entry in entries if entry["fps"]]
+    used = {entry["category"] for entry in entries}
     return {
         "format_version": FORMAT_VERSION,
         "layout": plan.layout,
@@ -194,7 +199,7 @@ def make_manifest(plan: Plan, results: dict[str, dict[str, Any]], options: Prepa
         "channels": options.channels,
         "encoding": options.encoding,
         "fps": float(np.median(rates)) if rates else None,
-        "categories": list(plan.categories),
+        "categories": [name for name in plan.categories if name in used],
         "shards": [
             {
                 "file": shard,
@@ -237,7 +242,6 @@ def summary(manifest: dict[str, Any], rejected: Sequence[Sequence[str]]) -> str:
     counts = Counter(clip["category"] for clip in clips)
     if manifest["categories"]:
         lines.append("Classes: " + ", ".join(f"{name} {counts[name]}" for name in manifest["categories"]) + ".")
-    lines += [f"Class {name} has no clip left." for name in manifest["categories"] if not counts[name]]
     lines += [f"Class {name} has a single clip." for name in manifest["categories"] if counts[name] == 1]
     splits = Counter(clip["split"] for clip in clips if clip["split"])
     if splits:

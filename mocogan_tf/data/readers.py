@@ -1,11 +1,13 @@
 """Reads one clip: the frames in a strip, a folder of frames, an animation, a video file or an array.
 
-What a file is follows from its first bytes, never from its name's ending: published strips are PNG files called .jpg.
+What a file is follows from its first bytes, and only where these say nothing from its name's ending: published strips
+are PNG files called .jpg.
 
 * A strip is one image with a clip's frames side by side or one below the other: square frames, as many as the shorter
   side goes into the longer one.
 * A folder of frames is one clip, its images in natural order of their names.
-* A video file is anything that PyAV opens (extra `video`); animated GIF, WebP and PNG need only Pillow.
+* A video file is anything that PyAV opens (extra `video`).
+* An animation is a GIF, a WebP, or a PNG that has an `acTL` chunk before its pixels or is called .apng.
 * An array is a `.npy` or `.npz` file, or HDF5 (needs h5py).
 
 TensorFlow is not imported here: this runs in worker processes.
@@ -18,7 +20,7 @@ import os
 import pathlib
 import warnings
 from collections.abc import Generator
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,16 +34,34 @@ MAX_FRAME_SIDE = 8192
 MIN_FRAME_SIDE = 8
 MAX_FRAMES = 1_000_000
 
-_IMAGE_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*")
-_VIDEO_SIGNATURES = (b"\x1aE\xdf\xa3", b"\0\0\x01\xba", b"\0\0\x01\xb3", b"FLV", b"OggS")
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_IMAGE_SIGNATURES = (_PNG_SIGNATURE, b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*")
+_VIDEO_SIGNATURES = (
+    b"\x1aE\xdf\xa3",  # Matroska, WebM
+    b"\0\0\x01\xba",  # MPEG program stream
+    b"\0\0\x01\xb3",  # MPEG video
+    b"\0\0\x01\xb0",  # MPEG-4 video
+    b"FLV",
+    b"OggS",
+    b"0&\xb2u\x8ef\xcf\x11",  # ASF, and so WMV
+    b"DKIF",  # IVF
+    b"YUV4MPEG2",
+    b"nut/multimedia container",
+    b"\x06\x0e+4\x02\x05\x01\x01\r\x01\x02",  # MXF
+)
+_MP4_ATOMS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 _ARRAY_SIGNATURES = (b"\x93NUMPY", b"\x89HDF\r\n\x1a\n")
 _ARCHIVE_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")
-_VIDEO_FORMATS = "avi,mov,mp4,matroska,webm,mpeg,mpegts,mpegvideo,m4v,h264,flv,ogg,asf,dv,mxf,nut,yuv4mpegpipe"
+_VIDEO_FORMATS = "avi,mov,mp4,matroska,webm,mpeg,mpegts,mpegvideo,m4v,h264,hevc,flv,ogg,asf,dv,mxf,nut,ivf,yuv4mpegpipe"
+_VIDEO_SUFFIXES = (
+    ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .h264 .h265 .hevc .ivf .m1v .m2ts .m2v .m4v .mkv .mov .mp4 .mpeg .mpg "
+    ".mts .mxf .nut .ogm .ogv .qt .ts .vob .webm .wmv .y4m"
+).split()
 # Damaged or empty files that were meant as clips must be reported and not overlooked.
 _KIND_OF_SUFFIX = {
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"), "image"),
     **dict.fromkeys((".gif", ".webp", ".apng"), "animation"),
-    **dict.fromkeys((".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".flv", ".ogv"), "video"),
+    **dict.fromkeys(_VIDEO_SUFFIXES, "video"),
     **dict.fromkeys((".npy", ".npz", ".h5", ".hdf5"), "array"),
     **dict.fromkeys((".zip", ".tar", ".tgz"), "archive"),
 }
@@ -157,25 +177,48 @@ def file_kind(path: str | pathlib.Path) -> str:
     """Returns `image`, `animation`, `video`, `array`, `archive` or "" (no clip), from a file's first bytes.
 
     Raises:
-        OSError: The file cannot be read.
+        OSError: The file cannot be read; `suffix_kind` tells what it was meant to be.
     """
     path = pathlib.Path(path)
     with open(path, "rb") as file:
         head = file.read(265)
+        is_animated = head.startswith(_PNG_SIGNATURE) and (suffix_kind(path) == "animation" or _has_actl(file))
     is_webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
-    if head.startswith((b"GIF87a", b"GIF89a")) or (is_webp and b"ANIM" in head[:64]) or b"acTL" in head[:64]:
+    if is_animated or head.startswith((b"GIF87a", b"GIF89a")) or (is_webp and b"ANIM" in head[:64]):
         return "animation"
     if head.startswith(_IMAGE_SIGNATURES) or is_webp:
         return "image"
-    is_avi, is_mp4 = head[:4] == b"RIFF" and head[8:12] == b"AVI ", head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide")
-    if is_avi or is_mp4 or head.startswith(_VIDEO_SIGNATURES):
+    if _is_video(head):
         return "video"
     suffix = path.suffix.lower()
     if head.startswith(_ARRAY_SIGNATURES) or (head.startswith(b"PK") and suffix == ".npz"):
         return "array"
     if head.startswith(_ARCHIVE_SIGNATURES) or head[257:262] == b"ustar":
         return "archive"
-    return _KIND_OF_SUFFIX.get(suffix, "")
+    return suffix_kind(path)
+
+
+def suffix_kind(path: str | pathlib.Path) -> str:
+    """Returns what `file_kind` would, from the name's ending alone."""
+    return _KIND_OF_SUFFIX.get(pathlib.Path(path).suffix.lower(), "")
+
+
+def _is_video(head: bytes) -> bool:
+    is_avi = head[:4] == b"RIFF" and head[8:12] == b"AVI "
+    # Packets of 188 bytes that begin with G; on discs a time of 4 bytes comes before each.
+    is_mpegts = any(head[at : at + 1] == head[at + step : at + step + 1] == b"G" for at, step in ((0, 188), (4, 192)))
+    return is_avi or is_mpegts or head[4:8] in _MP4_ATOMS or head.startswith(_VIDEO_SIGNATURES)
+
+
+def _has_actl(file: IO[bytes]) -> bool:
+    """Whether a PNG is animated: its `acTL` chunk may follow any number of others, but comes before the pixels."""
+    file.seek(len(_PNG_SIGNATURE))
+    while len(start := file.read(8)) == 8:
+        length, chunk = int.from_bytes(start[:4]), start[4:]
+        if chunk in (b"acTL", b"IDAT"):
+            return chunk == b"acTL"
+        file.seek(length + 4, os.SEEK_CUR)  # The chunk and its checksum.
+    return False
 
 
 def _open_image(path: str) -> Image.Image:

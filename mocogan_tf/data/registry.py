@@ -118,7 +118,8 @@ def open_videos(config: Config, split: str = "train") -> VideoSet:
     """Opens the videos that a configuration names: those in `data_dir`, or else rendered ones.
 
     The first call decodes or renders them into the cache, with a line that says so. Videos with fewer frames than a
-    training clip needs are left out and reported.
+    training clip needs are left out and reported, and so are, for training, classes that no video is left of; with one
+    class left there are none. Other splits keep all classes of the set, and a rendered set keeps its own.
 
     Args:
         config: Names the set, and the size and length of its clips.
@@ -130,7 +131,7 @@ def open_videos(config: Config, split: str = "train") -> VideoSet:
     if config.dataset.startswith(TFDS_PREFIX):
         from mocogan_tf.data import from_tfds  # Imports TensorFlow.
 
-        return _long_enough(from_tfds.open_tfds(config, split), config)
+        return _usable(from_tfds.open_tfds(config, split), config, split)
     spec = get_dataset(config.dataset)
     if "://" in config.data_dir:
         from mocogan_tf.data import remote
@@ -147,14 +148,14 @@ def open_videos(config: Config, split: str = "train") -> VideoSet:
     elif config.data_dir:
         videos = _read_folder(config, split)
     elif spec.generator:
-        videos = _render(config, spec)
+        return _long_enough(_render(config, spec), config)
     else:
         prepared = f"python prepare.py CLIPS --out=DIR {spec.prepare}".strip() + ", then --data_dir=DIR"
         raise ValueError(
             f"--dataset={config.dataset} needs --data_dir: {spec.obtained}"
             + (f" ({spec.homepage}), then {prepared}." if spec.prepare else " with --data_dir=DIR.")
         )
-    return _long_enough(videos, config)
+    return _usable(videos, config, split)
 
 
 def _read_folder(config: Config, split: str) -> VideoSet:
@@ -240,6 +241,17 @@ def _render_clip(index: int, generator: str, num_frames: int, image_size: int, c
         rows = Image.fromarray(frames.reshape(-1, image_size, 3)).convert("L")
         frames = np.asarray(rows).reshape(num_frames, image_size, image_size, 1)
     return CachedVideo(f"{index:06d}", module.CATEGORIES[clip.label], frames)
+
+
+def _usable(videos: VideoSet, config: Config, split: str) -> VideoSet:
+    videos = _long_enough(videos, config)
+    if split != "train":
+        return videos
+    videos, empty = videos.without_empty_categories()
+    if empty:
+        left = f"the categories are {', '.join(videos.categories)}" if videos.categories else "there are no categories"
+        logging.warning("%s: no usable clip of class %s; %s.", videos.name, ", ".join(empty), left)
+    return videos
 
 
 def _long_enough(videos: VideoSet, config: Config) -> VideoSet:

@@ -75,6 +75,17 @@ class VideoSet:
             names=tuple(self.names[i] for i in picked),
         )
 
+    def without_empty_categories(self) -> tuple[VideoSet, list[str]]:
+        """Returns the set with the categories that have videos, labels counted anew, and the names of the others.
+
+        A single category is none: there is nothing to tell apart, so `categories` is () then.
+        """
+        used = np.unique(self.labels) if self.categories else np.zeros(0, np.int64)
+        empty = [name for label, name in enumerate(self.categories) if label not in used]
+        categories = tuple(self.categories[label] for label in used) if len(used) > 1 else ()
+        labels = np.searchsorted(used, self.labels) if categories else np.zeros(len(self))
+        return dataclasses.replace(self, categories=categories, labels=labels.astype(np.int32)), empty
+
 
 class VideoSetWriter:
     """Writes a set video by video into an existing folder; the set is complete only after `close`."""

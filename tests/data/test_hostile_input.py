@@ -11,7 +11,8 @@ import pytest
 from made_clips import frames_of, save_huge_png, save_strip, save_video
 from PIL import Image
 
-from mocogan_tf.data import archives
+from mocogan_tf.data import archives, layouts
+from mocogan_tf.data.fitting import decode_clip
 from mocogan_tf.data.prepare import prepare, read_rejected
 from mocogan_tf.data.prepare_options import PrepareOptions
 from mocogan_tf.data.registry import open_videos
@@ -40,7 +41,7 @@ def noise(num_frames=8, size=32):
 
 
 @pytest.mark.parametrize(
-    "suffix", [".png", ".jpg", ".gif", ".webp", ".mp4", ".avi", ".npy", ".npz", ".h5", ".zip", ".tar"]
+    "suffix", [".png", ".jpg", ".gif", ".webp", ".mp4", ".m4v", ".wmv", ".ts", ".npy", ".npz", ".h5", ".zip", ".tar"]
 )
 @pytest.mark.parametrize("content", [b"", b"rubbish" * 100, bytes(1000)])
 def test_empty_files_and_rubbish_under_any_name(folder, suffix, content):
@@ -145,6 +146,31 @@ def test_forbidden_files_and_dead_links(folder, monkeypatch):
     assert rejected == {"dead.png": "no such file or directory", "forbidden.png": "permission denied"}
 
 
+@pytest.mark.parametrize("name", ["dead.mp4", "dead.gif", "dead.webm", "dead.npy", "dead.zip", "dead", "dead.txt"])
+@pytest.mark.parametrize("target", ["nowhere", "itself"])
+def test_a_dead_link_of_any_name_is_rejected_once(folder, name, target):
+    (folder / name).symlink_to(name if target == "itself" else "nowhere")
+    rejected, _ = reasons(folder)
+    assert list(rejected) == [name] and rejected[name] in (
+        "no such file or directory",
+        "too many levels of symbolic links",
+    )
+    assert len(read_rejected(folder.parent / "out")) == 1
+
+
+def test_a_frame_that_cannot_be_opened_rejects_its_clip(folder):
+    root = folder / "class" / "take"
+    root.mkdir(parents=True)
+    for i in range(6):
+        Image.fromarray(frames_of(1)[0]).save(root / f"{i}.png")
+    (root / "3.png").unlink()
+    (root / "3.png").symlink_to("nowhere.png")
+    (folder / "good.png").rename(folder / "class" / "good.png")
+    found = layouts.find(folder)
+    assert [clip.name for clip in found.clips] == ["class/good.png"]
+    assert found.rejected == [("class/take", "frame 3.png: no such file or directory")]
+
+
 def test_a_circle_of_links_is_reported_and_left(folder):
     (folder / "inside").mkdir()
     (folder / "inside" / "again").symlink_to(folder, target_is_directory=True)
@@ -194,6 +220,31 @@ class TestVideos:
         (folder / "concat.mp4").write_text(f"ffconcat version 1.0\nfile {secret}\n")
         rejected, kept = reasons(folder)
         assert set(rejected) == {"list.avi", "concat.mp4"} and set(kept) == {"good.png"}
+
+    @pytest.mark.parametrize(
+        "suffix, codec, container",
+        [
+            ("wmv", "wmv2", "asf"),
+            ("ogv", "libvpx", "ogg"),
+            ("ts", "mpeg2video", "mpegts"),
+            ("mpg", "mpeg1video", "mpeg"),
+            ("y4m", "rawvideo", "yuv4mpegpipe"),
+            ("nut", "ffv1", "nut"),
+            ("ivf", "libvpx", "ivf"),
+        ],
+    )
+    @pytest.mark.parametrize("named", [True, False])
+    def test_other_containers_are_clips_by_content(self, folder, suffix, codec, container, named):
+        import av
+
+        if codec not in av.codecs_available:
+            pytest.skip(f"this PyAV has no {codec}")
+        path = save_video(folder / f"film.{suffix}", noise(), codec=codec, container=container, fps=25)
+        if not named:
+            path = path.rename(folder / "film")
+        found = layouts.find(folder)
+        assert [(clip.name, clip.kind) for clip in found.clips][0] == (path.name, "video") and not found.rejected
+        assert len(decode_clip(found.clips[0], 32, 3)) == 8
 
     def test_sound_without_pictures(self, folder):
         import av

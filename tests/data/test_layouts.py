@@ -47,6 +47,38 @@ def test_splits_above_clips_without_classes(tmp_path):
     assert found.categories == ()
 
 
+def test_a_single_class_folder_is_unlabelled(tmp_path):
+    touch_clips(tmp_path, ["walk/a.png", "walk/b.png"])
+    found = find(tmp_path)
+    assert found.categories == () and [clip.category for clip in found.clips] == ["", ""]
+
+
+@pytest.mark.parametrize("name", ["0 poster.png", "z poster.png"])
+def test_one_square_picture_among_strips_is_left_out_alone(tmp_path, make_config, caplog, name):
+    touch_clips(tmp_path / "set", ["run/a.png", "run/b.png", "walk/a.png"], frames_of(8))
+    Image.new("RGB", (32, 32)).save(tmp_path / "set" / "run" / name)
+    with caplog.at_level("WARNING", "absl"):
+        videos = open_videos(make_config(data_dir=str(tmp_path / "set")))
+    assert videos.names == ("run/a.png", "run/b.png", "walk/a.png") and videos.categories == ("run", "walk")
+    assert f"left out, run/{name}: an image of 32x32 is one frame, no strip" in caplog.text
+
+
+def test_the_frames_of_one_video_must_lie_one_level_deeper(tmp_path):
+    (tmp_path / "set").mkdir()
+    for i in range(4):
+        Image.new("RGB", (40, 32)).save(tmp_path / "set" / f"{i}.png")
+    with pytest.raises(ValueError, match=r"holds 4 pictures \(0.png, ...\) and no clip.*one level deeper"):
+        find(tmp_path / "set")
+    found = find(tmp_path)
+    assert [(clip.name, clip.kind, len(clip.files)) for clip in found.clips] == [("set", "frames", 4)]
+    touch_clips(tmp_path, ["run/a.png", "walk/a.png"])
+    (tmp_path / "set" / "0.png").rename(tmp_path / "poster.png")
+    (tmp_path / "set").rename(tmp_path / "run" / "set")
+    found = find(tmp_path)
+    assert [clip.name for clip in found.clips] == ["run/a.png", "run/set", "walk/a.png"]
+    assert found.rejected == [("poster.png", "a single picture; a clip is a strip, or a folder of frames")]
+
+
 UCF = [
     "HandstandPushups/v_HandStandPushups_g01_c01.avi",
     "HandstandPushups/v_HandStandPushups_g01_c02.avi",

@@ -94,8 +94,47 @@ def test_clips_that_are_all_too_short_are_an_error_that_names_the_flags(make_con
 def test_some_short_clips_are_counted_named_and_left_out(make_config, two_classes, caplog):
     with caplog.at_level(logging.WARNING, "absl"):
         videos = open_videos(make_config(data_dir=str(two_classes), video_length=9, every_nth=1))
-    assert videos.names == ("up/2.png",) and videos.categories == ("down", "up") and videos.labels.tolist() == [1]
+    assert videos.names == ("up/2.png",)
     assert "5 of 6 clips" in caplog.text and "down/0.png, down/1.png, down/2.png, ..." in caplog.text
+
+
+def three_classes(tmp_path):
+    """Three clips of each class; those of `middle` are strips of 6 frames, the others of 9."""
+    for name, length in (("first", 9), ("last", 9), ("middle", 6)):
+        for i in range(3):
+            save_strip(tmp_path / "three" / name / f"{i}.png", frames_of(length))
+    return tmp_path / "three"
+
+
+@pytest.mark.parametrize("problem", ["too short", "unreadable"])
+def test_a_class_without_a_usable_clip_is_no_category(make_config, tmp_path, caplog, problem):
+    folder = three_classes(tmp_path)
+    if problem == "unreadable":
+        for i in range(3):
+            (folder / "first" / f"{i}.png").write_bytes(b"")
+    empty, left, length = (
+        ("middle", ("first", "last"), 8) if problem == "too short" else ("first", ("last", "middle"), 4)
+    )
+    with caplog.at_level(logging.WARNING, "absl"):
+        videos = open_videos(make_config(data_dir=str(folder), video_length=length, every_nth=1))
+    assert videos.categories == left and videos.labels.tolist() == [0] * 3 + [1] * 3
+    assert [left[label] for label in videos.labels] == [name.split("/")[0] for name in videos.names]
+    assert videos.labels.dtype == np.int32
+    assert f"no usable clip of class {empty}; the categories are {', '.join(left)}" in caplog.text
+
+
+def test_one_class_that_is_left_is_none(make_config, two_classes, caplog):
+    for path in (two_classes / "down").iterdir():
+        path.write_bytes(b"")
+    with caplog.at_level(logging.WARNING, "absl"):
+        videos = open_videos(make_config(data_dir=str(two_classes)))
+    assert videos.categories == () and videos.labels.tolist() == [0, 0, 0]
+    assert "no usable clip of class down; there are no categories" in caplog.text
+
+
+def test_a_generated_set_keeps_categories_that_have_no_clip(make_config, fake_generator):
+    videos = open_videos(make_config(dataset="fake", num_clips=1))
+    assert videos.categories == ("even", "odd") and videos.labels.tolist() == [0]
 
 
 def test_a_generated_set_is_rendered_once_with_a_seed_of_its_own(make_config, fake_generator):

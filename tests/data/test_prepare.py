@@ -93,6 +93,15 @@ def test_the_same_input_twice_gives_the_same_bytes_whatever_the_workers(clips, t
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
 
 
+def test_a_class_without_a_usable_clip_is_no_category(clips, tmp_path, caplog):
+    for i in range(2):
+        save_strip(clips / "at all" / f"{i}.png", frames_of(5))
+    with caplog.at_level("WARNING", "absl"):
+        manifest = prepare(clips, tmp_path / "out", options())
+    assert manifest["categories"] == ["down", "up"]
+    assert "no usable clip of class at all" in caplog.text
+
+
 def test_a_second_run_makes_only_what_has_changed(clips, tmp_path, monkeypatch):
     out = tmp_path / "out"
     before = prepare(clips, out, options(clips_per_shard=1))

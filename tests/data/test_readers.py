@@ -1,5 +1,7 @@
 """What counts as a clip, and what its frames are."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from made_clips import REAL_CLIPS, frames_of, save_huge_png, save_strip
@@ -7,6 +9,7 @@ from PIL import Image
 
 from mocogan_tf.data.fitting import Recipe, decode_clip, read_clip
 from mocogan_tf.data.layouts import find_clips
+from mocogan_tf.video import write_video
 
 pytestmark = pytest.mark.core
 
@@ -91,6 +94,41 @@ def test_animated_gif_and_webp_are_clips_with_a_rate(tmp_path):
         clip = read_clip(source, RECIPE)
         np.testing.assert_array_equal(clip.frames[:, 0, 0, 0], [0, 20, 40, 60, 80])
         assert clip.fps == 20
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+def test_an_apng_that_this_project_writes_is_read_back(tmp_path, channels):
+    write_video(tmp_path / "a.apng", frames_of(6, channels=channels), fps=10)
+    clip = read_clip(only_clip(tmp_path), dataclasses.replace(RECIPE, channels=channels))
+    np.testing.assert_array_equal(clip.frames, frames_of(6, channels=channels))
+    assert clip.fps == 10
+
+
+def test_a_png_is_animated_whatever_chunks_come_first(tmp_path):
+    frames = [Image.fromarray(frame) for frame in frames_of(6)]
+    frames[0].save(
+        tmp_path / "a.png", save_all=True, append_images=frames[1:], duration=100, icc_profile=bytes(range(256)) * 9
+    )
+    assert (tmp_path / "a.png").read_bytes().index(b"acTL") > 300
+    np.testing.assert_array_equal(decode_clip(only_clip(tmp_path), 32, 3), frames_of(6))
+
+
+def test_a_still_picture_called_apng_is_a_clip_of_one_frame(tmp_path):
+    write_video(tmp_path / "a.apng", frames_of(1), fps=10)
+    assert only_clip(tmp_path).kind == "animation" and len(decode_clip(only_clip(tmp_path), 32, 3)) == 1
+
+
+def test_a_warning_per_reason_counts_the_files_and_names_one(tmp_path, caplog):
+    save_strip(tmp_path / "clip.png", frames_of(4))
+    for name in ("notes.txt", "list.csv", "index.json", "README.md", ".hidden.pdf", "a.pdf", "b.pdf", "c.psd"):
+        (tmp_path / name).write_text("no clip")
+    (tmp_path / "zz.mp4").symlink_to("nowhere.mp4")
+    with caplog.at_level("WARNING", "absl"):
+        find_clips(tmp_path)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}: left out, a.pdf: no image, animation, video or array, and 2 more.",
+        f"{tmp_path}: left out, zz.mp4: no such file or directory.",
+    ]
 
 
 def test_video_files_are_clips_with_a_rate(tmp_path):
