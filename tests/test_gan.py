@@ -85,7 +85,7 @@ def test_other_image_discriminators_train(image_discriminator):
 
 def class_head_gradient(category_loss):
     """Change of the class head's weights in one step."""
-    config = tiny_config(category_loss=category_loss, weight_decay=0.0)
+    config = tiny_config(category_loss=category_loss, dim_category=2, weight_decay=0.0)
     gan = build_gan(config)
     before = gan.video_discriminator.last.kernel.numpy()[..., 1:]
     logs = step(gan, tiny_batch(config))
