@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -155,3 +156,40 @@ def test_xla_on_several_devices_is_refused():
     with pytest.MonkeyPatch.context() as patch, pytest.raises(ValueError, match="one device only; this run has 2"):
         patch.setattr(tf.distribute, "get_strategy", TwoReplicas)
         training._jit_compile(Config(jit_compile="on"))
+
+
+def built_optimizers(**changes):
+    """The model of a configuration whose optimizer settings all differ from the defaults, and its optimizers."""
+    settings = {"learning_rate": 1e-3, "learning_rate_d": 3e-3, "beta_1": 0.3, "beta_2": 0.7, "weight_decay": 0.02}
+    gan = training.build_gan(Config(**{**TINY, **settings, **changes}).resolve_categories(2))
+    return gan, {
+        "generator": gan.g_optimizer,
+        "image_discriminator": gan.d_image_optimizer,
+        "video_discriminator": gan.d_video_optimizer,
+    }
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("mode", ["coupled", "decoupled"])
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_each_network_gets_an_adam_of_the_configurations_settings(mode, precision):
+    gan, optimizers = built_optimizers(weight_decay_mode=mode, precision=precision)
+    rates = {"generator": 1e-3, "image_discriminator": 3e-3, "video_discriminator": 3e-3}
+    for name, optimizer in optimizers.items():
+        assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer) == (precision == "mixed_float16")
+        adam = getattr(optimizer, "inner_optimizer", optimizer)
+        assert type(adam) is keras.optimizers.Adam
+        assert float(adam.learning_rate) == pytest.approx(rates[name])
+        assert (adam.beta_1, adam.beta_2, adam.epsilon) == (0.3, 0.7, 1e-8)
+        assert adam.weight_decay == (0.02 if mode == "decoupled" else None)
+        moments = sorted(tuple(variable.shape) for variable in adam.variables if len(variable.shape))
+        assert moments == sorted(2 * [tuple(variable.shape) for variable in getattr(gan, name).trainable_variables])
+    # Either beside the gradient or in it, never both.
+    assert gan.weight_decay == (0.02 if mode == "coupled" else 0.0)
+
+
+@pytest.mark.core
+def test_no_decay_and_no_image_discriminator_leave_nothing_behind():
+    gan, optimizers = built_optimizers(weight_decay=0.0, weight_decay_mode="decoupled", image_discriminator="none")
+    assert gan.weight_decay == 0.0 and optimizers["image_discriminator"] is None
+    assert optimizers["generator"].weight_decay is None and optimizers["video_discriminator"].weight_decay is None

@@ -1,0 +1,227 @@
+"""What each network descends: with SGD(1.0) a step changes its weights by minus the gradient of the paper's loss.
+
+The losses are written out here a second time, from their definitions, and differentiated in float64. Formulas: MoCoGAN
+(Tulyakov et al. 2018) F_V and section 3.3, Goodfellow et al. 2014 section 3, Mescheder et al. 2018 equation 9.
+"""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from mocogan_tf import gan as gan_module
+from mocogan_tf.training import build_gan
+from tests.tiny import tiny_batch, tiny_config
+
+pytestmark = pytest.mark.core
+
+NETWORKS = ("generator", "image_discriminator", "video_discriminator")
+R1 = {"discriminator_norm": "none", "r1_image": 30.0, "r1_video": 50.0, "r1_every": 2}
+CASES = {
+    "supervised": {"category_loss": "supervised"},
+    "supervised, batch norm in D": {"category_loss": "supervised", "discriminator_norm": "batch"},
+    "supervised, weight 3": {"category_loss": "supervised", "category_weight": 3.0},
+    "infogan, category to the decoder": {"category_loss": "infogan", "category_to": "image"},
+    "infogan, weight 3": {"category_loss": "infogan", "category_weight": 3.0},
+    "categories without a loss": {"category_loss": "none"},
+    "no categories": {"category_loss": "none", "dim_category": 0},
+    "no image discriminator": {"category_loss": "supervised", "image_discriminator": "none"},
+    "R1 on images": {"category_loss": "none", **R1, "r1_video": 0.0},
+    "R1 on videos": {"category_loss": "none", **R1, "r1_image": 0.0},
+    "R1, weight 3": {"category_loss": "supervised", "category_weight": 3.0, **R1},
+    "R1, one logit per image": {"category_loss": "none", "image_discriminator": "full", **R1},
+}
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_floatx(floatx)
+    keras.config.set_dtype_policy(policy)
+
+
+def make_gan(**changes):
+    """Builds a configuration's networks, with weights of a size at which logits are of order 1."""
+    keras.utils.set_random_seed(0)
+    config = tiny_config(
+        num_categories=changes.get("dim_category", 2),
+        **{"discriminator_norm": "none", "weight_decay": 0.0, "ema_decay": 0.0, **changes},
+    )
+    gan = build_gan(config)
+    rng = np.random.default_rng(0)
+    for network in networks_of(gan).values():
+        for variable in network.trainable_variables:
+            fan_in = np.prod(variable.shape[:-1]) or 1
+            variable.assign(rng.normal(0, 1.5 / np.sqrt(fan_in), variable.shape))
+    batch = tiny_batch(config)
+    batch["labels"] = np.array([1, 0, 1, 1], np.int32) % max(1, config.dim_category)
+    floats = {name: tf.constant(batch[name], "float64") for name in ("images", "videos")}
+    return config, gan, {**floats, "labels": tf.constant(batch["labels"])}
+
+
+def networks_of(gan):
+    return {name: getattr(gan, name) for name in NETWORKS if getattr(gan, name) is not None}
+
+
+def move_only(gan, moving):
+    """Compiles with a step size of 1 for one network and of 0 for the others."""
+    sgd = {name: keras.optimizers.SGD(float(name == moving)) for name in networks_of(gan)}
+    gan.compile(
+        g_optimizer=sgd["generator"],
+        d_image_optimizer=sgd.get("image_discriminator"),
+        d_video_optimizer=sgd["video_discriminator"],
+    )
+
+
+def minus_log_sigmoid(logits):
+    return -tf.math.log(1.0 / (1.0 + tf.exp(-logits)))
+
+
+def cross_entropy(class_logits, category):
+    """Mean over clips and patches of minus the log of the softmax at the category, `[B, P, K]` and int `[B]`."""
+    powers = tf.exp(class_logits)
+    softmax = powers / tf.reduce_sum(powers, axis=-1, keepdims=True)
+    patches = softmax.shape[1]
+    return -tf.reduce_mean(
+        [tf.math.log(softmax[b, p, k]) for b, k in enumerate(np.array(category)) for p in range(patches)]
+    )
+
+
+def r1(discriminate, real):
+    """Half the squared norm of the gradient at a real example, example by example."""
+    norms = []
+    for i in range(real.shape[0]):
+        example = real[i : i + 1]
+        with tf.GradientTape() as tape:
+            tape.watch(example)
+            logit = tf.reduce_mean(discriminate(example))
+        norms.append(tf.reduce_sum(tape.gradient(logit, example) ** 2))
+    return 0.5 * tf.reduce_mean(norms)
+
+
+def expected_losses(config, gan, batch):
+    """The losses by network: functions of nothing, so that they can be differentiated; and what the logs hold."""
+    video_shape = batch["videos"].shape[:2]
+    num_images = batch["images"].shape[0]
+    due = config.r1_every if int(gan.step.numpy()) % config.r1_every == 0 else 0
+    weight = config.category_weight
+
+    def judge_images(images):
+        return gan.image_discriminator(images, training=True)
+
+    def judge_videos(videos):
+        return gan.video_discriminator(videos, training=True)
+
+    def generated(purpose):
+        latents = gan._latents(*video_shape, purpose)
+        category = np.argmax(latents["category"], axis=-1) if config.dim_category else None
+        return gan.generator(latents, training=True)["video"], category
+
+    # Drawn before the step, as constants: a discriminator's loss sends no gradient into the generator.
+    fake_images = gan._fake_images(num_images, gan_module._LATENTS_IMAGE)
+    fake_videos, fake_category = generated(gan_module._LATENTS_VIDEO)
+
+    def d_image():
+        real, fake = judge_images(batch["images"]), judge_images(fake_images)
+        adversarial = tf.reduce_mean(minus_log_sigmoid(real)) + tf.reduce_mean(minus_log_sigmoid(-fake))
+        logged = {gan_module.LOSS_D_IMAGE: adversarial}
+        penalty = due * config.r1_image * r1(judge_images, batch["images"]) if config.r1_image else 0.0
+        return adversarial + penalty, logged
+
+    def d_video():
+        (real, real_classes), (fake, fake_classes) = judge_videos(batch["videos"]), judge_videos(fake_videos)
+        total = tf.reduce_mean(minus_log_sigmoid(real)) + tf.reduce_mean(minus_log_sigmoid(-fake))
+        logged = {gan_module.LOSS_D_VIDEO: total}
+        if config.r1_video:
+            total += due * config.r1_video * r1(lambda x: judge_videos(x)[0], batch["videos"])
+        if config.category_loss == "supervised":
+            logged[gan_module.LOSS_CATEGORY_D] = cross_entropy(real_classes, batch["labels"])
+        if config.category_loss == "infogan":
+            logged[gan_module.LOSS_CATEGORY_D] = cross_entropy(fake_classes, fake_category)
+        return total + weight * logged.get(gan_module.LOSS_CATEGORY_D, 0.0), logged
+
+    def generator():
+        videos, category = generated(gan_module._LATENTS_VIDEO_G)
+        logits, classes = judge_videos(videos)
+        total = tf.reduce_mean(minus_log_sigmoid(logits))
+        if gan.image_discriminator is not None:
+            images = gan._fake_images(num_images, gan_module._LATENTS_IMAGE_G)
+            total += tf.reduce_mean(minus_log_sigmoid(judge_images(images)))
+        logged = {gan_module.LOSS_G: total}
+        if config.category_loss != "none":
+            logged[gan_module.LOSS_CATEGORY_G] = cross_entropy(classes, category)
+        return total + weight * logged.get(gan_module.LOSS_CATEGORY_G, 0.0), logged
+
+    return {"generator": generator, "image_discriminator": d_image, "video_discriminator": d_video}
+
+
+def check_step(config, gan, batch, moving, step=0):
+    """One training step of one network against the gradient of its loss."""
+    gan.step.assign(step)
+    move_only(gan, moving)
+    variables = networks_of(gan)[moving].trainable_variables
+    with tf.GradientTape() as tape:
+        loss, logged = expected_losses(config, gan, batch)[moving]()
+    gradients = tape.gradient(loss, [variable.value for variable in variables])
+    before = [variable.numpy() for variable in variables]
+    logs = gan.train_step(batch)
+    for name, value in logged.items():
+        np.testing.assert_allclose(float(logs[name]), float(value), rtol=1e-9, err_msg=name)
+    for variable, old, gradient in zip(variables, before, gradients, strict=True):
+        gradient = gradient.numpy()
+        assert np.abs(gradient).max() > 1e-9, f"{variable.path}: a gradient of zero tests nothing"
+        np.testing.assert_allclose(
+            old - variable.numpy(), gradient, rtol=1e-7, atol=1e-9 * np.abs(gradient).max(), err_msg=variable.path
+        )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_is_minus_the_gradient_of_the_papers_loss(case):
+    config, gan, batch = make_gan(**CASES[case])
+    for moving in networks_of(gan):
+        check_step(config, gan, batch, moving)
+
+
+def test_between_its_steps_r1_adds_nothing():
+    config, gan, batch = make_gan(category_loss="none", **R1)
+    for moving in ("image_discriminator", "video_discriminator"):
+        check_step(config, gan, batch, moving, step=1)
+
+
+def test_each_network_gets_fakes_of_its_own():
+    _, gan, _ = make_gan(category_loss="none")
+    purposes = [gan_module._LATENTS_VIDEO, gan_module._LATENTS_VIDEO_G]
+    purposes += [gan_module._LATENTS_IMAGE, gan_module._LATENTS_IMAGE_G]
+    content = [gan._latents(4, 4, purpose)["content"].numpy() for purpose in purposes]
+    assert all(not np.any(a == b) for i, a in enumerate(content) for b in content[:i])
+
+
+def test_accuracies_count_real_above_zero_and_generated_below():
+    _, gan, batch = make_gan(category_loss="none")
+    images = {
+        "real": [[1, 2], [3, 4], [-1, 5], [6, 0]],  # 6 of 8 right; 0 says neither.
+        "fake": [[-1, -2], [-3, 4], [0, -5], [6, -7]],  # 5 of 8 right.
+    }
+    videos = {"real": [[1], [-1], [-2], [-3]], "fake": [[-1], [-2], [-3], [-4]]}  # 1 of 4 and 4 of 4 right.
+    say(gan.image_discriminator, batch["images"], images)
+    say(gan.video_discriminator, batch["videos"], videos)
+    logs = gan.train_step(batch)
+    assert float(logs[gan_module.ACCURACY_D_IMAGE]) == (6 / 8 + 5 / 8) / 2
+    assert float(logs[gan_module.ACCURACY_D_VIDEO]) == (1 / 4 + 4 / 4) / 2
+
+
+def say(discriminator, real, logits):
+    """Makes a discriminator give these logits at the real batch and at any other."""
+    call = discriminator.call
+
+    def fixed(x, training=None, seed=None):
+        outputs = call(x, training=training, seed=seed)
+        said = tf.constant(logits["real" if x is real or np.array_equal(x, real) else "fake"], "float64")
+        if isinstance(outputs, tuple):
+            return 0.0 * outputs[0] + said, outputs[1]
+        return 0.0 * tf.reduce_sum(outputs) + said
+
+    discriminator.call = fixed
