@@ -77,7 +77,7 @@ def test_the_contract_follows_from_the_run(run_dir):
 
 
 def test_categories_found_without_labels_have_no_names(copy):
-    (copy / "data.json").write_text(json.dumps({"name": "My Clips!", "categories": ["a"], "fps": 5}))
+    (copy / "data.json").write_text(json.dumps({"name": "My Clips!", "categories": ["a"], "num_clips": 3, "fps": 5}))
     contract = open_run(copy, "latest").contract
     assert (contract.dim_category, contract.categories) == (3, ())
     assert contract.name == "mocogan-my-clips"
