@@ -56,7 +56,6 @@ def draw_latents(spec, num_videos, num_frames, seed):
     return latents
 
 
-@keras.saving.register_keras_serializable("mocogan_tf")
 class MoCoGAN(keras.Model):
     """Generator, image discriminator and video discriminator, trained against each other.
 

@@ -72,6 +72,7 @@ def enlarge(clips: Pixels, scale: int) -> Pixels:
 
 
 def to_image(frame: Pixels) -> Image.Image:
+    """Makes a Pillow image of one frame, grey or RGB."""
     return Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else np.ascontiguousarray(frame))
 
 

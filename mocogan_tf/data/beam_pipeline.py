@@ -78,6 +78,7 @@ def _write_one(shard: str, outcomes: Iterable[Outcome], out: str) -> str:
 
 
 def main(argv: list[str]) -> None:
+    """Prepares SOURCE into --out on a Beam runner; what follows SOURCE goes to Beam."""
     try:
         if len(argv) < 2 or not flags.FLAGS.out:
             raise ValueError(f"Give a source and --out. Received: {argv[1:]}")

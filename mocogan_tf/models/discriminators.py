@@ -100,24 +100,26 @@ def _fold_in(seed, data):
     return None if seed is None else tf.random.experimental.stateless_fold_in(seed, data)
 
 
-def _image_layers(num_layers, ndf, norm):
-    """The convolutions of an image discriminator, each halving height and width."""
-    return [
-        layers.Conv2D(
-            ndf * 2**i,
-            KERNEL,
-            strides=2,
-            padding="same",
-            use_bias=norm == "none",
-            kernel_initializer=normal_weights(),
-            name=f"conv_{i}",
-        )
-        for i in range(num_layers)
-    ]
+class _FrameDiscriminator(_Discriminator):
+    """What the two discriminators of single frames share: layers that halve the map, and logits per image."""
+
+    def __init__(self, num_layers, last_strides, last_padding, *, ndf, norm, name, **kwargs):
+        shared = {"use_bias": norm == "none", "kernel_initializer": normal_weights()}
+        convolutions = [
+            layers.Conv2D(ndf * 2**i, KERNEL, strides=2, padding="same", name=f"conv_{i}", **shared)
+            for i in range(num_layers)
+        ]
+        last = layers.Conv2D(1, KERNEL, strides=last_strides, padding=last_padding, name=f"conv_{num_layers}", **shared)
+        super().__init__(convolutions, last, norm=norm, name=name or "image_discriminator", **kwargs)
+
+    def call(self, images, training=None, seed=None):
+        """Returns logits `[B, P]`. `seed` int32 `[2]` draws the noise; None adds none."""
+        logits = self.last(self.features(images, training=training, seed=seed))
+        return ops.reshape(logits, (ops.shape(images)[0], -1))
 
 
 @keras.saving.register_keras_serializable("mocogan_tf")
-class ImageDiscriminator(_Discriminator):
+class ImageDiscriminator(_FrameDiscriminator):
     """D_I with one logit per image: `[B, H, W, C]` becomes `[B, 1]`.
 
     At 64x64: convolutions of kernel 4 and stride 2 with 1, 2, 4 and 8 times `ndf` filters, leaky ReLU 0.2, batch
@@ -132,28 +134,21 @@ class ImageDiscriminator(_Discriminator):
     """
 
     def __init__(self, *, ndf=64, image_size=64, norm="batch", noise_sigma=0.0, sync_batch_norm=False, name=None):
-        halvings = num_halvings(image_size)
-        last = layers.Conv2D(
-            1, SMALLEST_MAP, use_bias=norm == "none", kernel_initializer=normal_weights(), name=f"conv_{halvings}"
-        )
         super().__init__(
-            _image_layers(halvings, ndf, norm),
-            last,
+            num_halvings(image_size),
+            last_strides=1,
+            last_padding="valid",
+            ndf=ndf,
             norm=norm,
             noise_sigma=noise_sigma,
             noise_before_last=False,
             sync_batch_norm=sync_batch_norm,
-            name=name or "image_discriminator",
+            name=name,
         )
-
-    def call(self, images, training=None, seed=None):
-        """Returns logits `[B, 1]`. `seed` int32 `[2]` draws the noise; None adds none."""
-        logits = self.last(self.features(images, training=training, seed=seed))
-        return ops.reshape(logits, (ops.shape(images)[0], -1))
 
 
 @keras.saving.register_keras_serializable("mocogan_tf")
-class PatchImageDiscriminator(_Discriminator):
+class PatchImageDiscriminator(_FrameDiscriminator):
     """D_I with one logit per patch: `[B, H, W, C]` becomes `[B, P]`, 4x4 patches at every size.
 
     As `ImageDiscriminator` with one layer fewer; the last convolution has stride 2, and noise before it too.
@@ -167,30 +162,17 @@ class PatchImageDiscriminator(_Discriminator):
     """
 
     def __init__(self, *, ndf=64, image_size=64, norm="batch", noise_sigma=0.0, sync_batch_norm=False, name=None):
-        halvings = num_halvings(image_size)
-        last = layers.Conv2D(
-            1,
-            KERNEL,
-            strides=2,
-            padding="same",
-            use_bias=norm == "none",
-            kernel_initializer=normal_weights(),
-            name=f"conv_{halvings - 1}",
-        )
         super().__init__(
-            _image_layers(halvings - 1, ndf, norm),
-            last,
+            num_halvings(image_size) - 1,
+            last_strides=2,
+            last_padding="same",
+            ndf=ndf,
             norm=norm,
             noise_sigma=noise_sigma,
             noise_before_last=True,
             sync_batch_norm=sync_batch_norm,
-            name=name or "image_discriminator",
+            name=name,
         )
-
-    def call(self, images, training=None, seed=None):
-        """Returns logits `[B, P]`. `seed` int32 `[2]` draws the noise; None adds none."""
-        logits = self.last(self.features(images, training=training, seed=seed))
-        return ops.reshape(logits, (ops.shape(images)[0], -1))
 
 
 @keras.saving.register_keras_serializable("mocogan_tf")
