@@ -9,10 +9,12 @@ buckets, which is what cuDNN's plans and CUDA graphs want; and a stream continue
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import logging
 import os
 import pathlib
+import sys
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -211,6 +213,15 @@ def _providers(provider: str, options: EngineOptions) -> list[Any]:
     return chains[provider]
 
 
+def _has_driver() -> bool:
+    """Whether NVIDIA's driver is on this machine."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
 class Engine:
     """A bundle, loaded and warm.
 
@@ -257,7 +268,8 @@ class Engine:
         """Providers to try, best first."""
         present = ort.get_available_providers()
         if self.options.provider == "auto":
-            return [name for name in ("cuda", "cpu") if PROVIDERS[name] in present]
+            # The GPU wheel lists CUDA on machines without a GPU too, and complains at length when it is tried there.
+            return [name for name in ("cuda", "cpu") if PROVIDERS[name] in present and (name == "cpu" or _has_driver())]
         if PROVIDERS[self.options.provider] not in present:
             raise EngineError(
                 f"This ONNX Runtime has no {PROVIDERS[self.options.provider]}, only {', '.join(present)}. "
