@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from serving.service import Service
 
 HEADER_SECONDS = 10.0
+LAST_REQUEST_SECONDS = 0.5
 log = logging.getLogger("serving.server")
 
 
@@ -61,6 +62,16 @@ class DrainingServer(uvicorn.Server):
                 host, port = bound.getsockname()[:2]
                 shown = f"[{host}]" if ":" in host else host
                 log.info("ready", extra={"url": f"{scheme}://{shown}:{port}/"})
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Closing the door resets those who stand before it: let in whom the kernel has connected, and close right then.
+        for _ in range(10):
+            await asyncio.sleep(0)
+        for listener in self.servers:
+            listener.close()
+        # Who was let in last gets to say what for, before connections without a request are closed.
+        await asyncio.sleep(LAST_REQUEST_SECONDS)
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.service.draining:

