@@ -51,7 +51,11 @@ with test vectors in `golden.npz`.
 ## Use
 
 ```python
-import json, numpy as np, onnxruntime
+import json
+
+import numpy as np
+import onnxruntime
+
 bundle = json.load(open("bundle.json"))
 session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
 sizes = {{"batch": 1, "time": bundle["video_length"]}}
