@@ -155,7 +155,7 @@ def test_xla_on_several_devices_is_refused():
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(ValueError, match="one device only; this run has 2"):
         patch.setattr(tf.distribute, "get_strategy", TwoReplicas)
-        training._jit_compile(Config(jit_compile="on"))
+        building._jit_compile(Config(jit_compile="on"))
 
 
 def built_optimizers(**changes):
