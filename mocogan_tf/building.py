@@ -63,7 +63,7 @@ def _build_gan(config):
     image_discriminator = None
     if make_image_discriminator is not None:
         image_discriminator = make_image_discriminator(**shared)
-        image_discriminator.build((None, *frame))
+        image_discriminator.build((None, *frame[:2], config.image_frames * config.channels))
     video_discriminator = VideoDiscriminator(
         video_length=config.video_length, dim_category=config.dim_category, **shared
     )
@@ -79,13 +79,16 @@ def _build_gan(config):
         r1_image=config.r1_image,
         r1_video=config.r1_video,
         r1_every=config.r1_every,
+        label_smoothing=config.label_smoothing,
+        augmentations=config.augmentations,
+        image_frames=config.image_frames,
         weight_decay=config.weight_decay if config.weight_decay_mode == "coupled" else 0.0,
         ema_decay=config.ema_decay,
     )
     gan.compile(
         g_optimizer=_optimizer(config, config.learning_rate),
         d_image_optimizer=_optimizer(config, config.learning_rate_d) if image_discriminator is not None else None,
-        d_video_optimizer=_optimizer(config, config.learning_rate_d),
+        d_video_optimizer=_optimizer(config, config.learning_rate_d * config.d_video_rate),
         jit_compile=_jit_compile(config),
         steps_per_execution=config.steps_per_execution,
     )
@@ -101,8 +104,24 @@ def _jit_compile(config):
     return {"on": True, "off": False, "auto": on_one_gpu}[config.jit_compile]
 
 
+class _WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+    """A step size that rises evenly over the first `steps` steps, and stays."""
+
+    def __init__(self, learning_rate, steps):
+        self.learning_rate, self.steps = learning_rate, steps
+
+    def __call__(self, step):
+        done = (tf.cast(step, keras.config.floatx()) + 1.0) / self.steps
+        return self.learning_rate * tf.minimum(done, 1.0)
+
+    def get_config(self):
+        return {"learning_rate": self.learning_rate, "steps": self.steps}
+
+
 def _optimizer(config, learning_rate):
     """Adam, with the decoupled weight decay if that is chosen; in float16 with a loss scale of its own."""
+    if config.warmup_steps:
+        learning_rate = _WarmUp(learning_rate, config.warmup_steps)
     decoupled = config.weight_decay if config.weight_decay and config.weight_decay_mode == "decoupled" else None
     adam = keras.optimizers.Adam(learning_rate, config.beta_1, config.beta_2, epsilon=1e-8, weight_decay=decoupled)
     return keras.optimizers.LossScaleOptimizer(adam) if config.precision == "mixed_float16" else adam

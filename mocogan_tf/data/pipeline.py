@@ -18,6 +18,8 @@ from mocogan_tf.data.videos import VideoSet
 def training_batches(videos: VideoSet, config: Config, *, start_step: int = 0) -> tf.data.Dataset:
     """Yields global batches for ever: {"images": [Bi, H, W, C], "videos": [Bv, T, H, W, C], "labels": [Bv] int32}.
 
+    With `image_frames` k > 1, images are `[Bi, k, H, W, C]`: random frames of one training clip.
+
     Images and videos are float32 in [-1, 1]. A training clip is the paper's S_T, T frames at stride `every_nth` from a
     random start, of videos that are gone through in a new random order each epoch. An image is the paper's S_1: a
     random frame of a video, of other videos, gone through in an order of their own. Batches are always full and run on
@@ -33,7 +35,8 @@ def training_batches(videos: VideoSet, config: Config, *, start_step: int = 0) -
             f"Every video must have at least {config.source_frames} frames. Received: {len(videos)} videos, of "
             f"{sorted(set(videos.lengths.tolist()))[:3]} frames and more."
         )
-    image_shape = (config.image_batch, *videos.frames.shape[1:])
+    several = (config.image_frames,) if config.image_frames > 1 else ()
+    image_shape = (config.image_batch, *several, *videos.frames.shape[1:])
     video_shape = (config.video_batch, config.video_length, *videos.frames.shape[1:])
     pixels = videos.frames.view(np.ndarray)
     stride = config.every_nth * np.arange(config.video_length)
@@ -75,20 +78,30 @@ class _Draw:
         self._labels = tf.constant(videos.labels)
 
     def __call__(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Returns int64 `[Bi]` frames of the images, int64 `[Bv]` first frames and int32 `[Bv]` labels of the clips."""
+        """Returns int64 frames `[Bi]` (or `[Bi, k]`) of images, first frames `[Bv]` and labels `[Bv]` of clips."""
         config = self._config
         image_videos = self._next_videos("images", step, config.image_batch)
-        image_frames = self._uniform("frames", step, tf.gather(self._lengths, image_videos))
+        image_frames = self._image_frames(step, image_videos)
         clip_videos = self._next_videos("clips", step, config.video_batch)
         starts = self._uniform("starts", step, tf.gather(self._lengths, clip_videos) - config.source_frames + 1)
         return (
-            tf.gather(self._offsets, image_videos) + image_frames,
+            image_frames,
             tf.gather(self._offsets, clip_videos) + starts,
             tf.gather(self._labels, clip_videos),
         )
 
+    def _image_frames(self, step: tf.Tensor, videos: tf.Tensor) -> tf.Tensor:
+        """A random frame of each video, int64 `[Bi]`; or k frames of one training clip of it, `[Bi, k]`."""
+        config = self._config
+        offsets, lengths = tf.gather(self._offsets, videos), tf.gather(self._lengths, videos)
+        if config.image_frames == 1:
+            return offsets + self._uniform("frames", step, lengths)
+        starts = offsets + self._uniform("frames", step, lengths - config.source_frames + 1)
+        length = tf.fill([config.image_batch, config.image_frames], tf.constant(config.video_length, tf.int64))
+        return starts[:, None] + config.every_nth * self._uniform("frames of a clip", step, length)
+
     def _key(self, stream: str) -> np.ndarray:
-        """Two words that belong to the seed and to one of the four random choices."""
+        """Two words that belong to the seed and to one of the random choices."""
         return np.frombuffer(hashlib.sha256(f"{self._config.seed} {stream}".encode()).digest()[:16], np.int64)
 
     def _next_videos(self, stream: str, step: tf.Tensor, batch_size: int) -> tf.Tensor:
