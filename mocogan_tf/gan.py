@@ -140,7 +140,12 @@ class MoCoGAN(keras.Model):
         logs.update(self._step_g(images.shape[0], videos.shape[:2]))
         self.step.assign_add(1)
         self._update_average()
+        if isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
+            logs = {name: value[None] for name, value in logs.items()}  # Keras takes the workers' mean over an axis.
         return logs
+
+    def _maybe_symbolic_build(self, *args, **kwargs):
+        """Everything is built before `fit`; to find that out Keras would draw a batch, and fail on several workers."""
 
     def _step_d_image(self, images):
         fakes = self._fake_images(images.shape[0], _LATENTS_IMAGE)
