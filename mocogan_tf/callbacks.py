@@ -17,7 +17,7 @@ import tensorflow as tf
 import tqdm
 from absl import logging
 
-from mocogan_tf import checkpoints, gan, sampling, video
+from mocogan_tf import adversarial, checkpoints, sampling, video
 
 
 class _PerStep(keras.callbacks.Callback):
@@ -164,7 +164,7 @@ class Samples(_PerStep):
 
     def write(self, step):
         """Writes the grid: four contents by four motions, or by as many as there are categories, up to eight."""
-        generator = self.model.average if self.model.average is not None else self.model.generator
+        generator = self.model.sampler
         motions = min(max(4, generator.latents.dim_category), 8)
         clips = sampling.content_motion_grid(generator, 4, motions, self.num_frames, seed=self.seed)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -200,7 +200,12 @@ class Checkpoints(_PerStep):
 class Progress(_PerStep):
     """A progress bar with losses, clips/s and time left on a terminal; plain lines elsewhere."""
 
-    SHOWN = {gan.LOSS_D_IMAGE: "D_I", gan.LOSS_D_VIDEO: "D_V", gan.LOSS_G: "G", gan.LOSS_CATEGORY_G: "cat"}
+    SHOWN = {
+        adversarial.LOSS_D_IMAGE: "D_I",
+        adversarial.LOSS_D_VIDEO: "D_V",
+        adversarial.LOSS_G: "G",
+        adversarial.LOSS_CATEGORY_G: "cat",
+    }
 
     def __init__(self, start_step, steps, every, clips_per_step):
         super().__init__(start_step)

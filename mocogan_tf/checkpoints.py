@@ -126,7 +126,7 @@ def load_generator(run_dir, which="latest"):
     Raises:
         ValueError: There is no such run or checkpoint, or it is damaged.
     """
-    from mocogan_tf.training import build_gan
+    from mocogan_tf.building import build_gan
 
     config = Config.from_json(pathlib.Path(run_dir) / "config.json")
     found = steps(run_dir)
@@ -140,7 +140,7 @@ def load_generator(run_dir, which="latest"):
             raise ValueError(f"No checkpoint {which!r} in {run_dir}. There are: latest, {', '.join(map(str, found))}.")
     gan = build_gan(config, policy="float32")
     restore(gan, run_dir, step)
-    return gan.average if gan.average is not None else gan.generator, config, step
+    return gan.sampler, config, step
 
 
 def _sha256(path):
