@@ -127,6 +127,17 @@ class AdversarialModel(keras.Model):
         optimizer.apply(tape.gradient(scaled, variables), variables)
         return logs
 
+    def _end_step(self, logs):
+        """What every step ends with: it is counted, and the average moves. Returns what Keras wants of the logs."""
+        self.step.assign_add(1)
+        self._update_average()
+        if isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
+            return {name: value[None] for name, value in logs.items()}  # The workers' mean is taken over an axis.
+        return logs
+
+    def _maybe_symbolic_build(self, *args, **kwargs):
+        """Everything is built before `fit`; to find that out Keras would draw a batch, and fail on several workers."""
+
     def _latents(self, num_videos, num_frames, purpose):
         """This replica's share of the global batch's latents."""
         return share(

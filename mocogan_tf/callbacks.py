@@ -251,8 +251,15 @@ class Progress(PerStep):
 class StopOnSignal(keras.callbacks.Callback):
     """Ends training after the current step on Ctrl-C or SIGTERM; a second Ctrl-C ends it at once.
 
-    `signal` holds the number of the signal that came, or None.
+    `signal` holds the number of the signal that came, or None. A signal to one worker ends all of them, at one step.
+
+    Args:
+        workers: `Workers`.
     """
+
+    def __init__(self, workers):
+        super().__init__()
+        self.workers = workers
 
     def on_train_begin(self, logs=None):
         self.signal = None
@@ -268,7 +275,9 @@ class StopOnSignal(keras.callbacks.Callback):
         self.signal = number
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.signal is not None:
+        agreed = max(self.workers.gather(self.signal or 0))
+        if agreed:
+            self.signal = agreed
             self.model.stop_training = True
 
     def on_train_end(self, logs=None):

@@ -84,9 +84,7 @@ class MoCoGAN(AdversarialModel):
             logs.update(self._step_d_image(images))
         logs.update(self._step_d_video(videos, labels))
         logs.update(self._step_g(images.shape[0], videos.shape[:2]))
-        self.step.assign_add(1)
-        self._update_average()
-        return logs
+        return self._end_step(logs)
 
     def _step_d_image(self, images):
         images = side_by_side(self._augment(images, _LATENTS_IMAGE, _AUGMENT_REAL))
