@@ -205,10 +205,10 @@ class Checkpoints(PerStep):
         start_step: Step from which the run goes on.
         every: Steps between two checkpoints.
         keeping: What is kept, as `checkpoints.save` takes it.
-        evaluate: From model and step to the scores that the checkpoint shall hold, or to none.
+        evaluate: From model and step to the scores that the checkpoint shall hold; None: it holds none.
     """
 
-    def __init__(self, run_dir, start_step, every, keeping, evaluate=lambda model, step: {}):
+    def __init__(self, run_dir, start_step, every, keeping, evaluate=None):
         super().__init__(start_step)
         self.run_dir, self.every, self.keeping, self.evaluate = run_dir, every, keeping, evaluate
         self.saved = start_step
@@ -223,7 +223,8 @@ class Checkpoints(PerStep):
 
     def save(self, step):
         """Writes a checkpoint of this step."""
-        checkpoints.save(self.model, self.run_dir, **self.keeping, **self.evaluate(self.model, step))
+        scores = self.evaluate(self.model, step) if self.evaluate else {}
+        checkpoints.save(self.model, self.run_dir, **self.keeping, **scores)
         self.saved = step
 
 

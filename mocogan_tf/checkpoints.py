@@ -34,6 +34,18 @@ def paths(run_dir, step):
     return folder / f"step-{step:08d}.weights.h5", folder / f"step-{step:08d}.json"
 
 
+def best_of(config):
+    """Returns the metric by which a run's best checkpoint is chosen, and whether more of it is better.
+
+    Raises:
+        ValueError: `best_metric` names no metric of quality.
+    """
+    from mocogan_tf.metrics import monitor
+
+    name = monitor.default_metric(config) if config.best_metric == "auto" else config.best_metric
+    return name, monitor.higher_is_better(name)
+
+
 def best(run_dir, metric, higher_is_better):
     """Returns the step whose checkpoint scored best, the earlier of equals; None if none has a finite score.
 
@@ -167,7 +179,6 @@ def load_generator(run_dir, which="latest"):
         ValueError: There is no such run or checkpoint, or it is damaged.
     """
     from mocogan_tf.building import build_gan
-    from mocogan_tf.metrics.monitor import higher_is_better
 
     config = Config.from_json(pathlib.Path(run_dir) / "config.json")
     found = steps(run_dir)
@@ -176,9 +187,10 @@ def load_generator(run_dir, which="latest"):
     if which == "latest":
         step = found[-1]
     elif which == "best":
-        step = best(run_dir, config.best_metric, higher_is_better(config.best_metric))
+        metric, higher_is_better = best_of(config)
+        step = best(run_dir, metric, higher_is_better)
         if step is None:
-            raise ValueError(f"No checkpoint in {run_dir} has a score in {config.best_metric}. Use latest, or a step.")
+            raise ValueError(f"No checkpoint in {run_dir} has a score in {metric}. Use latest, or a step.")
     else:
         step = int(which) if str(which).isdigit() else -1
         if step not in found:

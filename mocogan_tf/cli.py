@@ -38,6 +38,7 @@ PROFILES = {
         "log_every": 20,
         "sample_every": 60,
         "checkpoint_every": 60,
+        "evaluate_every": 0,
     },
 }
 

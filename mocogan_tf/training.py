@@ -6,13 +6,16 @@ import sys
 
 import keras
 import tensorflow as tf
+from absl import logging
 
-from mocogan_tf import callbacks, checkpoints, cluster, run_directory
+from mocogan_tf import callbacks, checkpoints, cluster, run_directory, watch
 from mocogan_tf.building import build_gan
 from mocogan_tf.data.pipeline import Replicas, training_batches
 from mocogan_tf.data.registry import open_videos
 from mocogan_tf.devices import choose_precision, make_strategy
-from mocogan_tf.workers import WorkerLost, Workers, watch
+from mocogan_tf.metrics.monitor import Monitor
+from mocogan_tf.workers import WorkerLost, Workers
+from mocogan_tf.workers import watch as watch_workers
 
 EXIT_CODES = {None: 0, signal.SIGINT: 130, signal.SIGTERM: 143}  # By the signal that ended training.
 WORKER_LOST = 75  # sysexits.h's EX_TEMPFAIL: start all workers again, and training goes on.
@@ -64,7 +67,7 @@ def train(config, run_dir, resume="auto"):
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     try:
-        with watch(machines):
+        with watch_workers(machines):
             strategy = make_strategy(config, machines)
             return _train(config, run_dir, resume, strategy, Workers(machines, strategy))
     except WorkerLost as error:
@@ -78,6 +81,7 @@ def _train(config, run_dir, resume, strategy, workers):
             run_directory.check(run_dir, config, resume)
         videos = open_videos(config)
     config = config.resolve_categories(len(videos.categories))
+    checkpoints.best_of(config)  # An unknown metric ends here.
     workers.check_same("configuration and clips", _identity(config, videos))
     fps = videos.fps / config.every_nth
     with strategy.scope():
@@ -107,7 +111,7 @@ def _train(config, run_dir, resume, strategy, workers):
             steps_per_epoch=config.steps - start_step,
             shuffle=False,
             verbose=0,
-            callbacks=[*_callbacks(config, run_dir, start_step, fps, workers.is_chief), stop],
+            callbacks=[*_callbacks(config, run_dir, start_step, videos, workers.is_chief), stop],
         )
     except tf.errors.ResourceExhaustedError as error:
         if "No space left" in str(error):  # TensorFlow has one word for a full memory and a full disk.
@@ -160,25 +164,47 @@ def _batches(videos, config, start_step, strategy, machines):
     )
 
 
-def _callbacks(config, run_dir, start_step, fps, is_chief):
+def _callbacks(config, run_dir, start_step, videos, is_chief):
     stop_on_non_finite = callbacks.StopOnNonFinite(run_dir, start_step)  # First: nothing is saved of a step gone wrong.
     if not is_chief:
         return [stop_on_non_finite]
     clips_per_step = config.video_batch
+    best_of = checkpoints.best_of(config)
     tensorboard = callbacks.TensorBoardLog(run_dir, start_step, config.log_every)
     return [
         stop_on_non_finite,
         callbacks.JsonLog(run_dir, start_step, config.log_every, clips_per_step),
         callbacks.Progress(start_step, config.steps, config.log_every, clips_per_step),
-        callbacks.Checkpoints(run_dir, start_step, config.checkpoint_every, config.keep_checkpoints),
+        watch.BalanceWatch(run_dir, start_step),
+        callbacks.Checkpoints(
+            run_dir,
+            start_step,
+            config.checkpoint_every,
+            {"keep": config.keep_checkpoints, "keep_every": config.keep_every, "best_of": best_of},
+            _evaluations(config, run_dir, start_step, videos, tensorboard),
+        ),
         callbacks.Samples(
             run_dir,
             start_step,
             config.sample_every,
             num_frames=config.video_length,
-            fps=fps,
+            fps=videos.fps / config.every_nth,
             seed=config.seed,
             tensorboard=tensorboard,
         ),
         tensorboard,
     ]
+
+
+def _evaluations(config, run_dir, start_step, videos, tensorboard):
+    """What scores the generator at checkpoints, or None where that is not asked for or the clips do not allow it."""
+    if not config.evaluate_every:
+        return None
+    try:
+        monitor = Monitor(config, videos, seed=config.seed)
+    except ValueError as error:
+        if config.best_metric != "auto":
+            raise
+        logging.warning("Checkpoints are not scored, so that there will be no best one: %s", error)
+        return None
+    return watch.Evaluations(run_dir, start_step, config.evaluate_every, monitor, tensorboard)
