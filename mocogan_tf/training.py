@@ -176,13 +176,7 @@ def _callbacks(config, run_dir, start_step, videos, is_chief):
         callbacks.JsonLog(run_dir, start_step, config.log_every, clips_per_step),
         callbacks.Progress(start_step, config.steps, config.log_every, clips_per_step),
         watch.BalanceWatch(run_dir, start_step),
-        callbacks.Checkpoints(
-            run_dir,
-            start_step,
-            config.checkpoint_every,
-            {"keep": config.keep_checkpoints, "keep_every": config.keep_every, "best_of": best_of},
-            _evaluations(config, run_dir, start_step, videos, tensorboard),
-        ),
+        tensorboard,
         callbacks.Samples(
             run_dir,
             start_step,
@@ -192,7 +186,14 @@ def _callbacks(config, run_dir, start_step, videos, is_chief):
             seed=config.seed,
             tensorboard=tensorboard,
         ),
-        tensorboard,
+        # Last: what leads to a checkpoint is written before it, or a run that goes on from it would lack that.
+        callbacks.Checkpoints(
+            run_dir,
+            start_step,
+            config.checkpoint_every,
+            {"keep": config.keep_checkpoints, "keep_every": config.keep_every, "best_of": best_of},
+            _evaluations(config, run_dir, start_step, videos, tensorboard),
+        ),
     ]
 
 

@@ -11,7 +11,7 @@ import pytest
 from mocogan_tf import checkpoints, cluster
 from mocogan_tf.callbacks import StopOnSignal
 from mocogan_tf.data.pipeline import Replicas, training_batches
-from mocogan_tf.workers import WorkerLost, Workers, watch
+from mocogan_tf.workers import WorkerLost, Workers, telling_of_lost_workers
 from tests import workers
 from tests.tiny import TINY, tiny_config
 
@@ -111,9 +111,9 @@ def test_only_among_several_workers_is_a_lost_connection_a_lost_worker():
 
     error = tf.errors.UnavailableError(None, None, "first\nCollective ops is aborted by: task:1 is gone.")
     with pytest.raises(WorkerLost, match=r"Worker 1 \(b:1\) has lost the others: .*task:1 is gone\. Start all"):
-        with watch(cluster.Cluster(("a:1", "b:1"), 1)):
+        with telling_of_lost_workers(cluster.Cluster(("a:1", "b:1"), 1)):
             raise error
-    with pytest.raises(tf.errors.UnavailableError), watch(cluster.Cluster()):
+    with pytest.raises(tf.errors.UnavailableError), telling_of_lost_workers(cluster.Cluster()):
         raise error
 
 
