@@ -75,11 +75,11 @@ def memory(config, num_replicas):
         "labels": tf.TensorSpec((share.video_batch,), tf.int32),
     }
     graph = tf.function(gan.train_step, autograph=False).get_concrete_function(batch).graph
-    average = _bytes(gan.average.weights) if gan.average is not None else 0
+    average = variable_bytes(gan.average.weights) if gan.average is not None else 0
     return Memory(
-        weights=_bytes(gan.weights) - average,
+        weights=variable_bytes(gan.weights) - average,
         average=average,
-        optimizers=sum(_bytes(optimizer.variables) for optimizer in gan.optimizers),
+        optimizers=sum(variable_bytes(optimizer.variables) for optimizer in gan.optimizers),
         activations=peak_of(graph) + sum(_size(tensor) for tensor in graph.inputs),
     )
 
@@ -125,13 +125,14 @@ def _size(tensor):
     return math.prod(tensor.shape.as_list()) * tensor.dtype.size if known else 0
 
 
-def _bytes(variables):
+def variable_bytes(variables):
+    """Bytes of variables."""
     return sum(math.prod(variable.shape) * tf.as_dtype(variable.dtype).size for variable in variables)
 
 
 def gradient_bytes(gan):
     """Bytes that one device gives to the others per step: every network's gradients, once."""
-    return sum(_bytes(network.trainable_variables) for network in gan.networks.values())
+    return sum(variable_bytes(network.trainable_variables) for network in gan.networks.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +174,7 @@ def describe(config, gan, num_replicas):
         gan: Its `AdversarialModel`.
         num_replicas: Devices of all machines.
     """
-    needed, room = memory(config, num_replicas), disk(config, _bytes(gan.state))
+    needed, room = memory(config, num_replicas), disk(config, variable_bytes(gan.state))
     lines = [
         f"memory per device: about {in_words(needed.total)} ({in_words(needed.weights)} weights, "
         f"{in_words(needed.average)} moving average, {in_words(needed.optimizers)} optimizers, "
