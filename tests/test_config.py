@@ -17,7 +17,12 @@ def test_json_round_trip(tmp_path):
     assert Config.from_json(tmp_path / "config.json") == config
 
 
-@pytest.mark.parametrize("content", ["", "[1]", '{"ngf": 8, "colour": "red"}', '{"ngf": 8}'])
+def test_a_field_that_an_older_run_did_not_know_takes_its_default(tmp_path):
+    (tmp_path / "config.json").write_text('{"ngf": 8}')
+    assert Config.from_json(tmp_path / "config.json") == Config(ngf=8)
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"ngf": 8, "colour": "red"}'])
 def test_a_file_that_is_no_configuration_is_refused(content, tmp_path):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ValueError, match="config.json"):
@@ -39,6 +44,8 @@ def test_a_file_that_is_no_configuration_is_refused(content, tmp_path):
         {"category_to": "both"},
         {"r1_video": 1.0},  # With batch normalisation.
         {"dim_category": 0, "category_loss": "supervised"},
+        {"augment": "colour,zoom"},
+        {"image_frames": 17},
     ],
 )
 def test_values_out_of_range_are_refused_with_what_was_received(wrong):
@@ -85,3 +92,10 @@ def test_profiles_are_valid_and_override_with_what_differs(profile):
     defaults = json.loads(Config().to_json())
     assert all(defaults[name] != value for name, value in cli.PROFILES[profile].items())
     assert config.steps > 0
+
+
+def test_the_authors_recipe_is_written_out_and_does_not_depend_on_the_profile():
+    recipe = {name for name in cli.PROFILES["cpu"] if name not in ("num_clips",)}
+    assert recipe <= set(cli.PRESETS["authors"]), "a profile's recipe would shine through"
+    config = Config(**{**cli.PROFILES["cpu"], **cli.PRESETS["authors"]})
+    assert dataclasses.replace(config, num_clips=4000) == Config(category_to="image", ema_decay=0.0)
