@@ -38,7 +38,7 @@ class MoCoGAN(AdversarialModel):
 
     `train_step` takes `{"images": [Bi, H, W, C], "videos": [Bv, T, H, W, C], "labels": [Bv]}`, float32 in [-1, 1] and
     int32, and makes one step of D_I, of D_V and of (G_I, R_M), in the order of the authors' code, each on fakes of its
-    own.
+    own. Without an image discriminator there need be no images.
 
     Args:
         category_loss: "none", "supervised" (the class head learns real labels, the generator is scored by it) or
@@ -67,12 +67,13 @@ class MoCoGAN(AdversarialModel):
 
     def train_step(self, batch):
         """One step of each network. Returns the logged scalars by name."""
-        images, videos, labels = batch["images"], batch["videos"], batch["labels"]
-        logs = {}
+        videos, labels = batch["videos"], batch["labels"]
+        num_images, logs = 0, {}
         if self.image_discriminator is not None:
-            logs.update(self._step_d_image(images))
+            num_images = batch["images"].shape[0]
+            logs.update(self._step_d_image(batch["images"]))
         logs.update(self._step_d_video(videos, labels))
-        logs.update(self._step_g(images.shape[0], videos.shape[:2]))
+        logs.update(self._step_g(num_images, videos.shape[:2]))
         self.step.assign_add(1)
         self._update_average()
         return logs

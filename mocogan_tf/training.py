@@ -79,7 +79,7 @@ def make_strategy(config):
 def check_batches(config, strategy):
     """Raises ValueError unless the global batches divide evenly over the strategy's replicas."""
     replicas = strategy.num_replicas_in_sync
-    for name in ("image_batch", "video_batch"):
+    for name in ("video_batch",) if config.image_discriminator == "none" else ("image_batch", "video_batch"):
         size = getattr(config, name)
         if size % replicas:
             raise ValueError(
@@ -180,9 +180,15 @@ def train(config, run_dir, resume="auto"):
     except tf.errors.ResourceExhaustedError as error:
         if "No space left" in str(error):  # TensorFlow has one word for a full memory and a full disk.
             raise OSError(f"The disk is full; earlier checkpoints in {run_dir} are kept.") from error
+        images = config.image_discriminator != "none"
         raise ValueError(
-            f"Out of memory at video_batch={config.video_batch}, image_batch={config.image_batch}. "
-            "Lower --video_batch or --image_batch, or --ngf and --ndf."
+            f"Out of memory at video_batch={config.video_batch}"
+            + (
+                f", image_batch={config.image_batch}. Lower --video_batch or --image_batch"
+                if images
+                else ". Lower --video_batch"
+            )
+            + ", or --ngf and --ndf."
         ) from error
     if stop.signal is not None:
         print(f"stopped at step {int(gan.step.numpy())}; the same command goes on from there (with --resume=auto)")

@@ -25,7 +25,7 @@ def training_batches(videos: VideoSet, config: Config, *, start_step: int = 0) -
 
     Args:
         videos: At least one video, each of at least `config.source_frames` frames.
-        config: Batch sizes, clip length and stride, seed.
+        config: Batch sizes, clip length and stride, seed; without an image discriminator there are no images.
         start_step: Number of the first batch.
     """
     if not len(videos) or videos.lengths.min() < config.source_frames:
@@ -33,7 +33,8 @@ def training_batches(videos: VideoSet, config: Config, *, start_step: int = 0) -
             f"Every video must have at least {config.source_frames} frames. Received: {len(videos)} videos, of "
             f"{sorted(set(videos.lengths.tolist()))[:3]} frames and more."
         )
-    image_shape = (config.image_batch, *videos.frames.shape[1:])
+    num_images = 0 if config.image_discriminator == "none" else config.image_batch
+    image_shape = (num_images, *videos.frames.shape[1:])
     video_shape = (config.video_batch, config.video_length, *videos.frames.shape[1:])
     pixels = videos.frames.view(np.ndarray)
     stride = config.every_nth * np.arange(config.video_length)
@@ -44,12 +45,11 @@ def training_batches(videos: VideoSet, config: Config, *, start_step: int = 0) -
 
     def batch(step: tf.Tensor) -> dict[str, tf.Tensor]:
         image_frames, first_frames, labels = draw(step)
-        images, clips = tf.numpy_function(read, [image_frames, first_frames], [tf.uint8, tf.uint8], stateful=False)
-        return {
-            "images": to_float(tf.ensure_shape(images, image_shape)),
-            "videos": to_float(tf.ensure_shape(clips, video_shape)),
-            "labels": labels,
-        }
+        images, clips = tf.numpy_function(
+            read, [image_frames[:num_images], first_frames], [tf.uint8, tf.uint8], stateful=False
+        )
+        read_images = {"images": to_float(tf.ensure_shape(images, image_shape))} if num_images else {}
+        return {**read_images, "videos": to_float(tf.ensure_shape(clips, video_shape)), "labels": labels}
 
     options = tf.data.Options()
     # Several hosts: each computes every batch and takes its part. Within a host the strategy splits the batch.

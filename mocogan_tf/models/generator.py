@@ -96,6 +96,10 @@ class VideoGenerator(keras.Model):
     Outputs: `video` float32 [B, T, H, W, C] in [-1, 1]; `motion_state` [B, dim_motion], the GRU's last state, which as
     the next call's `motion_init` continues the clip.
 
+    Attributes:
+        latents: `LatentSpec` of the inputs.
+        frame_stride: Which frames are kept where models are compared: all.
+
     Args:
         dim_content: Size of the content code.
         dim_motion: Size of the motion code and of the noise.
@@ -154,6 +158,7 @@ class VideoGenerator(keras.Model):
         video = PerFrame(decoder, name="frames")(codes)
         super().__init__(inputs=inputs, outputs={"video": video, "motion_state": motion_state}, name=name, **kwargs)
         self.latents = latents
+        self.frame_stride = 1
         self.motion = motion
         self.decoder = decoder
         # The path through the codes alone: training decodes single frames of many clips from it.
