@@ -25,6 +25,14 @@ def tiny_config(num_categories=2, **changes):
     return Config(**{**TINY, **changes}).resolve_categories(num_categories)
 
 
+def baseline_config(model, **changes):
+    """Returns a resolved `Config` of a tiny VGAN or TGAN: of the shortest clips that have several frames throughout."""
+    sizes = {
+        name: TINY[name] for name in ("dataset", "num_clips", "image_size", "ngf", "ndf", "video_batch", "precision")
+    }
+    return Config(**{"model": model, "video_length": 8, **sizes, **changes}).resolve_categories(2)
+
+
 def tiny_batch(config, seed=0):
     """Returns a batch of random pixels for a configuration."""
     rng = np.random.default_rng(seed)
