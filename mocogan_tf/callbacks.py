@@ -166,7 +166,10 @@ class TensorBoardLog(PerStep):
 
 
 class Samples(PerStep):
-    """Writes the content x motion grid of the same latents every so often, as WebP, as PNG, and to TensorBoard."""
+    """Writes clips of the same latents every so often, as WebP, as PNG, and to TensorBoard.
+
+    MoCoGAN's are a grid of contents by motions, a baseline's are random.
+    """
 
     def __init__(self, run_dir, start_step, every, *, num_frames, fps, seed, tensorboard):
         super().__init__(start_step)
@@ -185,15 +188,14 @@ class Samples(PerStep):
             self.write(self.last_step)
 
     def write(self, step):
-        """Writes the grid: four contents by four motions, or by as many as there are categories, up to eight."""
-        generator = self.model.sampler
-        motions = min(max(4, generator.latents.dim_category), 8)
-        clips = sampling.content_motion_grid(generator, 4, motions, self.num_frames, seed=self.seed)
+        """Writes the grid of `sampling.overview`."""
+        stride = self.model.sampler.frame_stride
+        clips, columns = sampling.overview(self.model.sampler, self.num_frames // stride, seed=self.seed)
         self.folder.mkdir(parents=True, exist_ok=True)
-        film = video.grid(clips, motions)
-        video.write_video(self.folder / f"step-{step:08d}.webp", video.scale_up(film, 2), self.fps)
+        film, fps = video.grid(clips, columns), self.fps / stride
+        video.write_video(self.folder / f"step-{step:08d}.webp", video.scale_up(film, 2), fps)
         video.write_image(self.folder / f"step-{step:08d}.png", video.film_strips(clips))
-        self.tensorboard.write_film("samples", film, self.fps, step)
+        self.tensorboard.write_film("samples", film, fps, step)
         self.written = step
 
 

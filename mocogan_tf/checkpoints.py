@@ -1,6 +1,6 @@
 """Checkpoints: one file of everything a run needs to go on, written beside and renamed, restored loudly.
 
-`checkpoints/step-00001500.weights.h5` holds the three networks, the averaged generator, the optimizers with Adam's
+`checkpoints/step-00001500.weights.h5` holds the networks, the averaged generator, the optimizers with Adam's
 moments and loss scales, and the step; `step-00001500.json` its SHA-256 and what was known of the run then. A checkpoint
 exists when its .json does. Random state and place in the data follow from the step, so they need no room here.
 """
@@ -72,7 +72,7 @@ def save(gan, run_dir, *, keep, keep_every=0, best_of=None, **about):
     """Writes a checkpoint of the current step, then removes old ones.
 
     Args:
-        gan: Compiled `MoCoGAN`.
+        gan: A compiled `AdversarialModel`.
         run_dir: The run directory.
         keep: Number of latest checkpoints to keep, this one included.
         keep_every: Steps that are multiples of this are kept too; 0 for none.
@@ -173,7 +173,7 @@ def load_generator(run_dir, which="latest"):
         which: "latest", "best" (by the metric that the run's configuration names), or a step.
 
     Returns:
-        `(VideoGenerator, Config, step)`, in float32 whatever the run's precision.
+        `(generator, Config, step)`, in float32 whatever the run's precision.
 
     Raises:
         ValueError: There is no such run or checkpoint, or it is damaged.

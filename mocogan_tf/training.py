@@ -119,9 +119,15 @@ def _train(config, run_dir, resume, strategy, workers):
     except tf.errors.ResourceExhaustedError as error:
         if "No space left" in str(error):  # TensorFlow has one word for a full memory and a full disk.
             raise OSError(f"The disk is full; earlier checkpoints in {run_dir} are kept.") from error
+        images = config.image_discriminator != "none"
         raise ValueError(
-            f"Out of memory at video_batch={config.video_batch}, image_batch={config.image_batch}. "
-            "Lower --video_batch or --image_batch, or --ngf and --ndf."
+            f"Out of memory at video_batch={config.video_batch}"
+            + (
+                f", image_batch={config.image_batch}. Lower --video_batch or --image_batch"
+                if images
+                else ". Lower --video_batch"
+            )
+            + ", or --ngf and --ndf."
         ) from error
     workers.wait()  # Whoever ends first would look like a lost worker to the others.
     if not workers.is_chief:

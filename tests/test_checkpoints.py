@@ -63,6 +63,29 @@ def test_old_checkpoints_go_only_when_the_new_one_is_complete(gan, run_dir, monk
     assert len(list((run_dir / checkpoints.FOLDER).iterdir())) == 4
 
 
+def test_the_best_and_every_kth_outlive_the_latest(gan, tmp_path):
+    scores = {1: 5.0, 2: 1.0, 3: 4.0, 4: 3.0, 5: float("nan"), 6: 2.0, 7: 1.0}
+    for step, score in scores.items():
+        gan.step.assign(step)
+        checkpoints.save(gan, tmp_path, keep=2, keep_every=4, best_of=("frechet_video", False), frechet_video=score)
+    assert checkpoints.steps(tmp_path) == [2, 4, 6, 7]
+    assert checkpoints.best(tmp_path, "frechet_video", higher_is_better=False) == 2
+    assert checkpoints.best(tmp_path, "frechet_video", higher_is_better=True) == 4
+    assert checkpoints.best(tmp_path, "mcs", higher_is_better=True) is None
+
+
+def test_the_best_is_loaded_by_name_or_says_that_nothing_was_scored(gan, config, tmp_path):
+    (tmp_path / "config.json").write_text(config.to_json())
+    gan.step.assign(1)
+    checkpoints.save(gan, tmp_path, keep=9)
+    with pytest.raises(ValueError, match="No checkpoint .* has a score in frechet_video. Use latest"):
+        checkpoints.load_generator(tmp_path, "best")
+    for step, score in {2: 1.5, 3: 2.5}.items():
+        gan.step.assign(step)
+        checkpoints.save(gan, tmp_path, keep=9, frechet_video=score)
+    assert checkpoints.load_generator(tmp_path, "best")[2] == 2
+
+
 def damage_truncate(weights):
     weights.write_bytes(weights.read_bytes()[:-100])
 
@@ -189,8 +212,8 @@ def test_the_generator_that_is_loaded_is_the_average(gan, config, run_dir):
     for expected, value in zip(gan.average.get_weights(), generator.get_weights(), strict=True):
         np.testing.assert_array_equal(expected, value)
     assert checkpoints.load_generator(run_dir, 2)[2] == 2
-    with pytest.raises(ValueError, match="There are: latest, 1, 2, 3"):
-        checkpoints.load_generator(run_dir, "best")
+    with pytest.raises(ValueError, match="There are: latest, best, 1, 2, 3"):
+        checkpoints.load_generator(run_dir, "newest")
     shutil.rmtree(run_dir / checkpoints.FOLDER)
     with pytest.raises(ValueError, match="has no checkpoints. Train with"):
         checkpoints.load_generator(run_dir)

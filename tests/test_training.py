@@ -212,6 +212,18 @@ def test_each_network_gets_an_adam_of_the_configurations_settings(mode, precisio
 
 
 @pytest.mark.core
+def test_step_sizes_warm_up_and_the_video_discriminators_is_its_own():
+    _, optimizers = built_optimizers(warmup_steps=4, d_video_rate=0.1)
+    rates = {"generator": 1e-3, "image_discriminator": 3e-3, "video_discriminator": 3e-4}
+    for name, rate in rates.items():
+        risen = []
+        for step in range(6):
+            optimizers[name].iterations.assign(step)
+            risen.append(float(optimizers[name].learning_rate))
+        assert risen == pytest.approx([rate / 4, rate / 2, rate * 3 / 4, rate, rate, rate])
+
+
+@pytest.mark.core
 def test_no_decay_and_no_image_discriminator_leave_nothing_behind():
     gan, optimizers = built_optimizers(weight_decay=0.0, weight_decay_mode="decoupled", image_discriminator="none")
     assert gan.weight_decay == 0.0 and optimizers["image_discriminator"] is None
