@@ -23,7 +23,7 @@ def peak(flags, batch, queue):
     from mocogan_tf.cli import PROFILES
     from mocogan_tf.config import Config
 
-    config = Config(**{**PROFILES["cpu"], **flags, "image_batch": batch, "video_batch": batch})
+    config = Config(**{**PROFILES["cpu"]["mocogan"], **flags, "image_batch": batch, "video_batch": batch})
     config = dataclasses.replace(config, r1_every=1).resolve_categories(2)
     gan = build_gan(config, policy=config.precision)
     frame = (config.image_size, config.image_size, config.channels)
