@@ -104,6 +104,16 @@ class AdversarialModel(keras.Model):
         }
         return {name: network for name, network in networks.items() if network is not None}
 
+    @property
+    def optimizers(self):
+        """The optimizers of the trained networks."""
+        return [one for one in (self.g_optimizer, self.d_image_optimizer, self.d_video_optimizer) if one is not None]
+
+    @property
+    def state(self):
+        """All variables that a run goes on with: weights, moving average, step, Adam's moments and loss scales."""
+        return [*self.weights, *(variable for optimizer in self.optimizers for variable in optimizer.variables)]
+
     def compile(self, *, g_optimizer, d_video_optimizer, d_image_optimizer=None, **kwargs):
         """Takes one optimizer per network; `d_image_optimizer` is None without an image discriminator.
 

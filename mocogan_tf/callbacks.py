@@ -113,13 +113,32 @@ def drop_after(path, step):
     os.replace(temporary, path)
 
 
+def _drop_events_after(folder, step):
+    """As `drop_after`, for TensorBoard's files."""
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        temporary = folder / "writing"  # A name that TensorBoard does not read.
+        with tf.io.TFRecordWriter(str(temporary)) as kept:
+            try:
+                for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+                    if tf.compat.v1.Event.FromString(record).step <= step:
+                        kept.write(record)
+            except tf.errors.DataLossError:  # The last one was being written when the run was killed.
+                pass
+        os.replace(temporary, path)
+
+
 class TensorBoardLog(PerStep):
-    """Writes the losses as TensorBoard scalars under `tensorboard/`."""
+    """Writes the losses as TensorBoard scalars under `tensorboard/`.
+
+    What is written is on disk at once: a checkpoint must not be younger than the curves that lead to it.
+    """
 
     def __init__(self, run_dir, start_step, every):
         super().__init__(start_step)
         self.every = every
-        self.writer = tf.summary.create_file_writer(str(pathlib.Path(run_dir) / "tensorboard"))
+        folder = pathlib.Path(run_dir) / "tensorboard"
+        _drop_events_after(folder, start_step)
+        self.writer = tf.summary.create_file_writer(str(folder))
 
     def on_step(self, previous, step, logs):
         if due(self.every, previous, step):
@@ -130,6 +149,7 @@ class TensorBoardLog(PerStep):
         with self.writer.as_default(step=step):
             for tag, value in scalars.items():
                 tf.summary.scalar(tag, value)
+        self.writer.flush()
 
     def write_film(self, name, film, fps, step):
         """Writes a clip, uint8 `[T, H, W, C]`, as an animated picture."""
@@ -142,9 +162,7 @@ class TensorBoardLog(PerStep):
         value = tf.compat.v1.Summary.Value(tag=name, image=image)
         with self.writer.as_default(step=step):
             tf.summary.experimental.write_raw_pb(tf.compat.v1.Summary(value=[value]).SerializeToString())
-
-    def on_train_end(self, logs=None):
-        self.writer.close()
+        self.writer.flush()
 
 
 class Samples(PerStep):

@@ -92,26 +92,38 @@ def save(gan, run_dir, *, keep, keep_every=0, best_of=None, **about):
             raise FloatingPointError(f"Weight {variable.path} is not finite at step {step}; no checkpoint was written.")
     weights, description = paths(run_dir, step)
     weights.parent.mkdir(parents=True, exist_ok=True)
-    temporary = weights.with_name(f"writing-{weights.name}")
+    new_weights, new_description = (path.with_name(f"writing-{path.name}") for path in (weights, description))
     try:
-        gan.save_weights(temporary)
-        digest = _sha256(temporary)
-        os.replace(temporary, weights)
+        gan.save_weights(new_weights)
+        about = {"step": step, "sha256": _sha256(new_weights), **about}
+        new_description.write_text(json.dumps(about, indent=2) + "\n")
+        os.replace(new_weights, weights)
+        os.replace(new_description, description)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        new_weights.unlink(missing_ok=True)
+        new_description.unlink(missing_ok=True)
         if isinstance(error, RuntimeError):  # HDF5's word for a write that failed.
             raise OSError(f"Cannot write checkpoint {weights}: {error}") from error
         raise
-    temporary = description.with_name(f"writing-{description.name}")
-    temporary.write_text(json.dumps({"step": step, "sha256": digest, **about}, indent=2) + "\n")
-    os.replace(temporary, description)
-    kept_best = best(run_dir, *best_of) if best_of else None
-    for old in steps(run_dir)[:-keep]:
+    _remove_old(run_dir, step, keep, keep_every, best(run_dir, *best_of) if best_of else None)
+    return step
+
+
+def _remove_old(run_dir, step, keep, keep_every, kept_best):
+    """Removes what is not to be kept, and what killed processes left half-written."""
+    # Later ones are not counted: they were damaged, or the run would have gone on from them.
+    for old in [one for one in steps(run_dir) if one <= step][:-keep]:
         if old == kept_best or (keep_every and old % keep_every == 0):
             continue
         for path in reversed(paths(run_dir, old)):  # The description first: without it the weights do not count.
             path.unlink(missing_ok=True)
-    return step
+    folder = pathlib.Path(run_dir) / FOLDER
+    for path in folder.glob("writing-*"):
+        path.unlink(missing_ok=True)
+    described = {paths(run_dir, one)[0] for one in steps(run_dir)}
+    for path in folder.glob("step-*.weights.h5"):
+        if path not in described:
+            path.unlink(missing_ok=True)
 
 
 def restore(gan, run_dir, step):

@@ -194,6 +194,8 @@ class MoCoGAN(AdversarialModel):
                 summed = ops.sum(ops.mean(ops.cast(logits, keras.config.floatx()), axis=-1))
             return weight * self.r1_every * losses.r1_penalty(tape.gradient(summed, real))
 
+        if self.r1_every == 1:
+            return penalty()
         return tf.cond(
             tf.equal(self.step.value % self.r1_every, 0), penalty, lambda: tf.zeros((), keras.config.floatx())
         )

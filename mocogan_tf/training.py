@@ -8,39 +8,42 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from mocogan_tf import callbacks, checkpoints, cluster, run_directory, watch
+from mocogan_tf import callbacks, checkpoints, cluster, footprint, run_directory, watch
 from mocogan_tf.building import build_gan
 from mocogan_tf.data.pipeline import Replicas, training_batches
 from mocogan_tf.data.registry import open_videos
-from mocogan_tf.devices import choose_precision, make_strategy
+from mocogan_tf.devices import check_batches, choose_precision, make_strategy
 from mocogan_tf.metrics.monitor import Monitor
-from mocogan_tf.workers import WorkerLost, Workers
-from mocogan_tf.workers import watch as watch_workers
+from mocogan_tf.workers import WorkerLost, Workers, telling_of_lost_workers
 
 EXIT_CODES = {None: 0, signal.SIGINT: 130, signal.SIGTERM: 143}  # By the signal that ended training.
 WORKER_LOST = 75  # sysexits.h's EX_TEMPFAIL: start all workers again, and training goes on.
 
 
-def describe(config, gan, batch_shapes):
-    """Returns what `--dry_run` prints: the configuration, parameter counts, and one batch's shapes."""
+def describe(config, gan, batch_shapes, num_replicas):
+    """Returns what `--dry_run` prints: configuration, parameter counts, one batch's shapes, what a run will take."""
     counts = [
         f"{name}: {sum(int(tf.size(v.value)) for v in network.trainable_variables):,} parameters"
         for name, network in gan.networks.items()
     ]
     shapes = [f"{name}: {' x '.join(map(str, shape))}" for name, shape in batch_shapes.items()]
-    return "\n".join([config.to_json().rstrip(), *counts, *shapes])
+    takes = footprint.describe(config, gan, num_replicas)
+    return "\n".join([config.to_json().rstrip(), *counts, *shapes, *takes])
 
 
 def dry_run(config):
-    """Prints what a run would be, without writing one: configuration, parameter counts, one batch's shapes."""
+    """Prints what a run would be, without writing one: configuration, parameter counts, shapes, memory and disk."""
+    machines = cluster.from_environment()
     config = dataclasses.replace(config, precision=choose_precision(config.precision))
     few = dataclasses.replace(config, num_clips=min(config.num_clips, 8))  # A generated set need not be whole for this.
     videos = open_videos(few)
     config = config.resolve_categories(len(videos.categories))
-    with make_strategy(config).scope():
-        gan = build_gan(config)
+    # This machine alone, though it may be one of several: nobody is waited for.
+    num_replicas = make_strategy(config).num_replicas_in_sync * machines.num_workers
+    check_batches(config, num_replicas)
+    gan = build_gan(config, policy=config.precision)
     batch = next(iter(training_batches(videos, config)))
-    print(describe(config, gan, {name: tuple(value.shape) for name, value in batch.items()}))
+    print(describe(config, gan, {name: tuple(value.shape) for name, value in batch.items()}, num_replicas))
 
 
 def train(config, run_dir, resume="auto"):
@@ -67,7 +70,7 @@ def train(config, run_dir, resume="auto"):
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     try:
-        with watch_workers(machines):
+        with telling_of_lost_workers(machines):
             strategy = make_strategy(config, machines)
             return _train(config, run_dir, resume, strategy, Workers(machines, strategy))
     except WorkerLost as error:
@@ -90,7 +93,7 @@ def _train(config, run_dir, resume, strategy, workers):
         if workers.is_chief:
             checkpoints.restore_latest(gan, run_dir)
             _check_steps(config, int(gan.step.numpy()))
-    workers.copy_from_chief(_state(gan))
+    workers.copy_from_chief(gan.state)
     start_step = int(gan.step.numpy())
     if start_step >= config.steps:
         if workers.is_chief:
@@ -142,12 +145,6 @@ def _identity(config, videos):
     return [fields, list(videos.categories), videos.labels.tolist(), videos.lengths.tolist()]
 
 
-def _state(gan):
-    """All variables that a run goes on with: weights, Adam's moments and loss scales, the step."""
-    optimizers = (gan.g_optimizer, gan.d_image_optimizer, gan.d_video_optimizer)
-    return [*gan.weights, *(v for optimizer in optimizers if optimizer is not None for v in optimizer.variables)]
-
-
 def _check_steps(config, start_step):
     too_many = max(0, config.steps - start_step) % config.steps_per_execution
     if too_many:
@@ -182,13 +179,7 @@ def _callbacks(config, run_dir, start_step, videos, is_chief):
         callbacks.JsonLog(run_dir, start_step, config.log_every, clips_per_step),
         callbacks.Progress(start_step, config.steps, config.log_every, clips_per_step),
         watch.BalanceWatch(run_dir, start_step),
-        callbacks.Checkpoints(
-            run_dir,
-            start_step,
-            config.checkpoint_every,
-            {"keep": config.keep_checkpoints, "keep_every": config.keep_every, "best_of": best_of},
-            _evaluations(config, run_dir, start_step, videos, tensorboard),
-        ),
+        tensorboard,
         callbacks.Samples(
             run_dir,
             start_step,
@@ -198,7 +189,14 @@ def _callbacks(config, run_dir, start_step, videos, is_chief):
             seed=config.seed,
             tensorboard=tensorboard,
         ),
-        tensorboard,
+        # Last: what leads to a checkpoint is written before it, or a run that goes on from it would lack that.
+        callbacks.Checkpoints(
+            run_dir,
+            start_step,
+            config.checkpoint_every,
+            {"keep": config.keep_checkpoints, "keep_every": config.keep_every, "best_of": best_of},
+            _evaluations(config, run_dir, start_step, videos, tensorboard),
+        ),
     ]
 
 

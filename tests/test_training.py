@@ -106,6 +106,29 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(c
 
 
 @pytest.mark.core
+@pytest.mark.parametrize(
+    ("message", "error", "words"),
+    [
+        (
+            "OOM when allocating tensor with shape[8,64,13,32,32]",
+            ValueError,
+            "--video_batch or --image_batch, or --ngf",
+        ),
+        ("log.jsonl; No space left on device", OSError, "The disk is full; earlier checkpoints"),
+    ],
+)
+def test_memory_or_disk_that_run_out_end_in_a_line_that_says_what_to_do(
+    message, error, words, config, tmp_path, monkeypatch
+):
+    def fit(*args, **kwargs):
+        raise tf.errors.ResourceExhaustedError(None, None, message)
+
+    monkeypatch.setattr(keras.Model, "fit", fit)
+    with pytest.raises(error, match=words):
+        training.train(config, tmp_path / "run")
+
+
+@pytest.mark.core
 def test_a_run_directory_of_another_configuration_is_refused_and_the_difference_named(config, tmp_path):
     run_dir = tmp_path / "run"
     run_dir.mkdir()
