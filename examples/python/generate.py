@@ -21,6 +21,7 @@ import onnxruntime as ort
 
 FORMAT_VERSION = 1  # Of the contract that this program understands.
 STREAMS = {"content": 0, "motion_init": 1, "motion_noise": 2, "category": 3}
+PIXEL_RULE = re.compile(r"uint8 = clip\(round\(\(x \+ (\S+)\) \* (\S+)\), 0, 255\)")
 PICTURES = (".png", ".gif", ".webp")
 
 
@@ -60,12 +61,13 @@ class Contract:
             raise ValueError(f"{path} has no `{missing[0]}` in its metadata_props.")
         return cls(**{name: found[name] if kind is str else json.loads(found[name]) for name, kind in fields.items()})
 
+    def __post_init__(self):
+        if not PIXEL_RULE.fullmatch(self.postprocess):
+            raise ValueError(f"This program does not know how to make pixels by `{self.postprocess}`.")
+
     def to_pixels(self, video):
         """float32 of the model's range to uint8, as the contract's `postprocess` says."""
-        rule = re.fullmatch(r"uint8 = clip\(round\(\(x \+ (\S+)\) \* (\S+)\), 0, 255\)", self.postprocess)
-        if not rule:
-            raise ValueError(f"This program does not know how to make pixels by `{self.postprocess}`.")
-        shift, scale = (np.float32(number) for number in rule.groups())
+        shift, scale = (np.float32(number) for number in PIXEL_RULE.fullmatch(self.postprocess).groups())
         return np.clip(np.rint((video + shift) * scale), 0, 255).astype(np.uint8)  # rint: halves to even.
 
 
