@@ -105,12 +105,12 @@ def mirror(path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def reference(path: pathlib.Path, seed: int, frames: int) -> np.ndarray:
+def reference(path: pathlib.Path, seed: int, frames: int, **draw: int) -> np.ndarray:
     """The clip of a seed in one run, by the draw of `serving` and ONNX Runtime: float32 `[frames, H, W, C]`."""
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map
     spec = LatentSpec(*(int(metadata[name]) for name in ("dim_content", "dim_motion", "dim_category")))
-    return session.run(["video"], sample_latents(spec, 1, frames, seed=seed))[0][0]
+    return session.run(["video"], sample_latents(spec, 1, frames, seed=seed, **draw))[0][0]
 
 
 def pixels(video: np.ndarray) -> np.ndarray:

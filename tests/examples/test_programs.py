@@ -5,6 +5,7 @@ import pytest
 
 from serving.latents import LatentSpec, sample_latents
 from tests.examples import models
+from tests.examples.toolchains import EXAMPLES
 
 
 def test_seed_7_is_the_same_clip_within_1e_4(program, taichi):
@@ -59,6 +60,11 @@ def test_the_animation_shows_the_same_frames_at_the_models_pace(program, taichi)
         assert animation.info["loop"] == 0
         for frame, shown in zip(frames, ImageSequence.Iterator(animation), strict=True):
             np.testing.assert_array_equal(frame, shown.convert("RGB"))
+
+
+def test_node_and_the_page_share_their_module():
+    node, web = ((EXAMPLES / folder / "mocogan.mjs").read_bytes() for folder in ("node", "web"))
+    assert node == web
 
 
 def without(key):

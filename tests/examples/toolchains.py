@@ -1,4 +1,4 @@
-"""How each example is built and started. What is missing on this machine skips the tests that need it, with its name."""
+"""How each example is built and started. What is missing on this machine skips the tests that need it, by name."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 DOWNLOADS = ROOT / "build" / "examples"  # Ignored by git; kept, so that a download happens once.
 
-# The runtime's headers are in no Python or Node package of its own. This one, for Unity, carries them unchanged, with the
-# .NET sources and, inside Android's archive, the Java classes.
+# The runtime's headers are in no Python or Node package of its own. This one, for Unity, carries them unchanged, with
+# the .NET sources and, inside Android's archive, the Java classes.
 UNITY = "com.github.asus4.onnxruntime@0.4.9"
 UNITY_SHA256 = "e59788788818fdde1b2e522e766a21ba0f7d8391de55737abf81e32cc801785d"
 
