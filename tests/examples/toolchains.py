@@ -43,7 +43,8 @@ def downloaded(what: str, *command: object, **options: object) -> None:
     """Runs a step that needs the network; skips without it."""
     result = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300, **options)
     if result.returncode:
-        pytest.skip(f"{what} could not be downloaded: {(result.stderr.strip().splitlines() or ['?'])[-1]}")
+        said = (result.stdout + result.stderr).strip().splitlines() or [f"exit code {result.returncode}"]
+        pytest.skip(f"{what} could not be downloaded: {said[0][:120]}")
 
 
 @functools.cache
@@ -132,10 +133,33 @@ def cmake(language: str, compiler: str, flags: str, build: pathlib.Path) -> list
     return [str(build / "generate")]
 
 
+def java(build: pathlib.Path) -> list[str]:
+    """Compiles with Maven, which also brings the runtime."""
+    program, maven = tool("java"), tool("mvn")
+    shutil.copytree(EXAMPLES / "java", build)
+    downloaded(
+        "ONNX Runtime for Java", maven, "-q", "-B", "dependency:build-classpath", "-Dmdep.outputFile=jars", cwd=build
+    )
+    done(maven, "-q", "-B", "compile", cwd=build)
+    jars = (build / "jars").read_text().strip()
+    return [program, "-cp", os.pathsep.join([str(build / "target" / "classes"), jars]), "Generate"]
+
+
+def csharp(build: pathlib.Path) -> list[str]:
+    """Compiles with the .NET SDK, which also brings the runtime."""
+    dotnet = tool("dotnet")
+    shutil.copytree(EXAMPLES / "csharp", build / "source")
+    downloaded("ONNX Runtime for .NET", dotnet, "restore", build / "source")
+    done(dotnet, "build", "--no-restore", "-c", "Release", "-o", build / "out", build / "source")
+    return [dotnet, str(build / "out" / "Generate.dll")]
+
+
 WARNINGS = "-Werror -Wall -Wextra -Wpedantic -Wshadow -Wconversion"
 LANGUAGES = {
     "python": python,
     "node": node,
     "c": functools.partial(cmake, "c", "cc", WARNINGS),
     "cpp": functools.partial(cmake, "cpp", "c++", WARNINGS),
+    "java": java,
+    "csharp": csharp,
 }
