@@ -6,10 +6,10 @@ import os
 
 import numpy as np
 import pytest
-from made_clips import REAL_CLIPS, frames_of, save_strip
 
 from mocogan_tf.data import cache
 from mocogan_tf.data.registry import DATASETS, open_videos
+from tests.data.made_clips import REAL_CLIPS, frames_of, save_strip
 
 pytestmark = pytest.mark.core
 
