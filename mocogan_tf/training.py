@@ -220,8 +220,7 @@ def describe(config, gan, batch_shapes):
 def dry_run(config):
     """Prints what a run would be, without writing one: configuration, parameter counts, one batch's shapes."""
     config = dataclasses.replace(config, precision=choose_precision(config.precision))
-    few = dataclasses.replace(config, num_clips=min(config.num_clips, 8))  # A generated set need not be whole for this.
-    videos = open_videos(few)
+    videos = open_videos(config, few=8)  # The set need not be whole for this.
     config = config.resolve_categories(len(videos.categories))
     with make_strategy(config).scope():
         gan = build_gan(config)

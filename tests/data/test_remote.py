@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import importlib.util
+import json
 import os
 import pathlib
 import subprocess
@@ -11,11 +12,14 @@ import threading
 
 import pytest
 
+from mocogan_tf import training
+from mocogan_tf.config import Config
 from mocogan_tf.data import remote
 from mocogan_tf.data.prepare import prepare
 from mocogan_tf.data.prepare_options import PrepareOptions
 from mocogan_tf.data.registry import open_videos
 from tests.data.made_clips import frames_of, save_strip
+from tests.tiny import TINY
 
 pytestmark = pytest.mark.core
 ROOT = pathlib.Path(__file__).parents[2]
@@ -93,6 +97,14 @@ PREPARED = {
 @pytest.mark.parametrize("encoding", ["png", "webp"])
 def test_shards_stream_over_http(prepared, web, make_config):
     assert clips_of(open_videos(make_config(data_dir=f"{web}/out"))) == PREPARED
+
+
+@needs_tensorflow_io
+def test_training_streams_its_clips_over_http(prepared, web, tmp_path):
+    changes = {"dataset": "folder", "data_dir": f"{web}/out", "cache_dir": str(tmp_path / "cache"), "steps": 2}
+    assert training.train(Config(**{**TINY, **changes, "log_every": 1}), tmp_path / "run") == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2] and "loss_category_d" in lines[0]
 
 
 @needs_tensorflow_io
