@@ -18,7 +18,7 @@ import tensorflow as tf
 import torch
 
 from benchmarks.torch_step import TorchStep
-from mocogan_tf import training
+from mocogan_tf import building, training
 from mocogan_tf.config import Config
 
 CATEGORIES = 4
@@ -28,7 +28,7 @@ def our_step(config, precision):
     """Returns a function that makes one of our steps, and our parameter counts."""
     strategy = training.make_strategy(config)
     with strategy.scope():
-        gan = training.build_gan(config, policy=precision)
+        gan = building.build_gan(config, policy=precision)
     rng = np.random.default_rng(0)
     frame = (config.image_size, config.image_size, config.channels)
     batch = {

@@ -17,10 +17,10 @@ import tensorflow as tf
 import tqdm
 from absl import logging
 
-from mocogan_tf import checkpoints, gan, sampling, video
+from mocogan_tf import adversarial, checkpoints, sampling, video
 
 
-class _PerStep(keras.callbacks.Callback):
+class PerStep(keras.callbacks.Callback):
     """Calls `on_step(step, logs)` after training steps, `step` counted over the whole run."""
 
     def __init__(self, start_step):
@@ -37,12 +37,12 @@ class _PerStep(keras.callbacks.Callback):
         raise TypeError(f"{type(self).__name__} must define on_step.")
 
 
-def _due(every, previous, step):
+def due(every, previous, step):
     """Whether a multiple of `every` lies in (previous, step]: several steps may end at once."""
     return step // every > previous // every
 
 
-class StopOnNonFinite(_PerStep):
+class StopOnNonFinite(PerStep):
     """Ends training at the first loss that is no finite number.
 
     Keras's own `TerminateOnNaN` looks only at a quantity named `loss`. With several steps per execution, the last of
@@ -51,6 +51,10 @@ class StopOnNonFinite(_PerStep):
     Raises:
         FloatingPointError: Names the quantities and the step.
     """
+
+    def __init__(self, run_dir, start_step):
+        super().__init__(start_step)
+        self.run_dir = run_dir
 
     def on_step(self, previous, step, logs):
         bad = sorted(name for name, value in logs.items() if not math.isfinite(value))
@@ -62,12 +66,8 @@ class StopOnNonFinite(_PerStep):
                 + "Lower --learning_rate and --learning_rate_d, or use --precision=float32."
             )
 
-    def __init__(self, run_dir, start_step):
-        super().__init__(start_step)
-        self.run_dir = run_dir
 
-
-class JsonLog(_PerStep):
+class JsonLog(PerStep):
     """Appends one JSON object per logging interval to `log.jsonl`: the step's losses, and the interval's pace."""
 
     def __init__(self, run_dir, start_step, every, clips_per_step):
@@ -76,13 +76,13 @@ class JsonLog(_PerStep):
         self.every = every
         self.clips_per_step = clips_per_step
         self.since = None
-        _drop_after(self.path, start_step)
+        drop_after(self.path, start_step)
 
     def on_train_begin(self, logs=None):
         self.since = time.monotonic(), self.first_step
 
     def on_step(self, previous, step, logs):
-        if not _due(self.every, previous, step):
+        if not due(self.every, previous, step):
             return
         now = time.monotonic()
         seconds = (now - self.since[0]) / (step - self.since[1])
@@ -97,7 +97,7 @@ class JsonLog(_PerStep):
             file.write(json.dumps(line) + "\n")
 
 
-def _drop_after(path, step):
+def drop_after(path, step):
     """Cuts off lines that a run wrote after the checkpoint from which it goes on, and a half-written last one."""
     if not path.exists():
         return
@@ -113,7 +113,7 @@ def _drop_after(path, step):
     os.replace(temporary, path)
 
 
-class TensorBoardLog(_PerStep):
+class TensorBoardLog(PerStep):
     """Writes the losses as TensorBoard scalars under `tensorboard/`."""
 
     def __init__(self, run_dir, start_step, every):
@@ -122,10 +122,14 @@ class TensorBoardLog(_PerStep):
         self.writer = tf.summary.create_file_writer(str(pathlib.Path(run_dir) / "tensorboard"))
 
     def on_step(self, previous, step, logs):
-        if _due(self.every, previous, step):
-            with self.writer.as_default(step=step):
-                for name, value in logs.items():
-                    tf.summary.scalar(name.replace("_", "/", 1), value)
+        if due(self.every, previous, step):
+            self.write_scalars({name.replace("_", "/", 1): value for name, value in logs.items()}, step)
+
+    def write_scalars(self, scalars, step):
+        """Writes numbers by tag."""
+        with self.writer.as_default(step=step):
+            for tag, value in scalars.items():
+                tf.summary.scalar(tag, value)
 
     def write_film(self, name, film, fps, step):
         """Writes a clip, uint8 `[T, H, W, C]`, as an animated picture."""
@@ -143,7 +147,7 @@ class TensorBoardLog(_PerStep):
         self.writer.close()
 
 
-class Samples(_PerStep):
+class Samples(PerStep):
     """Writes the content x motion grid of the same latents every so often, as WebP, as PNG, and to TensorBoard."""
 
     def __init__(self, run_dir, start_step, every, *, num_frames, fps, seed, tensorboard):
@@ -155,7 +159,7 @@ class Samples(_PerStep):
         self.written = None
 
     def on_step(self, previous, step, logs):
-        if _due(self.every, previous, step):
+        if due(self.every, previous, step):
             self.write(step)
 
     def on_train_end(self, logs=None):
@@ -164,7 +168,7 @@ class Samples(_PerStep):
 
     def write(self, step):
         """Writes the grid: four contents by four motions, or by as many as there are categories, up to eight."""
-        generator = self.model.average if self.model.average is not None else self.model.generator
+        generator = self.model.sampler
         motions = min(max(4, generator.latents.dim_category), 8)
         clips = sampling.content_motion_grid(generator, 4, motions, self.num_frames, seed=self.seed)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -175,16 +179,24 @@ class Samples(_PerStep):
         self.written = step
 
 
-class Checkpoints(_PerStep):
-    """Saves every so often, and at the end of training, however it came."""
+class Checkpoints(PerStep):
+    """Saves every so often, and at the end of training, however it came.
 
-    def __init__(self, run_dir, start_step, every, keep):
+    Args:
+        run_dir: The run directory.
+        start_step: Step from which the run goes on.
+        every: Steps between two checkpoints.
+        keeping: What is kept, as `checkpoints.save` takes it.
+        evaluate: From model and step to the scores that the checkpoint shall hold, or to none.
+    """
+
+    def __init__(self, run_dir, start_step, every, keeping, evaluate=lambda model, step: {}):
         super().__init__(start_step)
-        self.run_dir, self.every, self.keep = run_dir, every, keep
+        self.run_dir, self.every, self.keeping, self.evaluate = run_dir, every, keeping, evaluate
         self.saved = start_step
 
     def on_step(self, previous, step, logs):
-        if _due(self.every, previous, step):
+        if due(self.every, previous, step):
             self.save(step)
 
     def on_train_end(self, logs=None):
@@ -193,14 +205,19 @@ class Checkpoints(_PerStep):
 
     def save(self, step):
         """Writes a checkpoint of this step."""
-        checkpoints.save(self.model, self.run_dir, keep=self.keep)
+        checkpoints.save(self.model, self.run_dir, **self.keeping, **self.evaluate(self.model, step))
         self.saved = step
 
 
-class Progress(_PerStep):
+class Progress(PerStep):
     """A progress bar with losses, clips/s and time left on a terminal; plain lines elsewhere."""
 
-    SHOWN = {gan.LOSS_D_IMAGE: "D_I", gan.LOSS_D_VIDEO: "D_V", gan.LOSS_G: "G", gan.LOSS_CATEGORY_G: "cat"}
+    SHOWN = {
+        adversarial.LOSS_D_IMAGE: "D_I",
+        adversarial.LOSS_D_VIDEO: "D_V",
+        adversarial.LOSS_G: "G",
+        adversarial.LOSS_CATEGORY_G: "cat",
+    }
 
     def __init__(self, start_step, steps, every, clips_per_step):
         super().__init__(start_step)
@@ -220,7 +237,7 @@ class Progress(_PerStep):
         if self.bar is not None:
             self.bar.set_postfix_str(f"{losses}, {pace * self.clips_per_step:.1f} clips/s", refresh=False)
             self.bar.update(step - previous)
-        elif _due(self.every, previous, step):
+        elif due(self.every, previous, step):
             left = tqdm.tqdm.format_interval((self.steps - step) / pace) if pace else "?"
             print(
                 f"step {step}/{self.steps}  {losses}  {pace * self.clips_per_step:.1f} clips/s  {left} left", flush=True
@@ -234,8 +251,15 @@ class Progress(_PerStep):
 class StopOnSignal(keras.callbacks.Callback):
     """Ends training after the current step on Ctrl-C or SIGTERM; a second Ctrl-C ends it at once.
 
-    `signal` holds the number of the signal that came, or None.
+    `signal` holds the number of the signal that came, or None. A signal to one worker ends all of them, at one step.
+
+    Args:
+        workers: `Workers`.
     """
+
+    def __init__(self, workers):
+        super().__init__()
+        self.workers = workers
 
     def on_train_begin(self, logs=None):
         self.signal = None
@@ -251,7 +275,9 @@ class StopOnSignal(keras.callbacks.Callback):
         self.signal = number
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.signal is not None:
+        agreed = max(self.workers.gather(self.signal or 0))
+        if agreed:
+            self.signal = agreed
             self.model.stop_training = True
 
     def on_train_end(self, logs=None):

@@ -7,6 +7,7 @@ exists when its .json does. Random state and place in the data follow from the s
 
 import hashlib
 import json
+import math
 import os
 import pathlib
 import re
@@ -33,14 +34,38 @@ def paths(run_dir, step):
     return folder / f"step-{step:08d}.weights.h5", folder / f"step-{step:08d}.json"
 
 
-def save(gan, run_dir, *, keep, **about):
+def best(run_dir, metric, higher_is_better):
+    """Returns the step whose checkpoint scored best, the earlier of equals; None if none has a finite score.
+
+    Args:
+        run_dir: The run directory.
+        metric: Name of the score.
+        higher_is_better: Whether a higher score is better.
+    """
+    scores = {step: read(run_dir, step).get(metric) for step in steps(run_dir)}
+    finite = {step: score for step, score in scores.items() if isinstance(score, float) and math.isfinite(score)}
+    return min(finite, key=lambda step: -finite[step] if higher_is_better else finite[step], default=None)
+
+
+def read(run_dir, step):
+    """Returns what a checkpoint's .json says: `step`, `sha256`, and scores by name where it was scored; or nothing."""
+    try:
+        about = json.loads(paths(run_dir, step)[1].read_text())
+        return about if isinstance(about, dict) else {}
+    except (OSError, ValueError):  # `restore` says what is wrong with it, if anybody wants it.
+        return {}
+
+
+def save(gan, run_dir, *, keep, keep_every=0, best_of=None, **about):
     """Writes a checkpoint of the current step, then removes old ones.
 
     Args:
         gan: Compiled `MoCoGAN`.
         run_dir: The run directory.
         keep: Number of latest checkpoints to keep, this one included.
-        **about: What else the .json shall say.
+        keep_every: Steps that are multiples of this are kept too; 0 for none.
+        best_of: `(metric, higher_is_better)`: the best by it is kept too.
+        **about: What else the .json shall say, such as scores by name.
 
     Returns:
         The step.
@@ -68,7 +93,10 @@ def save(gan, run_dir, *, keep, **about):
     temporary = description.with_name(f"writing-{description.name}")
     temporary.write_text(json.dumps({"step": step, "sha256": digest, **about}, indent=2) + "\n")
     os.replace(temporary, description)
+    kept_best = best(run_dir, *best_of) if best_of else None
     for old in steps(run_dir)[:-keep]:
+        if old == kept_best or (keep_every and old % keep_every == 0):
+            continue
         for path in reversed(paths(run_dir, old)):  # The description first: without it the weights do not count.
             path.unlink(missing_ok=True)
     return step
@@ -118,7 +146,7 @@ def load_generator(run_dir, which="latest"):
 
     Args:
         run_dir: The run directory.
-        which: "latest", or a step.
+        which: "latest", "best" (by the metric that the run's configuration names), or a step.
 
     Returns:
         `(VideoGenerator, Config, step)`, in float32 whatever the run's precision.
@@ -126,7 +154,8 @@ def load_generator(run_dir, which="latest"):
     Raises:
         ValueError: There is no such run or checkpoint, or it is damaged.
     """
-    from mocogan_tf.training import build_gan
+    from mocogan_tf.building import build_gan
+    from mocogan_tf.metrics.monitor import higher_is_better
 
     config = Config.from_json(pathlib.Path(run_dir) / "config.json")
     found = steps(run_dir)
@@ -134,13 +163,18 @@ def load_generator(run_dir, which="latest"):
         raise ValueError(f"{run_dir} has no checkpoints. Train with: python train.py --run_dir={run_dir}")
     if which == "latest":
         step = found[-1]
+    elif which == "best":
+        step = best(run_dir, config.best_metric, higher_is_better(config.best_metric))
+        if step is None:
+            raise ValueError(f"No checkpoint in {run_dir} has a score in {config.best_metric}. Use latest, or a step.")
     else:
         step = int(which) if str(which).isdigit() else -1
         if step not in found:
-            raise ValueError(f"No checkpoint {which!r} in {run_dir}. There are: latest, {', '.join(map(str, found))}.")
+            there = ", ".join(map(str, found))
+            raise ValueError(f"No checkpoint {which!r} in {run_dir}. There are: latest, best, {there}.")
     gan = build_gan(config, policy="float32")
     restore(gan, run_dir, step)
-    return gan.average if gan.average is not None else gan.generator, config, step
+    return gan.sampler, config, step
 
 
 def _sha256(path):

@@ -41,15 +41,59 @@ PROFILES = {
     },
 }
 
+# Recipes by name, on top of the profile.
+PRESETS = {
+    "none": {},
+    # The authors' code under their published command for the actions: instance noise is all that steadies it.
+    "authors": {
+        "video_length": 16,
+        "every_nth": 2,
+        "model": "mocogan",
+        "dim_content": 50,
+        "dim_motion": 10,
+        "category_to": "image",
+        "ngf": 64,
+        "ndf": 64,
+        "image_discriminator": "patch",
+        "discriminator_norm": "batch",
+        "noise_sigma": 0.1,
+        "image_frames": 1,
+        "category_weight": 1.0,
+        "r1_image": 0.0,
+        "r1_video": 0.0,
+        "label_smoothing": 0.0,
+        "augment": "",
+        "learning_rate": 2e-4,
+        "learning_rate_d": 2e-4,
+        "d_video_rate": 1.0,
+        "warmup_steps": 0,
+        "beta_1": 0.5,
+        "beta_2": 0.999,
+        "weight_decay": 1e-5,
+        "weight_decay_mode": "coupled",
+        "ema_decay": 0.0,
+        "image_batch": 32,
+        "video_batch": 32,
+        "steps": 100_000,
+    },
+}
+
 
 def define_config_flags():
-    """Defines one flag per field of `Config`, and `--profile`."""
+    """Defines one flag per field of `Config`, `--profile` and `--preset`."""
     flags.DEFINE_enum(
         "profile",
         "auto",
         ["auto", *PROFILES],
         "Sizes to start from: `paper` for GPUs, `cpu` for two cores and an hour, `smoke` for a minute; `auto` takes "
         "`paper` where a GPU is visible and `cpu` elsewhere. Other flags override it.",
+    )
+    flags.DEFINE_enum(
+        "preset",
+        "none",
+        list(PRESETS),
+        "A recipe on top of the profile: `authors` is the authors' code under their published command, sizes included. "
+        "Other flags override it.",
     )
     define = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string, bool: flags.DEFINE_bool}
     for field in dataclasses.fields(Config):
@@ -61,7 +105,7 @@ def define_config_flags():
 
 
 def config_from_flags(values, profile):
-    """Builds the configuration: defaults, then the profile, then the flags that were given.
+    """Builds the configuration: defaults, then the profile, then the preset, then the flags that were given.
 
     Args:
         values: absl's parsed `FLAGS`.
@@ -71,7 +115,7 @@ def config_from_flags(values, profile):
         ValueError: As `Config`.
     """
     given = {f.name: values[f.name].value for f in dataclasses.fields(Config) if values[f.name].present}
-    return Config(**{**PROFILES[profile], **given})
+    return Config(**{**PROFILES[profile], **PRESETS[values.preset], **given})
 
 
 def run(main, positional=0):

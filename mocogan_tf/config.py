@@ -11,6 +11,7 @@ import pathlib
 from typing import Any, get_type_hints
 
 AUTO = -1  # In an integer field: follows from the data.
+AUGMENTATIONS = ("colour", "translation", "cutout")  # In the order in which they are applied.
 
 
 def _opt(
@@ -61,8 +62,11 @@ class Config:
         "patch", "One logit per patch, one per image, or no image discriminator.", choices=("patch", "full", "none")
     )
     discriminator_norm: str = _opt(
-        "batch", "Normalisation inside the discriminators (with `none` they have biases).", choices=("batch", "none")
+        "batch",
+        "Normalisation inside the discriminators: of batches, of weights (spectral, Miyato et al. 2018), or none.",
+        choices=("batch", "spectral", "none"),
     )
+    image_frames: int = _opt(1, "Random frames of a clip that the image discriminator sees side by side.", minimum=1)
     noise_sigma: float = _opt(0.1, "Deviation of the instance noise before the discriminators' layers.", minimum=0)
 
     # Objective and optimizers.
@@ -76,8 +80,18 @@ class Config:
     r1_image: float = _opt(0.0, "Weight of R1 on the image discriminator (Mescheder et al. 2018); 0: off.", minimum=0)
     r1_video: float = _opt(0.0, "Weight of R1 on the video discriminator; 0: off.", minimum=0)
     r1_every: int = _opt(16, "Steps between two R1 penalties, each scaled up by this number.", minimum=1)
+    label_smoothing: float = _opt(
+        0.0, "How far the discriminators' target of real clips is below 1; 0: off.", minimum=0, below=1
+    )
+    augment: str = _opt(
+        "",
+        "Differentiable augmentation of what the discriminators see, the same over a clip's frames (Zhao et al. 2020): "
+        "comma-separated out of colour, translation, cutout. Empty: off.",
+    )
     learning_rate: float = _opt(2e-4, "Adam's step size for the generator.", minimum=0)
-    learning_rate_d: float = _opt(2e-4, "Adam's step size for both discriminators.", minimum=0)
+    learning_rate_d: float = _opt(2e-4, "Adam's step size for the discriminators.", minimum=0)
+    d_video_rate: float = _opt(1.0, "Times `learning_rate_d`: the step size for the video discriminator.", minimum=0)
+    warmup_steps: int = _opt(0, "Steps over which the step sizes rise from zero; 0: at once.", minimum=0)
     beta_1: float = _opt(0.5, "Adam's decay of the first moment.", minimum=0, below=1)
     beta_2: float = _opt(0.999, "Adam's decay of the second moment.", minimum=0, below=1)
     weight_decay: float = _opt(1e-5, "Weight decay of all networks; 0: off.", minimum=0)
@@ -110,7 +124,10 @@ class Config:
     log_every: int = _opt(50, "Steps between two lines of log.jsonl.", minimum=1)
     sample_every: int = _opt(500, "Steps between two sample grids.", minimum=1)
     checkpoint_every: int = _opt(500, "Steps between two checkpoints.", minimum=1)
-    keep_checkpoints: int = _opt(3, "Latest checkpoints to keep.", minimum=1)
+    keep_checkpoints: int = _opt(3, "Latest checkpoints to keep, beside the best.", minimum=1)
+    keep_every: int = _opt(0, "Keep every checkpoint whose step is a multiple of this, too; 0: none.", minimum=0)
+    evaluate_every: int = _opt(1000, "Steps between two scores of the generator; 0: it is never scored.", minimum=0)
+    best_metric: str = _opt("auto", "Metric by which the best checkpoint is chosen; `auto`: by what the clips offer.")
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -124,10 +141,25 @@ class Config:
                 "R1 needs a gradient per image, which batch normalisation mixes. Set discriminator_norm=none, "
                 f"or r1_image=0 and r1_video=0. Received: r1_image={self.r1_image}, r1_video={self.r1_video}"
             )
+        unknown = sorted(set(self.augmentations) - set(AUGMENTATIONS))
+        if unknown:
+            raise ValueError(
+                f"`augment` is a comma-separated choice of {', '.join(AUGMENTATIONS)}. Received: augment={self.augment}"
+            )
+        if self.image_frames > self.video_length:
+            raise ValueError(
+                f"`image_frames` must be at most video_length={self.video_length}. "
+                f"Received: image_frames={self.image_frames}"
+            )
         if self.dim_category == 0 and self.category_loss not in ("auto", "none"):
             raise ValueError(
                 f"`category_loss` must be none (or auto) when dim_category=0. Received: {self.category_loss}"
             )
+
+    @property
+    def augmentations(self) -> tuple[str, ...]:
+        """The names in `augment`."""
+        return tuple(name.strip() for name in self.augment.split(",") if name.strip())
 
     @property
     def source_frames(self) -> int:
@@ -163,23 +195,21 @@ class Config:
 
     @classmethod
     def from_json(cls, path: str | pathlib.Path) -> Config:
-        """Reads a configuration that `to_json` wrote.
+        """Reads a configuration that `to_json` wrote. A field that an earlier version did not have takes its default.
 
         Raises:
-            ValueError: The file is missing, is no JSON object, or has other fields than this version.
+            ValueError: The file is missing, is no JSON object, or has fields that this version does not know.
         """
         try:
             values = json.loads(pathlib.Path(path).read_text())
             if not isinstance(values, dict):
                 raise ValueError("it is no JSON object")
             names = {field.name for field in dataclasses.fields(cls)}
-            unknown, missing = sorted(set(values) - names), sorted(names - set(values))
+            unknown = sorted(set(values) - names)
         except (OSError, ValueError) as error:
             raise ValueError(f"Cannot read the configuration {path}: {error}") from error
         if unknown:
             raise ValueError(f"The configuration {path} has unknown fields: {', '.join(unknown)}.")
-        if missing:
-            raise ValueError(f"The configuration {path} lacks fields: {', '.join(missing)}.")
         return cls(**values)
 
 
@@ -195,6 +225,8 @@ FREE_ON_RESUME = frozenset(
         "sample_every",
         "checkpoint_every",
         "keep_checkpoints",
+        "keep_every",
+        "evaluate_every",
     }
 )
 

@@ -4,6 +4,7 @@ Every function takes a seed by the rule of `mocogan_tf.latents` and returns uint
 """
 
 import numpy as np
+import tensorflow as tf
 
 from mocogan_tf.latents import sample_latents
 from mocogan_tf.video import to_uint8
@@ -30,11 +31,19 @@ def generate(generator, latents, chunk=16, batch_size=16):
         chunks = []
         for first in range(0, num_frames, chunk):
             noise = batch["motion_noise"][:, first : first + chunk]
-            outputs = generator.predict_on_batch({**batch, "motion_noise": noise})
+            outputs = _run(generator, {**batch, "motion_noise": noise})
             batch["motion_init"] = outputs["motion_state"]
             chunks.append(to_uint8(outputs["video"]))
         batches.append(np.concatenate(chunks, axis=1))
     return np.concatenate(batches)
+
+
+def _run(generator, inputs):
+    """The generator's outputs as arrays."""
+    # Of several workers one alone draws samples: `predict` would wait for the others.
+    if isinstance(generator.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return {name: value.numpy() for name, value in generator(inputs, training=False).items()}
+    return generator.predict_on_batch(inputs)
 
 
 def random_clips(generator, num_videos, num_frames, *, seed, category=None):

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mocogan_tf import training
+from mocogan_tf import building, training
 from tests.tiny import tiny_batch, tiny_config
 
 
@@ -20,7 +20,7 @@ def main(num_devices, out):
     keras.utils.set_random_seed(0)
     config = tiny_config(cpu_devices=num_devices)
     with training.make_strategy(config).scope():
-        gan = training.build_gan(config)
+        gan = building.build_gan(config)
     batches = [tiny_batch(config, seed) for seed in range(3)]
     stacked = {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
     history = gan.fit(tf.data.Dataset.from_tensor_slices(stacked), verbose=0, shuffle=False)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mocogan_tf import checkpoints
-from mocogan_tf.training import build_gan
+from mocogan_tf.building import build_gan
 from tests.tiny import tiny_batch, tiny_config
 
 pytestmark = pytest.mark.core

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mocogan_tf import gan as gan_module
-from mocogan_tf.training import build_gan
+from mocogan_tf import adversarial
+from mocogan_tf.building import build_gan
 from tests.tiny import tiny_batch, tiny_config
 
 pytestmark = pytest.mark.core
@@ -48,13 +48,13 @@ def test_logs_have_the_documented_names():
     logs = step(build_gan(config), tiny_batch(config))
     assert sorted(logs) == sorted(
         [
-            gan_module.LOSS_D_IMAGE,
-            gan_module.LOSS_D_VIDEO,
-            gan_module.LOSS_G,
-            gan_module.LOSS_CATEGORY_D,
-            gan_module.LOSS_CATEGORY_G,
-            gan_module.ACCURACY_D_IMAGE,
-            gan_module.ACCURACY_D_VIDEO,
+            adversarial.LOSS_D_IMAGE,
+            adversarial.LOSS_D_VIDEO,
+            adversarial.LOSS_G,
+            adversarial.LOSS_CATEGORY_D,
+            adversarial.LOSS_CATEGORY_G,
+            adversarial.ACCURACY_D_IMAGE,
+            adversarial.ACCURACY_D_VIDEO,
         ]
     )
 
@@ -68,7 +68,7 @@ def test_half_precision_gives_finite_losses_and_float32_outputs(policy):
     before = weights(gan.generator)
     logs = step(gan, tiny_batch(config), times=3)
     assert all(math.isfinite(value) for value in logs.values())
-    latents = gan_module.draw_latents(gan.generator.latents, 1, 4, tf.constant([0, 0]))
+    latents = adversarial.draw_latents(gan.generator.latents, 1, 4, tf.constant([0, 0]))
     outputs = gan.generator(latents)
     assert outputs["video"].dtype == outputs["motion_state"].dtype == "float32"
     assert gan.generator.decoder.get_layer("conv_1").compute_dtype == policy.removeprefix("mixed_")
@@ -79,7 +79,7 @@ def test_half_precision_gives_finite_losses_and_float32_outputs(policy):
 def test_other_image_discriminators_train(image_discriminator):
     config = tiny_config(image_discriminator=image_discriminator)
     logs = step(build_gan(config), tiny_batch(config))
-    assert (gan_module.LOSS_D_IMAGE in logs) == (image_discriminator != "none")
+    assert (adversarial.LOSS_D_IMAGE in logs) == (image_discriminator != "none")
     assert all(math.isfinite(value) for value in logs.values())
 
 
@@ -95,9 +95,9 @@ def class_head_gradient(category_loss):
 def test_the_class_head_learns_in_both_forms_and_is_left_alone_in_none():
     for form in ("supervised", "infogan"):
         moved, logs = class_head_gradient(form)
-        assert moved > 0 and gan_module.LOSS_CATEGORY_G in logs
+        assert moved > 0 and adversarial.LOSS_CATEGORY_G in logs
     moved, logs = class_head_gradient("none")
-    assert moved == 0 and gan_module.LOSS_CATEGORY_G not in logs
+    assert moved == 0 and adversarial.LOSS_CATEGORY_G not in logs
 
 
 def test_supervised_reads_the_labels_and_infogan_does_not():
@@ -105,7 +105,7 @@ def test_supervised_reads_the_labels_and_infogan_does_not():
         keras.utils.set_random_seed(0)
         config = tiny_config(category_loss=form)
         gan = build_gan(config)
-        return step(gan, {**tiny_batch(config), "labels": np.full(4, labels, np.int32)})[gan_module.LOSS_CATEGORY_D]
+        return step(gan, {**tiny_batch(config), "labels": np.full(4, labels, np.int32)})[adversarial.LOSS_CATEGORY_D]
 
     assert loss("supervised", 0) != loss("supervised", 1)
     assert loss("infogan", 0) == loss("infogan", 1)
@@ -186,7 +186,7 @@ def test_fake_images_are_single_frames_of_clips_any_of_them():
 
 def test_training_latents_have_the_contracts_shapes_and_distributions():
     gan = build_gan(tiny_config())
-    latents = gan_module.draw_latents(gan.generator.latents, 500, 20, tf.constant([3, 4]))
+    latents = adversarial.draw_latents(gan.generator.latents, 500, 20, tf.constant([3, 4]))
     shapes = gan.generator.latents.shapes(500, 20)
     assert {name: tuple(value.shape) for name, value in latents.items()} == shapes
     for name in ("content", "motion_init", "motion_noise"):

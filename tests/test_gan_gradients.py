@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mocogan_tf import adversarial
 from mocogan_tf import gan as gan_module
-from mocogan_tf.training import build_gan
+from mocogan_tf.building import build_gan
 from tests.tiny import tiny_batch, tiny_config
 
 pytestmark = pytest.mark.core
@@ -126,22 +127,22 @@ def expected_losses(config, gan, batch):
 
     def d_image():
         real, fake = judge_images(batch["images"]), judge_images(fake_images)
-        adversarial = tf.reduce_mean(minus_log_sigmoid(real)) + tf.reduce_mean(minus_log_sigmoid(-fake))
-        logged = {gan_module.LOSS_D_IMAGE: adversarial}
+        gan_loss = tf.reduce_mean(minus_log_sigmoid(real)) + tf.reduce_mean(minus_log_sigmoid(-fake))
+        logged = {adversarial.LOSS_D_IMAGE: gan_loss}
         penalty = due * config.r1_image * r1(judge_images, batch["images"]) if config.r1_image else 0.0
-        return adversarial + penalty, logged
+        return gan_loss + penalty, logged
 
     def d_video():
         (real, real_classes), (fake, fake_classes) = judge_videos(batch["videos"]), judge_videos(fake_videos)
         total = tf.reduce_mean(minus_log_sigmoid(real)) + tf.reduce_mean(minus_log_sigmoid(-fake))
-        logged = {gan_module.LOSS_D_VIDEO: total}
+        logged = {adversarial.LOSS_D_VIDEO: total}
         if config.r1_video:
             total += due * config.r1_video * r1(lambda x: judge_videos(x)[0], batch["videos"])
         if config.category_loss == "supervised":
-            logged[gan_module.LOSS_CATEGORY_D] = cross_entropy(real_classes, batch["labels"])
+            logged[adversarial.LOSS_CATEGORY_D] = cross_entropy(real_classes, batch["labels"])
         if config.category_loss == "infogan":
-            logged[gan_module.LOSS_CATEGORY_D] = cross_entropy(fake_classes, fake_category)
-        return total + weight * logged.get(gan_module.LOSS_CATEGORY_D, 0.0), logged
+            logged[adversarial.LOSS_CATEGORY_D] = cross_entropy(fake_classes, fake_category)
+        return total + weight * logged.get(adversarial.LOSS_CATEGORY_D, 0.0), logged
 
     def generator():
         videos, category = generated(gan_module._LATENTS_VIDEO_G)
@@ -150,10 +151,10 @@ def expected_losses(config, gan, batch):
         if gan.image_discriminator is not None:
             images = gan._fake_images(num_images, gan_module._LATENTS_IMAGE_G)
             total += tf.reduce_mean(minus_log_sigmoid(judge_images(images)))
-        logged = {gan_module.LOSS_G: total}
+        logged = {adversarial.LOSS_G: total}
         if config.category_loss != "none":
-            logged[gan_module.LOSS_CATEGORY_G] = cross_entropy(classes, category)
-        return total + weight * logged.get(gan_module.LOSS_CATEGORY_G, 0.0), logged
+            logged[adversarial.LOSS_CATEGORY_G] = cross_entropy(classes, category)
+        return total + weight * logged.get(adversarial.LOSS_CATEGORY_G, 0.0), logged
 
     return {"generator": generator, "image_discriminator": d_image, "video_discriminator": d_video}
 
@@ -214,8 +215,8 @@ def test_accuracies_count_real_above_zero_and_generated_below():
     say(gan.image_discriminator, batch["images"], images)
     say(gan.video_discriminator, batch["videos"], videos)
     logs = gan.train_step(batch)
-    assert float(logs[gan_module.ACCURACY_D_IMAGE]) == (6 / 8 + 5 / 8) / 2
-    assert float(logs[gan_module.ACCURACY_D_VIDEO]) == (1 / 4 + 4 / 4) / 2
+    assert float(logs[adversarial.ACCURACY_D_IMAGE]) == (6 / 8 + 5 / 8) / 2
+    assert float(logs[adversarial.ACCURACY_D_VIDEO]) == (1 / 4 + 4 / 4) / 2
 
 
 def say(discriminator, real, logits):

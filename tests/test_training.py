@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from mocogan_tf import checkpoints, training
+from mocogan_tf import building, checkpoints, training
 from mocogan_tf.config import Config
 from tests.tiny import TINY
 
@@ -155,13 +155,13 @@ def test_xla_on_several_devices_is_refused():
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(ValueError, match="one device only; this run has 2"):
         patch.setattr(tf.distribute, "get_strategy", TwoReplicas)
-        training._jit_compile(Config(jit_compile="on"))
+        building._jit_compile(Config(jit_compile="on"))
 
 
 def built_optimizers(**changes):
     """The model of a configuration whose optimizer settings all differ from the defaults, and its optimizers."""
     settings = {"learning_rate": 1e-3, "learning_rate_d": 3e-3, "beta_1": 0.3, "beta_2": 0.7, "weight_decay": 0.02}
-    gan = training.build_gan(Config(**{**TINY, **settings, **changes}).resolve_categories(2))
+    gan = building.build_gan(Config(**{**TINY, **settings, **changes}).resolve_categories(2))
     return gan, {
         "generator": gan.g_optimizer,
         "image_discriminator": gan.d_image_optimizer,

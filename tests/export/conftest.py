@@ -10,9 +10,9 @@ import pytest
 from export.contract import Contract
 from export.source import library_versions
 from mocogan_tf import checkpoints
+from mocogan_tf.building import build_gan
 from mocogan_tf.config import Config
 from mocogan_tf.models.generator import VideoGenerator
-from mocogan_tf.training import build_gan
 from tests.reference import random_weights
 
 CATEGORIES = ("push", "wave", "turn")

@@ -1,0 +1,127 @@
+"""A configuration becomes networks, optimizers and a compiled model."""
+
+import contextlib
+
+import keras
+import tensorflow as tf
+
+from mocogan_tf.gan import MoCoGAN
+from mocogan_tf.models.discriminators import ImageDiscriminator, PatchImageDiscriminator, VideoDiscriminator
+from mocogan_tf.models.generator import VideoGenerator
+
+
+def build_generator(config, name="generator", sync_batch_norm=False):
+    """Builds the generator of a resolved configuration."""
+    return VideoGenerator(
+        dim_content=config.dim_content,
+        dim_motion=config.dim_motion,
+        dim_category=config.dim_category,
+        category_to=config.category_to,
+        ngf=config.ngf,
+        image_size=config.image_size,
+        channels=config.channels,
+        sync_batch_norm=sync_batch_norm,
+        name=name,
+    )
+
+
+@contextlib.contextmanager
+def _dtype_policy(policy):
+    """Sets Keras's global policy, which layers take when they are made, for a while; None leaves it."""
+    before = keras.config.dtype_policy()
+    try:
+        if policy is not None:
+            keras.config.set_dtype_policy(policy)
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def build_gan(config, policy=None):
+    """Builds and compiles the networks of a resolved configuration, in the current strategy.
+
+    Args:
+        config: `Config`.
+        policy: Keras's dtype policy of the networks; None takes the global one.
+    """
+    with _dtype_policy(policy):
+        return _build_gan(config)
+
+
+def _build_gan(config):
+    sync = config.sync_batch_norm and tf.distribute.get_strategy().num_replicas_in_sync > 1
+    shared = {
+        "ndf": config.ndf,
+        "image_size": config.image_size,
+        "norm": config.discriminator_norm,
+        "noise_sigma": config.noise_sigma,
+        "sync_batch_norm": sync,
+    }
+    image_discriminators = {"patch": PatchImageDiscriminator, "full": ImageDiscriminator, "none": None}
+    make_image_discriminator = image_discriminators[config.image_discriminator]
+    frame = (config.image_size, config.image_size, config.channels)
+    image_discriminator = None
+    if make_image_discriminator is not None:
+        image_discriminator = make_image_discriminator(**shared)
+        image_discriminator.build((None, *frame[:2], config.image_frames * config.channels))
+    video_discriminator = VideoDiscriminator(
+        video_length=config.video_length, dim_category=config.dim_category, **shared
+    )
+    video_discriminator.build((None, config.video_length, *frame))
+    gan = MoCoGAN(
+        generator=build_generator(config, "generator", sync),
+        average=build_generator(config, "average") if config.ema_decay else None,
+        image_discriminator=image_discriminator,
+        video_discriminator=video_discriminator,
+        seed=config.seed,
+        category_loss=config.category_loss,
+        category_weight=config.category_weight,
+        r1_image=config.r1_image,
+        r1_video=config.r1_video,
+        r1_every=config.r1_every,
+        label_smoothing=config.label_smoothing,
+        augmentations=config.augmentations,
+        image_frames=config.image_frames,
+        weight_decay=config.weight_decay if config.weight_decay_mode == "coupled" else 0.0,
+        ema_decay=config.ema_decay,
+    )
+    gan.compile(
+        g_optimizer=_optimizer(config, config.learning_rate),
+        d_image_optimizer=_optimizer(config, config.learning_rate_d) if image_discriminator is not None else None,
+        d_video_optimizer=_optimizer(config, config.learning_rate_d * config.d_video_rate),
+        jit_compile=_jit_compile(config),
+        steps_per_execution=config.steps_per_execution,
+    )
+    return gan
+
+
+def _jit_compile(config):
+    """Whether XLA compiles the step. It cannot where replicas write each other's variables, as the average's are."""
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if config.jit_compile == "on" and replicas > 1:
+        raise ValueError(f"`jit_compile=on` works on one device only; this run has {replicas}. Set --jit_compile=off.")
+    on_one_gpu = replicas == 1 and bool(tf.config.list_physical_devices("GPU"))
+    return {"on": True, "off": False, "auto": on_one_gpu}[config.jit_compile]
+
+
+class _WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+    """A step size that rises evenly over the first `steps` steps, and stays."""
+
+    def __init__(self, learning_rate, steps):
+        self.learning_rate, self.steps = learning_rate, steps
+
+    def __call__(self, step):
+        done = (tf.cast(step, keras.config.floatx()) + 1.0) / self.steps
+        return self.learning_rate * tf.minimum(done, 1.0)
+
+    def get_config(self):
+        return {"learning_rate": self.learning_rate, "steps": self.steps}
+
+
+def _optimizer(config, learning_rate):
+    """Adam, with the decoupled weight decay if that is chosen; in float16 with a loss scale of its own."""
+    if config.warmup_steps:
+        learning_rate = _WarmUp(learning_rate, config.warmup_steps)
+    decoupled = config.weight_decay if config.weight_decay and config.weight_decay_mode == "decoupled" else None
+    adam = keras.optimizers.Adam(learning_rate, config.beta_1, config.beta_2, epsilon=1e-8, weight_decay=decoupled)
+    return keras.optimizers.LossScaleOptimizer(adam) if config.precision == "mixed_float16" else adam
