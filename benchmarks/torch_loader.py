@@ -4,6 +4,7 @@ A clip is decoded each time it is asked for, and no more of it than its cut need
 reads clips that were decoded before, from one memory-mapped file.
 """
 
+import abc
 import io
 import json
 import pathlib
@@ -18,7 +19,7 @@ from tensorflow.core.example import example_pb2
 from mocogan_tf.data.videos import FRAMES_FILE, INDEX_FILE
 
 
-class Clips(torch.utils.data.Dataset):
+class Clips(torch.utils.data.Dataset, abc.ABC):
     """Cuts of clips, and single frames of them. An item is asked for by (kind, clip), kind "clip" or "image".
 
     Args:
@@ -30,16 +31,17 @@ class Clips(torch.utils.data.Dataset):
     def __init__(self, video_length, every_nth, image_size):
         self.video_length, self.every_nth, self.image_size = video_length, every_nth, image_size
 
+    @abc.abstractmethod
     def __len__(self):
-        raise NotImplementedError
+        """Returns the number of clips."""
 
+    @abc.abstractmethod
     def length(self, clip):
-        """Returns the frames of a clip."""
-        raise NotImplementedError
+        """Returns the number of frames of a clip."""
 
+    @abc.abstractmethod
     def frames(self, clip, indices):
         """Returns uint8 `[len(indices), H, W, C]`; the indices rise."""
-        raise NotImplementedError
 
     def __getitem__(self, item):
         kind, clip = item
