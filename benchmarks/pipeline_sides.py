@@ -33,9 +33,9 @@ FIRST, LATER = "first epoch", "later epochs"
 OURS, TORCH, TORCH_DECODED = "ours", "torch", "torch, decoded once"
 
 
-def make_files(folder, clips, num_frames=taichi.NUM_FRAMES):
+def make_files(folder, clips, num_frames=taichi.NUM_FRAMES, image_size=64):
     """Writes the same clips as strips, video files and shards, each below the folder of its name."""
-    render = functools.partial(taichi.render_clip, seed=0, num_frames=num_frames)
+    render = functools.partial(taichi.render_clip, seed=0, num_frames=num_frames, image_size=image_size)
     rendered = [outcome.value.frames for outcome in parallel.map_in_processes(render, range(min(clips, DISTINCT)))]
     for source in ("strips", "video files"):
         (folder / source).mkdir(parents=True)
@@ -47,7 +47,7 @@ def make_files(folder, clips, num_frames=taichi.NUM_FRAMES):
             shutil.copy(strip, strip.with_stem(f"{copy:05d}"))
             shutil.copy(film, film.with_stem(f"{copy:05d}"))
     for encoding in ("png", "raw"):
-        options = PrepareOptions(encoding=encoding, image_size=rendered[0].shape[1], min_frames=num_frames)
+        options = PrepareOptions(encoding=encoding, image_size=image_size, min_frames=num_frames)
         prepare(folder / "strips", folder / f"{encoding} shards", options)
 
 
@@ -70,22 +70,21 @@ def config_of(folder, cache, profile="cpu", **changes):
     return Config(**{**fields, **changes})
 
 
-def check(videos, dataset, clips=3):
-    """Raises AssertionError unless both sides see the same pixels in the same cuts of the same clips.
+def same_cuts(videos, dataset, clips=3):
+    """Whether both sides see the same pixels in the same cuts of the same clips.
 
     Args:
         videos: Our `VideoSet`.
         dataset: The rival's `torch_loader.Clips`; its clips may be in another order.
         clips: How many to compare.
     """
-    if len(videos) != len(dataset):
-        raise AssertionError(f"{len(videos)} clips here, {len(dataset)} there")
     stride = dataset.every_nth * np.arange(dataset.video_length)
     ours = {videos[i][stride].tobytes() for i in range(len(videos))}
     for clip in range(clips):
-        theirs = dataset.cut(clip, 0, dataset.video_length).permute(1, 2, 3, 0)
-        if np.rint((theirs.numpy() + 1) * 127.5).astype(np.uint8).tobytes() not in ours:
-            raise AssertionError(f"{type(dataset).__name__}: clip {clip} is cut to other pixels than ours")
+        theirs = dataset.cut(clip, 0, dataset.video_length).permute(1, 2, 3, 0).numpy()
+        if np.rint((theirs + 1) * 127.5).astype(np.uint8).tobytes() not in ours:
+            return False
+    return len(videos) == len(dataset)
 
 
 def _consume(batches):
@@ -123,7 +122,8 @@ def measure(config, make_dataset, rounds, long=8):
     """
     videos = open_videos(config)
     sizes = (config.video_length, config.every_nth, config.image_size)
-    check(videos, make_dataset(config.data_dir, *sizes))
+    if not same_cuts(videos, make_dataset(config.data_dir, *sizes)):
+        raise SystemExit(f"The two sides read other pixels from {config.data_dir}.")
     steps = len(videos) // config.video_batch
     cached = training_batches(videos, config)
     decoding = torch_loader.loader(make_dataset(config.data_dir, *sizes), config.video_batch, config.image_batch)
@@ -180,14 +180,14 @@ def measure_step(config, steps):
     return working, waiting
 
 
-def run(folder, clips, rounds, steps, **changes):
+def run(folder, clips, rounds, steps, num_frames=taichi.NUM_FRAMES, image_size=64, **changes):
     """Makes the files, measures every source, and returns the report."""
-    make_files(folder, clips)
+    make_files(folder, clips, num_frames, image_size)
     results, configs = {}, {}
     for source, make_dataset in SOURCES.items():
         cache = folder / "cache"
         cache.mkdir(exist_ok=True)
-        config = configs[source] = config_of(folder / source, cache, **changes)
+        config = configs[source] = config_of(folder / source, cache, image_size=image_size, **changes)
         measured = measure(config, make_dataset, rounds)
         results[source] = {}
         for epoch, seconds in measured.items():
