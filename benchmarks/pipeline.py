@@ -5,12 +5,13 @@ Needs the extras `bench` and `video`. Both sides make, of the same files, the ba
 
 * `first epoch`: from opening the set to the epoch's last batch, workers started on the way. Ours decodes all frames of
   all clips into its cache first.
-* `later epochs`: ours reads the cache; the DataLoader decodes again, but only what its cuts need. A second DataLoader,
-  `torch, decoded once`, reads our cache.
+* `later epochs`: ours reads the cache; the DataLoader, with two workers, decodes again, but only what its cuts need. A
+  second one, `torch, decoded once`, reads our cache.
 
-The files lie in the page cache, for both. Times are seconds per batch; `ratio` is the DataLoader's over ours in later
-epochs, the least of all sources; `ratio_step` says how many times as fast as the training step of that profile, timed
-in the same run, batches come; `waiting_share` is the part of that step's time spent waiting for batches.
+The files lie in the page cache, for both. `median_s` is seconds per batch, `cpu_s` the processor time of all processes
+of a side per batch, which hardly depends on what else the machine does. `ratio` is the DataLoader's time over ours in
+later epochs, the least of all sources; `ratio_step` is the time of that profile's training step, measured in the same
+run, over ours; `waiting_share` is the part of its time that this step waits for batches.
 """
 
 import argparse
@@ -43,7 +44,10 @@ def main():
     for source, epochs in report["results"].items():
         for epoch, sides in epochs.items():
             rates = [f"{name} {side['clips_per_s']:.0f}" for name, side in sides.items() if "ratio" not in name]
-            against = [f"{name} {ratio:.1f}" for name, ratio in sides["ratio_vs"].items()]
+            against = [
+                f"{name} {ratio:.1f} (processor time {sides['ratio_cpu_vs'][name]:.1f})"
+                for name, ratio in sides["ratio_vs"].items()
+            ]
             print(f"{source:12} {epoch:13} clips/s: {', '.join(rates)}; ratios: {', '.join(against)}")
     print(
         f"the training step takes {report['step']['clips_per_s']:.1f} clips/s, a {report['ratio_step']:.0f}th of what "

@@ -1,7 +1,9 @@
 """The sides of `benchmarks.pipeline`: what files they read, what is timed, and that they see the same pixels."""
 
+import dataclasses
 import functools
 import shutil
+import statistics
 import tempfile
 import time
 
@@ -10,8 +12,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from benchmarks import torch_loader
-from benchmarks.timing import ratios, summary
+from benchmarks import timing, torch_loader
 from mocogan_tf import building, cli, training
 from mocogan_tf.config import Config
 from mocogan_tf.data import parallel, taichi
@@ -88,37 +89,27 @@ def same_cuts(videos, dataset, clips=3):
 
 
 def _consume(batches):
-    """Seconds per batch."""
-    started, count = time.perf_counter(), 0
-    for _ in batches:
-        count += 1
-    return (time.perf_counter() - started) / count
+    return sum(1 for _ in batches)
 
 
 def our_first_epoch(config, steps):
-    """Seconds per batch of an epoch that begins without a cache."""
+    """Makes the batches of an epoch that begins without a cache, and returns their number."""
     with tempfile.TemporaryDirectory(dir=config.cache_dir) as cache:
-        started = time.perf_counter()
-        videos = open_videos(Config(**{**vars(config), "cache_dir": cache}))
-        for _ in training_batches(videos, config).take(steps):
-            pass
-        return (time.perf_counter() - started) / steps
+        videos = open_videos(dataclasses.replace(config, cache_dir=cache))
+        return _consume(training_batches(videos, config).take(steps))
 
 
 def torch_first_epoch(make_dataset, config):
-    """Seconds per batch of a DataLoader's first epoch."""
-    started = time.perf_counter()
-    batches = torch_loader.loader(make_dataset(), config.video_batch, config.image_batch)
-    count = sum(1 for _ in batches)
-    return (time.perf_counter() - started) / count
+    """Makes the batches of a new DataLoader's first epoch, and returns their number."""
+    return _consume(torch_loader.loader(make_dataset(), config.video_batch, config.image_batch))
 
 
 def measure(config, make_dataset, rounds, long=8):
     """Times one source, all sides in turns.
 
     Returns:
-        By epoch, by side: seconds per batch, one per round. In later epochs those that read the cache are timed over
-        `long` epochs.
+        By epoch, by side: the seconds per batch, `cpu_s`, the median processor time per batch, and `clips_per_s`. In
+        later epochs the sides that read the cache are timed over `long` epochs.
     """
     videos = open_videos(config)
     sizes = (config.video_length, config.every_nth, config.image_size)
@@ -142,12 +133,24 @@ def measure(config, make_dataset, rounds, long=8):
             TORCH_DECODED: lambda: _consume(batch for _ in range(long) for batch in reading),
         },
     }
-    seconds = {epoch: {name: [] for name in timed} for epoch, timed in sides.items()}
+    taken = {epoch: {name: [] for name in timed} for epoch, timed in sides.items()}
     for _ in range(rounds):
         for epoch, timed in sides.items():
             for name, run in timed.items():
-                seconds[epoch][name].append(run())
-    return seconds
+                started, cpu_started = time.perf_counter(), timing.cpu_seconds()
+                count = run()
+                cpu = timing.cpu_seconds() - cpu_started
+                taken[epoch][name].append(((time.perf_counter() - started) / count, cpu / count))
+    return {
+        epoch: {name: _summary(pairs, config.video_batch) for name, pairs in timed.items()}
+        for epoch, timed in taken.items()
+    }
+
+
+def _summary(pairs, clips):
+    result = timing.summary([seconds for seconds, _ in pairs])
+    cpu = statistics.median(cpu for _, cpu in pairs)
+    return {**result, "cpu_s": cpu, "clips_per_s": clips / result["median_s"]}
 
 
 def step_of(config, precision):
@@ -189,14 +192,9 @@ def run(folder, clips, rounds, steps, num_frames=taichi.NUM_FRAMES, image_size=6
         cache.mkdir(exist_ok=True)
         config = configs[source] = config_of(folder / source, cache, image_size=image_size, **changes)
         measured = measure(config, make_dataset, rounds)
-        results[source] = {}
-        for epoch, seconds in measured.items():
-            sides = {name: summary(times) for name, times in seconds.items()}
-            for side in sides.values():
-                side["clips_per_s"] = config.video_batch / side["median_s"]
-            results[source][epoch] = {**sides, **ratios(sides, OURS)}
+        results[source] = {epoch: {**sides, **timing.ratios(sides, OURS)} for epoch, sides in measured.items()}
     working, waiting = measure_step(configs["png shards"], steps)
-    step = summary(working)
+    step = timing.summary(working)
     slowest = {epoch: max(result[epoch][OURS]["median_s"] for result in results.values()) for epoch in (FIRST, LATER)}
     return {
         "clips": clips,
