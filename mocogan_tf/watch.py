@@ -9,6 +9,7 @@ from absl import logging
 from mocogan_tf import adversarial
 from mocogan_tf.callbacks import PerStep, TensorBoardLog, drop_after, due
 
+EARLY = 1000  # Until this step every generator makes too few clips that hardly move, and nothing is said of it.
 WINDOW = 500  # Steps over which losses and accuracies are averaged before anything is said of them.
 WON = (0.02, 0.995)  # A discriminator's mean loss below and accuracy above which it has won.
 BLIND = (1.35, 0.55)  # Its mean loss above and accuracy below which it tells nothing apart; by chance 1.386 and 0.5.
@@ -134,6 +135,6 @@ class Evaluations:
         with open(self.path, "a") as file:
             file.write(json.dumps({"step": step, **{name: round(value, 6) for name, value in scores.items()}}) + "\n")
         self.tensorboard.write_scalars({f"metrics/{name}": value for name, value in scores.items()}, step)
-        for text in collapse_warnings(scores):
+        for text in collapse_warnings(scores) if step >= EARLY else []:
             self.warnings.say(step, text)
         return scores
