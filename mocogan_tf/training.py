@@ -34,8 +34,7 @@ def dry_run(config):
     """Prints what a run would be, without writing one: configuration, parameter counts, shapes, memory and disk."""
     machines = cluster.from_environment()
     config = dataclasses.replace(config, precision=choose_precision(config.precision))
-    few = dataclasses.replace(config, num_clips=min(config.num_clips, 8))  # A generated set need not be whole for this.
-    videos = open_videos(few)
+    videos = open_videos(config, few=8)  # The set need not be whole for this.
     config = config.resolve_categories(len(videos.categories))
     # This machine alone, though it may be one of several: nobody is waited for.
     num_replicas = make_strategy(config).num_replicas_in_sync * machines.num_workers
