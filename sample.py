@@ -22,7 +22,7 @@ def _define_flags():
         "categories: one content under every category; interpolate: one motion, contents from one to another; "
         "long: clips longer than trained.",
     )
-    flags.DEFINE_string("checkpoint", "latest", "latest, or a step.")
+    flags.DEFINE_string("checkpoint", "latest", "latest, best (by the run's metric), or a step.")
     flags.DEFINE_integer("num_videos", 8, "Clips; in a grid rows.", lower_bound=1)
     flags.DEFINE_integer("columns", 0, "Columns of the content x motion grid. 0: as many as rows.", lower_bound=0)
     flags.DEFINE_integer(

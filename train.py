@@ -27,9 +27,9 @@ def _define_flags():
 def main(argv):
     """Returns 0 when all steps are done, 1 after an error, 130 after Ctrl-C and 143 after SIGTERM."""
     del argv
-    from mocogan_tf import training  # Here, so that --help need not wait for TensorFlow.
+    from mocogan_tf import devices, training  # Here, so that --help need not wait for TensorFlow.
 
-    profile = training.choose_profile(FLAGS.profile)
+    profile = devices.choose_profile(FLAGS.profile)
     config = cli.config_from_flags(FLAGS, profile)
     if FLAGS.dry_run:
         training.dry_run(config)

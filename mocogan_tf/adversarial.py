@@ -104,6 +104,16 @@ class AdversarialModel(keras.Model):
         }
         return {name: network for name, network in networks.items() if network is not None}
 
+    @property
+    def optimizers(self):
+        """The optimizers of the trained networks."""
+        return [one for one in (self.g_optimizer, self.d_image_optimizer, self.d_video_optimizer) if one is not None]
+
+    @property
+    def state(self):
+        """All variables that a run goes on with: weights, moving average, step, Adam's moments and loss scales."""
+        return [*self.weights, *(variable for optimizer in self.optimizers for variable in optimizer.variables)]
+
     def compile(self, *, g_optimizer, d_video_optimizer, d_image_optimizer=None, **kwargs):
         """Takes one optimizer per network; `d_image_optimizer` is None without an image discriminator.
 
@@ -137,6 +147,17 @@ class AdversarialModel(keras.Model):
             scaled = optimizer.scale_loss(loss / tf.distribute.get_strategy().num_replicas_in_sync)
         optimizer.apply(tape.gradient(scaled, variables), variables)
         return logs
+
+    def _end_step(self, logs):
+        """What every step ends with: it is counted, and the average moves. Returns what Keras wants of the logs."""
+        self.step.assign_add(1)
+        self._update_average()
+        if isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
+            return {name: value[None] for name, value in logs.items()}  # The workers' mean is taken over an axis.
+        return logs
+
+    def _maybe_symbolic_build(self, *args, **kwargs):
+        """Everything is built before `fit`; to find that out Keras would draw a batch, and fail on several workers."""
 
     def _latents(self, num_videos, num_frames, purpose):
         """This replica's share of the global batch's latents."""

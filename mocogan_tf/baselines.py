@@ -34,9 +34,7 @@ class VGAN(AdversarialModel):
             fakes = self.generator(latents, training=True)
         logs = self._step_d(videos, tf.stop_gradient(fakes["video"]))
         logs |= self._step_g(fakes, tape)
-        self.step.assign_add(1)
-        self._update_average()
-        return logs
+        return self._end_step(logs)
 
     def _step_d(self, videos, fakes):
         def loss():
@@ -89,10 +87,8 @@ class TGAN(AdversarialModel):
         logs |= self._minimize(
             lambda: self._loss_d(real_scores, fake_scores), self.video_discriminator, self.d_video_optimizer, tape
         )
-        self.step.assign_add(1)
         self._clip_critic()
-        self._update_average()
-        return logs
+        return self._end_step(logs)
 
     def _loss_g(self, fake_scores):
         loss = losses.critic_generator_loss(fake_scores)
@@ -110,7 +106,7 @@ class TGAN(AdversarialModel):
         kernels = [layer.kernel.value for layer in (*critic.convolutions, critic.last)]
         norms = [layer for layer in critic.norms if layer.weights]
         scales = [(norm.gamma.value, norm.moving_variance.value) for norm in norms]
-        due = tf.equal(self.step.value % self.clip_every, 0)
+        due = tf.equal((self.step.value + 1) % self.clip_every, 0)
 
         def update(strategy, due):
             def assign(variable, clip, *args):

@@ -31,6 +31,7 @@ def build_generator(config, name="generator", sync_batch_norm=False):
         dim_motion=config.dim_motion,
         dim_category=config.dim_category,
         category_to=config.category_to,
+        update_gate_bias=config.update_gate_bias,
         **shared,
     )
 
@@ -73,7 +74,7 @@ def _build_gan(config):
     gan.compile(
         g_optimizer=_optimizer(config, config.learning_rate),
         d_image_optimizer=_optimizer(config, config.learning_rate_d) if gan.image_discriminator is not None else None,
-        d_video_optimizer=_optimizer(config, config.learning_rate_d),
+        d_video_optimizer=_optimizer(config, config.learning_rate_d * config.d_video_rate),
         jit_compile=_jit_compile(config),
         steps_per_execution=config.steps_per_execution,
     )
@@ -93,7 +94,8 @@ def _build_mocogan(config, sync_batch_norm, **shared):
     image_discriminator = None
     if make_image_discriminator is not None:
         image_discriminator = make_image_discriminator(**sizes)
-        image_discriminator.build((None, *_frame(config)))
+        height, width, channels = _frame(config)
+        image_discriminator.build((None, height, width, config.image_frames * channels))
     video_discriminator = VideoDiscriminator(
         video_length=config.video_length, dim_category=config.dim_category, **sizes
     )
@@ -106,6 +108,9 @@ def _build_mocogan(config, sync_batch_norm, **shared):
         r1_image=config.r1_image,
         r1_video=config.r1_video,
         r1_every=config.r1_every,
+        label_smoothing=config.label_smoothing,
+        augmentations=config.augmentations,
+        image_frames=config.image_frames,
         **shared,
     )
 
@@ -145,8 +150,24 @@ def _jit_compile(config):
     return {"on": True, "off": False, "auto": on_one_gpu}[config.jit_compile]
 
 
+class _WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+    """A step size that rises evenly over the first `steps` steps, and stays."""
+
+    def __init__(self, learning_rate, steps):
+        self.learning_rate, self.steps = learning_rate, steps
+
+    def __call__(self, step):
+        done = (tf.cast(step, keras.config.floatx()) + 1.0) / self.steps
+        return self.learning_rate * tf.minimum(done, 1.0)
+
+    def get_config(self):
+        return {"learning_rate": self.learning_rate, "steps": self.steps}
+
+
 def _optimizer(config, learning_rate):
     """Adam, for TGAN RMSprop; with the decoupled weight decay if that is chosen; in float16 with its own loss scale."""
+    if config.warmup_steps:
+        learning_rate = _WarmUp(learning_rate, config.warmup_steps)
     decoupled = config.weight_decay if config.weight_decay and config.weight_decay_mode == "decoupled" else None
     if config.model == "tgan":
         # Chainer adds 1e-8 to the root, Keras its square within.

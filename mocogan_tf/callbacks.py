@@ -20,7 +20,7 @@ from absl import logging
 from mocogan_tf import adversarial, checkpoints, sampling, video
 
 
-class _PerStep(keras.callbacks.Callback):
+class PerStep(keras.callbacks.Callback):
     """Calls `on_step(step, logs)` after training steps, `step` counted over the whole run."""
 
     def __init__(self, start_step):
@@ -37,12 +37,12 @@ class _PerStep(keras.callbacks.Callback):
         raise TypeError(f"{type(self).__name__} must define on_step.")
 
 
-def _due(every, previous, step):
+def due(every, previous, step):
     """Whether a multiple of `every` lies in (previous, step]: several steps may end at once."""
     return step // every > previous // every
 
 
-class StopOnNonFinite(_PerStep):
+class StopOnNonFinite(PerStep):
     """Ends training at the first loss that is no finite number.
 
     Keras's own `TerminateOnNaN` looks only at a quantity named `loss`. With several steps per execution, the last of
@@ -51,6 +51,10 @@ class StopOnNonFinite(_PerStep):
     Raises:
         FloatingPointError: Names the quantities and the step.
     """
+
+    def __init__(self, run_dir, start_step):
+        super().__init__(start_step)
+        self.run_dir = run_dir
 
     def on_step(self, previous, step, logs):
         bad = sorted(name for name, value in logs.items() if not math.isfinite(value))
@@ -62,12 +66,8 @@ class StopOnNonFinite(_PerStep):
                 + "Lower --learning_rate and --learning_rate_d, or use --precision=float32."
             )
 
-    def __init__(self, run_dir, start_step):
-        super().__init__(start_step)
-        self.run_dir = run_dir
 
-
-class JsonLog(_PerStep):
+class JsonLog(PerStep):
     """Appends one JSON object per logging interval to `log.jsonl`: the step's losses, and the interval's pace."""
 
     def __init__(self, run_dir, start_step, every, clips_per_step):
@@ -76,13 +76,13 @@ class JsonLog(_PerStep):
         self.every = every
         self.clips_per_step = clips_per_step
         self.since = None
-        _drop_after(self.path, start_step)
+        drop_after(self.path, start_step)
 
     def on_train_begin(self, logs=None):
         self.since = time.monotonic(), self.first_step
 
     def on_step(self, previous, step, logs):
-        if not _due(self.every, previous, step):
+        if not due(self.every, previous, step):
             return
         now = time.monotonic()
         seconds = (now - self.since[0]) / (step - self.since[1])
@@ -97,7 +97,7 @@ class JsonLog(_PerStep):
             file.write(json.dumps(line) + "\n")
 
 
-def _drop_after(path, step):
+def drop_after(path, step):
     """Cuts off lines that a run wrote after the checkpoint from which it goes on, and a half-written last one."""
     if not path.exists():
         return
@@ -113,19 +113,43 @@ def _drop_after(path, step):
     os.replace(temporary, path)
 
 
-class TensorBoardLog(_PerStep):
-    """Writes the losses as TensorBoard scalars under `tensorboard/`."""
+def _drop_events_after(folder, step):
+    """As `drop_after`, for TensorBoard's files."""
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        temporary = folder / "writing"  # A name that TensorBoard does not read.
+        with tf.io.TFRecordWriter(str(temporary)) as kept:
+            try:
+                for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+                    if tf.compat.v1.Event.FromString(record).step <= step:
+                        kept.write(record)
+            except tf.errors.DataLossError:  # The last one was being written when the run was killed.
+                pass
+        os.replace(temporary, path)
+
+
+class TensorBoardLog(PerStep):
+    """Writes the losses as TensorBoard scalars under `tensorboard/`.
+
+    What is written is on disk at once: a checkpoint must not be younger than the curves that lead to it.
+    """
 
     def __init__(self, run_dir, start_step, every):
         super().__init__(start_step)
         self.every = every
-        self.writer = tf.summary.create_file_writer(str(pathlib.Path(run_dir) / "tensorboard"))
+        folder = pathlib.Path(run_dir) / "tensorboard"
+        _drop_events_after(folder, start_step)
+        self.writer = tf.summary.create_file_writer(str(folder))
 
     def on_step(self, previous, step, logs):
-        if _due(self.every, previous, step):
-            with self.writer.as_default(step=step):
-                for name, value in logs.items():
-                    tf.summary.scalar(name.replace("_", "/", 1), value)
+        if due(self.every, previous, step):
+            self.write_scalars({name.replace("_", "/", 1): value for name, value in logs.items()}, step)
+
+    def write_scalars(self, scalars, step):
+        """Writes numbers by tag."""
+        with self.writer.as_default(step=step):
+            for tag, value in scalars.items():
+                tf.summary.scalar(tag, value)
+        self.writer.flush()
 
     def write_film(self, name, film, fps, step):
         """Writes a clip, uint8 `[T, H, W, C]`, as an animated picture."""
@@ -138,12 +162,10 @@ class TensorBoardLog(_PerStep):
         value = tf.compat.v1.Summary.Value(tag=name, image=image)
         with self.writer.as_default(step=step):
             tf.summary.experimental.write_raw_pb(tf.compat.v1.Summary(value=[value]).SerializeToString())
-
-    def on_train_end(self, logs=None):
-        self.writer.close()
+        self.writer.flush()
 
 
-class Samples(_PerStep):
+class Samples(PerStep):
     """Writes clips of the same latents every so often, as WebP, as PNG, and to TensorBoard.
 
     MoCoGAN's are a grid of contents by motions, a baseline's are random.
@@ -158,7 +180,7 @@ class Samples(_PerStep):
         self.written = None
 
     def on_step(self, previous, step, logs):
-        if _due(self.every, previous, step):
+        if due(self.every, previous, step):
             self.write(step)
 
     def on_train_end(self, logs=None):
@@ -177,16 +199,24 @@ class Samples(_PerStep):
         self.written = step
 
 
-class Checkpoints(_PerStep):
-    """Saves every so often, and at the end of training, however it came."""
+class Checkpoints(PerStep):
+    """Saves every so often, and at the end of training, however it came.
 
-    def __init__(self, run_dir, start_step, every, keep):
+    Args:
+        run_dir: The run directory.
+        start_step: Step from which the run goes on.
+        every: Steps between two checkpoints.
+        keeping: What is kept, as `checkpoints.save` takes it.
+        evaluate: From model and step to the scores that the checkpoint shall hold; None: it holds none.
+    """
+
+    def __init__(self, run_dir, start_step, every, keeping, evaluate=None):
         super().__init__(start_step)
-        self.run_dir, self.every, self.keep = run_dir, every, keep
+        self.run_dir, self.every, self.keeping, self.evaluate = run_dir, every, keeping, evaluate
         self.saved = start_step
 
     def on_step(self, previous, step, logs):
-        if _due(self.every, previous, step):
+        if due(self.every, previous, step):
             self.save(step)
 
     def on_train_end(self, logs=None):
@@ -195,11 +225,12 @@ class Checkpoints(_PerStep):
 
     def save(self, step):
         """Writes a checkpoint of this step."""
-        checkpoints.save(self.model, self.run_dir, keep=self.keep)
+        scores = self.evaluate(self.model, step) if self.evaluate else {}
+        checkpoints.save(self.model, self.run_dir, **self.keeping, **scores)
         self.saved = step
 
 
-class Progress(_PerStep):
+class Progress(PerStep):
     """A progress bar with losses, clips/s and time left on a terminal; plain lines elsewhere."""
 
     SHOWN = {
@@ -227,7 +258,7 @@ class Progress(_PerStep):
         if self.bar is not None:
             self.bar.set_postfix_str(f"{losses}, {pace * self.clips_per_step:.1f} clips/s", refresh=False)
             self.bar.update(step - previous)
-        elif _due(self.every, previous, step):
+        elif due(self.every, previous, step):
             left = tqdm.tqdm.format_interval((self.steps - step) / pace) if pace else "?"
             print(
                 f"step {step}/{self.steps}  {losses}  {pace * self.clips_per_step:.1f} clips/s  {left} left", flush=True
@@ -241,8 +272,15 @@ class Progress(_PerStep):
 class StopOnSignal(keras.callbacks.Callback):
     """Ends training after the current step on Ctrl-C or SIGTERM; a second Ctrl-C ends it at once.
 
-    `signal` holds the number of the signal that came, or None.
+    `signal` holds the number of the signal that came, or None. A signal to one worker ends all of them, at one step.
+
+    Args:
+        workers: `Workers`.
     """
+
+    def __init__(self, workers):
+        super().__init__()
+        self.workers = workers
 
     def on_train_begin(self, logs=None):
         self.signal = None
@@ -258,7 +296,9 @@ class StopOnSignal(keras.callbacks.Callback):
         self.signal = number
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.signal is not None:
+        agreed = max(self.workers.gather(self.signal or 0))
+        if agreed:
+            self.signal = agreed
             self.model.stop_training = True
 
     def on_train_end(self, logs=None):

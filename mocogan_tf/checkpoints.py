@@ -7,6 +7,7 @@ exists when its .json does. Random state and place in the data follow from the s
 
 import hashlib
 import json
+import math
 import os
 import pathlib
 import re
@@ -33,14 +34,50 @@ def paths(run_dir, step):
     return folder / f"step-{step:08d}.weights.h5", folder / f"step-{step:08d}.json"
 
 
-def save(gan, run_dir, *, keep, **about):
+def best_of(config):
+    """Returns the metric by which a run's best checkpoint is chosen, and whether more of it is better.
+
+    Raises:
+        ValueError: `best_metric` names no metric of quality.
+    """
+    from mocogan_tf.metrics import monitor
+
+    name = monitor.default_metric(config) if config.best_metric == "auto" else config.best_metric
+    return name, monitor.higher_is_better(name)
+
+
+def best(run_dir, metric, higher_is_better):
+    """Returns the step whose checkpoint scored best, the earlier of equals; None if none has a finite score.
+
+    Args:
+        run_dir: The run directory.
+        metric: Name of the score.
+        higher_is_better: Whether a higher score is better.
+    """
+    scores = {step: read(run_dir, step).get(metric) for step in steps(run_dir)}
+    finite = {step: score for step, score in scores.items() if isinstance(score, float) and math.isfinite(score)}
+    return min(finite, key=lambda step: -finite[step] if higher_is_better else finite[step], default=None)
+
+
+def read(run_dir, step):
+    """Returns what a checkpoint's .json says: `step`, `sha256`, and scores by name where it was scored; or nothing."""
+    try:
+        about = json.loads(paths(run_dir, step)[1].read_text())
+        return about if isinstance(about, dict) else {}
+    except (OSError, ValueError):  # `restore` says what is wrong with it, if anybody wants it.
+        return {}
+
+
+def save(gan, run_dir, *, keep, keep_every=0, best_of=None, **about):
     """Writes a checkpoint of the current step, then removes old ones.
 
     Args:
         gan: A compiled `AdversarialModel`.
         run_dir: The run directory.
         keep: Number of latest checkpoints to keep, this one included.
-        **about: What else the .json shall say.
+        keep_every: Steps that are multiples of this are kept too; 0 for none.
+        best_of: `(metric, higher_is_better)`: the best by it is kept too.
+        **about: What else the .json shall say, such as scores by name.
 
     Returns:
         The step.
@@ -55,23 +92,38 @@ def save(gan, run_dir, *, keep, **about):
             raise FloatingPointError(f"Weight {variable.path} is not finite at step {step}; no checkpoint was written.")
     weights, description = paths(run_dir, step)
     weights.parent.mkdir(parents=True, exist_ok=True)
-    temporary = weights.with_name(f"writing-{weights.name}")
+    new_weights, new_description = (path.with_name(f"writing-{path.name}") for path in (weights, description))
     try:
-        gan.save_weights(temporary)
-        digest = _sha256(temporary)
-        os.replace(temporary, weights)
+        gan.save_weights(new_weights)
+        about = {"step": step, "sha256": _sha256(new_weights), **about}
+        new_description.write_text(json.dumps(about, indent=2) + "\n")
+        os.replace(new_weights, weights)
+        os.replace(new_description, description)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        new_weights.unlink(missing_ok=True)
+        new_description.unlink(missing_ok=True)
         if isinstance(error, RuntimeError):  # HDF5's word for a write that failed.
             raise OSError(f"Cannot write checkpoint {weights}: {error}") from error
         raise
-    temporary = description.with_name(f"writing-{description.name}")
-    temporary.write_text(json.dumps({"step": step, "sha256": digest, **about}, indent=2) + "\n")
-    os.replace(temporary, description)
-    for old in steps(run_dir)[:-keep]:
+    _remove_old(run_dir, step, keep, keep_every, best(run_dir, *best_of) if best_of else None)
+    return step
+
+
+def _remove_old(run_dir, step, keep, keep_every, kept_best):
+    """Removes what is not to be kept, and what killed processes left half-written."""
+    # Later ones are not counted: they were damaged, or the run would have gone on from them.
+    for old in [one for one in steps(run_dir) if one <= step][:-keep]:
+        if old == kept_best or (keep_every and old % keep_every == 0):
+            continue
         for path in reversed(paths(run_dir, old)):  # The description first: without it the weights do not count.
             path.unlink(missing_ok=True)
-    return step
+    folder = pathlib.Path(run_dir) / FOLDER
+    for path in folder.glob("writing-*"):
+        path.unlink(missing_ok=True)
+    described = {paths(run_dir, one)[0] for one in steps(run_dir)}
+    for path in folder.glob("step-*.weights.h5"):
+        if path not in described:
+            path.unlink(missing_ok=True)
 
 
 def restore(gan, run_dir, step):
@@ -118,7 +170,7 @@ def load_generator(run_dir, which="latest"):
 
     Args:
         run_dir: The run directory.
-        which: "latest", or a step.
+        which: "latest", "best" (by the metric that the run's configuration names), or a step.
 
     Returns:
         `(generator, Config, step)`, in float32 whatever the run's precision.
@@ -134,10 +186,16 @@ def load_generator(run_dir, which="latest"):
         raise ValueError(f"{run_dir} has no checkpoints. Train with: python train.py --run_dir={run_dir}")
     if which == "latest":
         step = found[-1]
+    elif which == "best":
+        metric, higher_is_better = best_of(config)
+        step = best(run_dir, metric, higher_is_better)
+        if step is None:
+            raise ValueError(f"No checkpoint in {run_dir} has a score in {metric}. Use latest, or a step.")
     else:
         step = int(which) if str(which).isdigit() else -1
         if step not in found:
-            raise ValueError(f"No checkpoint {which!r} in {run_dir}. There are: latest, {', '.join(map(str, found))}.")
+            there = ", ".join(map(str, found))
+            raise ValueError(f"No checkpoint {which!r} in {run_dir}. There are: latest, best, {there}.")
     gan = build_gan(config, policy="float32")
     restore(gan, run_dir, step)
     return gan.sampler, config, step

@@ -17,6 +17,7 @@ _SMOKE = {
     "log_every": 20,
     "sample_every": 60,
     "checkpoint_every": 60,
+    "evaluate_every": 0,
 }
 # Overrides of `Config`'s defaults, by the profile's name and then by model.
 PROFILES = {
@@ -26,6 +27,7 @@ PROFILES = {
     "cpu": {
         "mocogan": {
             "num_clips": 2000,
+            "update_gate_bias": 1.0,
             "ngf": 24,
             "ndf": 24,
             "image_batch": 16,
@@ -35,6 +37,8 @@ PROFILES = {
             "noise_sigma": 0.0,
             "r1_image": 0.3,
             "r1_video": 2.0,
+            "learning_rate": 5e-4,
+            "learning_rate_d": 5e-4,
             "beta_2": 0.99,
             "ema_decay": 0.995,
         },
@@ -49,15 +53,60 @@ PROFILES = {
     },
 }
 
+# Recipes by name, on top of the profile.
+PRESETS = {
+    "none": {},
+    # The authors' code under their published command for the actions: instance noise is all that steadies it.
+    "authors": {
+        "video_length": 16,
+        "every_nth": 2,
+        "model": "mocogan",
+        "dim_content": 50,
+        "dim_motion": 10,
+        "category_to": "image",
+        "update_gate_bias": 0.0,
+        "ngf": 64,
+        "ndf": 64,
+        "image_discriminator": "patch",
+        "discriminator_norm": "batch",
+        "noise_sigma": 0.1,
+        "image_frames": 1,
+        "category_weight": 1.0,
+        "r1_image": 0.0,
+        "r1_video": 0.0,
+        "label_smoothing": 0.0,
+        "augment": "",
+        "learning_rate": 2e-4,
+        "learning_rate_d": 2e-4,
+        "d_video_rate": 1.0,
+        "warmup_steps": 0,
+        "beta_1": 0.5,
+        "beta_2": 0.999,
+        "weight_decay": 1e-5,
+        "weight_decay_mode": "coupled",
+        "ema_decay": 0.0,
+        "image_batch": 32,
+        "video_batch": 32,
+        "steps": 100_000,
+    },
+}
+
 
 def define_config_flags():
-    """Defines one flag per field of `Config`, and `--profile`."""
+    """Defines one flag per field of `Config`, `--profile` and `--preset`."""
     flags.DEFINE_enum(
         "profile",
         "auto",
         ["auto", *PROFILES],
         "Sizes to start from: `paper` for GPUs, `cpu` for two cores and an hour, `smoke` for a minute; `auto` takes "
         "`paper` where a GPU is visible and `cpu` elsewhere. Other flags override it.",
+    )
+    flags.DEFINE_enum(
+        "preset",
+        "none",
+        list(PRESETS),
+        "A recipe on top of the profile: `authors` is the authors' code under their published command, sizes included. "
+        "Other flags override it.",
     )
     define = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string, bool: flags.DEFINE_bool}
     for field in dataclasses.fields(Config):
@@ -77,7 +126,7 @@ def _help(field):
 
 
 def config_from_flags(values, profile):
-    """Builds the configuration: the model's defaults, then its profile, then the flags that were given.
+    """Builds the configuration: the model's defaults, its profile, the preset, then the flags that were given.
 
     Args:
         values: absl's parsed `FLAGS`.
@@ -91,7 +140,10 @@ def config_from_flags(values, profile):
     for name in given:
         if name not in fields_of(model):
             raise ValueError(f"--{name} does not apply to --model={model}. Leave it out.")
-    return Config(**{**PROFILES[profile][model], **given})
+    preset = PRESETS[values.preset]
+    if preset and model != preset["model"]:
+        raise ValueError(f"--preset={values.preset} is a recipe for --model={preset['model']}. Received: {model}")
+    return Config(**{**PROFILES[profile][model], **preset, **given})
 
 
 def run(main, positional=0):

@@ -13,6 +13,7 @@ import pathlib
 from typing import Any, get_type_hints
 
 AUTO = -1  # In an integer field: follows from the data.
+AUGMENTATIONS = ("colour", "translation", "cutout")  # In the order in which they are applied.
 MODELS = ("mocogan", "vgan", "tgan")
 _MOCOGAN = ("mocogan",)
 
@@ -25,7 +26,6 @@ def _opt(
     minimum: float | None = None,
     below: float | None = None,
     only: tuple[str, ...] = MODELS,
-    added: bool = False,
     **by_model: Any,
 ) -> Any:
     """A field of `Config`.
@@ -35,7 +35,6 @@ def _opt(
         help: What the flag's help says.
         choices, minimum, below: Bounds.
         only: Models that have such an option.
-        added: Younger than the first run directories: a file without it means the default.
         **by_model: Defaults of single models.
     """
     defaults = {model: by_model.get(model, default) for model in MODELS}
@@ -45,7 +44,6 @@ def _opt(
         "minimum": minimum,
         "below": below,
         "only": only,
-        "added": added,
         "defaults": defaults,
     }
     # None stands for a default that depends on the model, until the model is known.
@@ -88,6 +86,11 @@ class Config:
         choices=("motion", "image"),
         only=_MOCOGAN,
     )
+    update_gate_bias: float = _opt(
+        0.0,
+        "Where the bias of the GRU's update gate starts: above 0, motion is slow and smooth from the first step on.",
+        only=_MOCOGAN,
+    )
     ngf: int = _opt(64, "Filters of the generator's last hidden layer (TGAN: of the last but one).", minimum=1)
     ndf: int = _opt(64, "Filters of the discriminators' first layer.", minimum=1)
     image_discriminator: str = _opt(
@@ -100,9 +103,12 @@ class Config:
     )
     discriminator_norm: str = _opt(
         "batch",
-        "Normalisation inside the discriminators (with `none` they have biases).",
-        choices=("batch", "none"),
+        "Normalisation inside the discriminators: of batches, of weights (spectral, Miyato et al. 2018), or none.",
+        choices=("batch", "spectral", "none"),
         only=_MOCOGAN,
+    )
+    image_frames: int = _opt(
+        1, "Random frames of a clip that the image discriminator sees side by side.", minimum=1, only=_MOCOGAN
     )
     noise_sigma: float = _opt(
         0.1,
@@ -129,14 +135,29 @@ class Config:
     )
     r1_video: float = _opt(0.0, "Weight of R1 on the video discriminator; 0: off.", minimum=0, only=_MOCOGAN)
     r1_every: int = _opt(16, "Steps between two R1 penalties, each scaled up by this number.", minimum=1, only=_MOCOGAN)
+    label_smoothing: float = _opt(
+        0.0,
+        "How far the discriminators' target of real clips is below 1; 0: off.",
+        minimum=0,
+        below=1,
+        only=_MOCOGAN,
+    )
+    augment: str = _opt(
+        "",
+        "Differentiable augmentation of what the discriminators see, the same over a clip's frames (Zhao et al. 2020): "
+        "comma-separated out of colour, translation, cutout. Empty: off.",
+        only=_MOCOGAN,
+    )
     mask_weight: float = _opt(
-        0.1, "Weight of the mean of VGAN's foreground mask, its sparsity.", minimum=0, only=("vgan",), added=True
+        0.1, "Weight of the mean of VGAN's foreground mask, its sparsity.", minimum=0, only=("vgan",)
     )
     clip_every: int = _opt(
-        5, "Steps between two clippings of the singular values of TGAN's critic.", minimum=1, only=("tgan",), added=True
+        5, "Steps between two clippings of the singular values of TGAN's critic.", minimum=1, only=("tgan",)
     )
     learning_rate: float = _opt(2e-4, "Step size for the generator (Adam; TGAN: RMSprop).", minimum=0, tgan=5e-5)
     learning_rate_d: float = _opt(2e-4, "Step size for the discriminators.", minimum=0, tgan=5e-5)
+    d_video_rate: float = _opt(1.0, "Times `learning_rate_d`: the step size for the video discriminator.", minimum=0)
+    warmup_steps: int = _opt(0, "Steps over which the step sizes rise from zero; 0: at once.", minimum=0)
     beta_1: float = _opt(0.5, "Adam's decay of the first moment.", minimum=0, below=1, only=("mocogan", "vgan"))
     beta_2: float = _opt(0.999, "Decay of the second moment (Adam's, RMSprop's).", minimum=0, below=1, tgan=0.99)
     weight_decay: float = _opt(1e-5, "Weight decay of all networks; 0: off.", minimum=0, vgan=0.0, tgan=0.0)
@@ -171,7 +192,10 @@ class Config:
     log_every: int = _opt(50, "Steps between two lines of log.jsonl.", minimum=1)
     sample_every: int = _opt(500, "Steps between two sample grids.", minimum=1)
     checkpoint_every: int = _opt(500, "Steps between two checkpoints.", minimum=1)
-    keep_checkpoints: int = _opt(3, "Latest checkpoints to keep.", minimum=1)
+    keep_checkpoints: int = _opt(3, "Latest checkpoints to keep, beside the best.", minimum=1)
+    keep_every: int = _opt(0, "Keep every checkpoint whose step is a multiple of this, too; 0: none.", minimum=0)
+    evaluate_every: int = _opt(1000, "Steps between two scores of the generator; 0: it is never scored.", minimum=0)
+    best_metric: str = _opt("auto", "Metric by which the best checkpoint is chosen; `auto`: by what the clips offer.")
 
     def __post_init__(self) -> None:
         fields = {field.name: field for field in dataclasses.fields(self)}
@@ -193,10 +217,25 @@ class Config:
                 "R1 needs a gradient per image, which batch normalisation mixes. Set discriminator_norm=none, "
                 f"or r1_image=0 and r1_video=0. Received: r1_image={self.r1_image}, r1_video={self.r1_video}"
             )
+        unknown = sorted(set(self.augmentations) - set(AUGMENTATIONS))
+        if unknown:
+            raise ValueError(
+                f"`augment` is a comma-separated choice of {', '.join(AUGMENTATIONS)}. Received: augment={self.augment}"
+            )
+        if self.image_frames > self.video_length:
+            raise ValueError(
+                f"`image_frames` must be at most video_length={self.video_length}. "
+                f"Received: image_frames={self.image_frames}"
+            )
         if self.dim_category == 0 and self.category_loss not in ("auto", "none"):
             raise ValueError(
                 f"`category_loss` must be none (or auto) when dim_category=0. Received: {self.category_loss}"
             )
+
+    @property
+    def augmentations(self) -> tuple[str, ...]:
+        """The names in `augment`."""
+        return tuple(name.strip() for name in self.augment.split(",") if name.strip())
 
     @property
     def source_frames(self) -> int:
@@ -233,25 +272,21 @@ class Config:
 
     @classmethod
     def from_json(cls, path: str | pathlib.Path) -> Config:
-        """Reads a configuration that `to_json` wrote, in this version or an older one.
+        """Reads a configuration that `to_json` wrote. A field that an older version did not have takes its default.
 
         Raises:
-            ValueError: The file is missing, is no JSON object, or has other fields than this version.
+            ValueError: The file is missing, is no JSON object, or has fields that this version does not know.
         """
         try:
             values = json.loads(pathlib.Path(path).read_text())
             if not isinstance(values, dict):
                 raise ValueError("it is no JSON object")
             names = {field.name for field in dataclasses.fields(cls)}
-            old = {field.name for field in dataclasses.fields(cls) if not field.metadata["added"]}
-            needed = old.intersection(fields_of(values.get("model")))
-            unknown, missing = sorted(set(values) - names), sorted(needed - set(values))
+            unknown = sorted(set(values) - names)
         except (OSError, ValueError) as error:
             raise ValueError(f"Cannot read the configuration {path}: {error}") from error
         if unknown:
             raise ValueError(f"The configuration {path} has unknown fields: {', '.join(unknown)}.")
-        if missing:
-            raise ValueError(f"The configuration {path} lacks fields: {', '.join(missing)}.")
         return cls(**values)
 
 
@@ -274,6 +309,8 @@ FREE_ON_RESUME = frozenset(
         "sample_every",
         "checkpoint_every",
         "keep_checkpoints",
+        "keep_every",
+        "evaluate_every",
     }
 )
 

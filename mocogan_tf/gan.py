@@ -18,6 +18,7 @@ from mocogan_tf.adversarial import (
     fold,
     share,
 )
+from mocogan_tf.augment import DRAWS, augment
 
 # What a random number is for; folded into the step's seed.
 (
@@ -30,7 +31,8 @@ from mocogan_tf.adversarial import (
     _NOISE_IMAGE_G,
     _NOISE_VIDEO_G,
 ) = range(8)
-_FRAME = 100  # Beside the latents, whose names take the numbers from 0.
+# Folded in once more. The latents' names take the numbers from 0.
+_FRAME, _AUGMENT_REAL, _AUGMENT_FAKE = 100, 101, 102
 
 
 class MoCoGAN(AdversarialModel):
@@ -38,7 +40,8 @@ class MoCoGAN(AdversarialModel):
 
     `train_step` takes `{"images": [Bi, H, W, C], "videos": [Bv, T, H, W, C], "labels": [Bv]}`, float32 in [-1, 1] and
     int32, and makes one step of D_I, of D_V and of (G_I, R_M), in the order of the authors' code, each on fakes of its
-    own. Without an image discriminator there need be no images.
+    own. Without an image discriminator there need be no images. With `image_frames` k > 1 the images are
+    `[Bi, k, H, W, C]`: frames of one clip, which D_I sees side by side.
 
     Args:
         category_loss: "none", "supervised" (the class head learns real labels, the generator is scored by it) or
@@ -47,6 +50,9 @@ class MoCoGAN(AdversarialModel):
         r1_image: Weight of the R1 penalty on D_I, 0 for none.
         r1_video: Weight of the R1 penalty on D_V, 0 for none.
         r1_every: Steps between two penalties, each scaled up by this number (lazy regularisation, Karras et al. 2020).
+        label_smoothing: How far the discriminators' target of real clips is below 1.
+        augmentations: What happens to clips and images before a discriminator sees them; names as of `Config.augment`.
+        image_frames: Random frames of a clip that D_I sees side by side.
         **kwargs: As of `AdversarialModel`: the networks, average, seed, weight and average decay.
     """
 
@@ -58,12 +64,18 @@ class MoCoGAN(AdversarialModel):
         r1_image=0.0,
         r1_video=0.0,
         r1_every=16,
+        label_smoothing=0.0,
+        augmentations=(),
+        image_frames=1,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.category_loss = category_loss
         self.category_weight = category_weight
         self.r1_image, self.r1_video, self.r1_every = r1_image, r1_video, r1_every
+        self.label_smoothing = label_smoothing
+        self.augmentations = tuple(augmentations)
+        self.image_frames = image_frames
 
     def train_step(self, batch):
         """One step of each network. Returns the logged scalars by name."""
@@ -74,19 +86,20 @@ class MoCoGAN(AdversarialModel):
             logs.update(self._step_d_image(batch["images"]))
         logs.update(self._step_d_video(videos, labels))
         logs.update(self._step_g(num_images, videos.shape[:2]))
-        self.step.assign_add(1)
-        self._update_average()
-        return logs
+        return self._end_step(logs)
 
     def _step_d_image(self, images):
-        fakes = self._fake_images(images.shape[0], _LATENTS_IMAGE)
+        images = side_by_side(self._augment(images, _LATENTS_IMAGE, _AUGMENT_REAL))
+        fakes = side_by_side(
+            self._augment(self._fake_images(images.shape[0], _LATENTS_IMAGE), _LATENTS_IMAGE, _AUGMENT_FAKE)
+        )
         noise = self._noise_seed(_NOISE_IMAGE)
 
         def loss():
             # Real and fake in passes of their own, so that batch normalisation never mixes them.
             real_logits = self.image_discriminator(images, training=True, seed=fold(noise, 0))
             fake_logits = self.image_discriminator(fakes, training=True, seed=fold(noise, 1))
-            gan = losses.discriminator_loss(real_logits, fake_logits)
+            gan = losses.discriminator_loss(real_logits, fake_logits, self.label_smoothing)
             logs = {LOSS_D_IMAGE: gan, ACCURACY_D_IMAGE: accuracy(real_logits, fake_logits)}
             return gan + self._r1(self.r1_image, self.image_discriminator, images), logs
 
@@ -94,12 +107,14 @@ class MoCoGAN(AdversarialModel):
 
     def _step_d_video(self, videos, labels):
         fakes, fake_category = self._fake_videos(videos.shape[:2], _LATENTS_VIDEO)
+        videos = self._augment(videos, _LATENTS_VIDEO, _AUGMENT_REAL)
+        fakes = self._augment(fakes, _LATENTS_VIDEO, _AUGMENT_FAKE)
         noise = self._noise_seed(_NOISE_VIDEO)
 
         def loss():
             real_logits, real_classes = self.video_discriminator(videos, training=True, seed=fold(noise, 0))
             fake_logits, fake_classes = self.video_discriminator(fakes, training=True, seed=fold(noise, 1))
-            gan = losses.discriminator_loss(real_logits, fake_logits)
+            gan = losses.discriminator_loss(real_logits, fake_logits, self.label_smoothing)
             logs = {LOSS_D_VIDEO: gan, ACCURACY_D_VIDEO: accuracy(real_logits, fake_logits)}
             total = gan + self._r1(self.r1_video, lambda x, **kwargs: self.video_discriminator(x, **kwargs)[0], videos)
             if self.category_loss != "none":
@@ -119,10 +134,12 @@ class MoCoGAN(AdversarialModel):
 
         def loss():
             fakes, category = self._fake_videos(video_shape, _LATENTS_VIDEO_G)
+            fakes = self._augment(fakes, _LATENTS_VIDEO_G, _AUGMENT_FAKE)
             logits, classes = self.video_discriminator(fakes, training=True, seed=noise_video)
             gan = losses.generator_loss(logits)
             if self.image_discriminator is not None:
                 images = self._fake_images(num_images, _LATENTS_IMAGE_G)
+                images = side_by_side(self._augment(images, _LATENTS_IMAGE_G, _AUGMENT_FAKE))
                 gan += losses.generator_loss(self.image_discriminator(images, training=True, seed=noise_image))
             logs = {LOSS_G: gan}
             total = gan
@@ -141,17 +158,29 @@ class MoCoGAN(AdversarialModel):
     def _fake_images(self, num_images, purpose):
         """One random frame of each of `num_images` generated clips, `[B, H, W, C]` (the paper's S_1).
 
-        Only that frame is decoded: the same distribution as decoding whole clips, at a T-th of the cost.
+        Only that frame is decoded: the same distribution as decoding whole clips, at a T-th of the cost. With several
+        `image_frames`, that many of each clip, `[B, k, H, W, C]`.
         """
+        several = self.image_frames > 1
         num_frames = self.video_discriminator.video_length
         codes = self.generator.codes(self._latents(num_images, num_frames, purpose), training=True)
+        seed, per_clip = fold(self._seed(purpose), _FRAME), (self.image_frames,) if several else ()
         frame = share(
-            lambda total: tf.random.stateless_uniform(
-                (total,), fold(self._seed(purpose), _FRAME), 0, num_frames, tf.int32
-            ),
-            num_images,
+            lambda total: tf.random.stateless_uniform((total, *per_clip), seed, 0, num_frames, tf.int32), num_images
         )
-        return self.generator.decoder(tf.gather(codes, frame, axis=1, batch_dims=1), training=True)
+        chosen = tf.gather(codes, frame, axis=1, batch_dims=1)
+        if not several:
+            return self.generator.decoder(chosen, training=True)
+        frames = self.generator.decoder(ops.reshape(chosen, (-1, chosen.shape[-1])), training=True)
+        return ops.reshape(frames, (num_images, self.image_frames, *frames.shape[1:]))
+
+    def _augment(self, clips, purpose, which):
+        """Augments this replica's share of the global batch of clips or images."""
+        if not self.augmentations:
+            return clips
+        seed = fold(self._seed(purpose), which)
+        draws = share(lambda total: tf.random.stateless_uniform((total, DRAWS), seed), clips.shape[0])
+        return augment(clips, self.augmentations, draws)
 
     def _r1(self, weight, discriminator, real):
         """The lazy R1 penalty; exactly zero, and free, in the steps between."""
@@ -165,6 +194,16 @@ class MoCoGAN(AdversarialModel):
                 summed = ops.sum(ops.mean(ops.cast(logits, keras.config.floatx()), axis=-1))
             return weight * self.r1_every * losses.r1_penalty(tape.gradient(summed, real))
 
+        if self.r1_every == 1:
+            return penalty()
         return tf.cond(
             tf.equal(self.step.value % self.r1_every, 0), penalty, lambda: tf.zeros((), keras.config.floatx())
         )
+
+
+def side_by_side(images):
+    """Puts several frames of a clip into the channels: `[B, k, H, W, C]` becomes `[B, H, W, k * C]`."""
+    if len(images.shape) == 4:
+        return images
+    batch, frames, height, width, channels = images.shape
+    return ops.reshape(ops.transpose(images, (0, 2, 3, 1, 4)), (batch, height, width, frames * channels))

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 
-def discriminator_loss(real_logits, fake_logits):
+def discriminator_loss(real_logits, fake_logits, label_smoothing=0.0):
     """The discriminator's half of the GAN objective, `E[-log D(x)] + E[-log(1 - D(G(z)))]`.
 
     One of the two pairs of terms of the value function F_V in MoCoGAN (Tulyakov et al. 2018). Patches are averaged; the
@@ -13,8 +13,13 @@ def discriminator_loss(real_logits, fake_logits):
     Args:
         real_logits: `[B, ...]`, logits on real clips.
         fake_logits: `[B, ...]`, logits on generated clips.
+        label_smoothing: How far the target of real clips is below 1 (one-sided, Salimans et al. 2016, section 3.4).
     """
-    return ops.mean(ops.softplus(-_full_precision(real_logits))) + ops.mean(ops.softplus(_full_precision(fake_logits)))
+    real_logits = _full_precision(real_logits)
+    real = ops.mean(ops.softplus(-real_logits))
+    if label_smoothing:
+        real += label_smoothing * ops.mean(real_logits)  # softplus(x) = softplus(-x) + x
+    return real + ops.mean(ops.softplus(_full_precision(fake_logits)))
 
 
 def generator_loss(fake_logits):

@@ -4,6 +4,7 @@ Every function takes a seed by the rule of `mocogan_tf.latents` and returns uint
 """
 
 import numpy as np
+import tensorflow as tf
 
 from mocogan_tf.latents import LatentSpec, sample_latents
 from mocogan_tf.video import to_uint8
@@ -31,7 +32,7 @@ def generate(generator, latents, chunk=16, batch_size=16):
         if "motion_noise" in batch:
             batches.append(_continued(generator, batch, chunk))
         else:
-            video = generator.predict_on_batch(batch)["video"]
+            video = _run(generator, batch)["video"]
             batches.append(to_uint8(video[:, :: generator.frame_stride]))
     return np.concatenate(batches)
 
@@ -41,10 +42,18 @@ def _continued(generator, batch, chunk):
     chunks = []
     for first in range(0, batch["motion_noise"].shape[1], chunk):
         noise = batch["motion_noise"][:, first : first + chunk]
-        outputs = generator.predict_on_batch({**batch, "motion_noise": noise})
+        outputs = _run(generator, {**batch, "motion_noise": noise})
         batch = {**batch, "motion_init": outputs["motion_state"]}
         chunks.append(to_uint8(outputs["video"]))
     return np.concatenate(chunks, axis=1)
+
+
+def _run(generator, inputs):
+    """The generator's outputs as arrays."""
+    # Of several workers one alone draws samples: `predict` would wait for the others.
+    if isinstance(generator.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return {name: value.numpy() for name, value in generator(inputs, training=False).items()}
+    return generator.predict_on_batch(inputs)
 
 
 def random_clips(generator, num_videos, num_frames, *, seed, category=None):

@@ -1,181 +1,120 @@
-"""Training a run from a configuration: devices, precision, networks, the run directory. What `train.py` calls."""
+"""Training a run from a configuration: networks, state, the loop. What `train.py` calls."""
 
-import contextlib
 import dataclasses
-import pathlib
 import signal
+import sys
 
 import keras
 import tensorflow as tf
+from absl import logging
 
-from mocogan_tf import callbacks, checkpoints, run_directory
+from mocogan_tf import callbacks, checkpoints, cluster, footprint, run_directory, watch
 from mocogan_tf.building import build_gan
-from mocogan_tf.data.pipeline import training_batches
+from mocogan_tf.data.pipeline import Replicas, training_batches
 from mocogan_tf.data.registry import open_videos
+from mocogan_tf.devices import check_batches, choose_precision, make_strategy
+from mocogan_tf.metrics.monitor import Monitor
+from mocogan_tf.workers import WorkerLost, Workers, telling_of_lost_workers
 
 EXIT_CODES = {None: 0, signal.SIGINT: 130, signal.SIGTERM: 143}  # By the signal that ended training.
+WORKER_LOST = 75  # sysexits.h's EX_TEMPFAIL: start all workers again, and training goes on.
 
 
-def choose_profile(profile):
-    """Settles `auto`: `paper` where a GPU is visible, `cpu` elsewhere; says which and why."""
-    if profile != "auto":
-        return profile
-    gpus = tf.config.list_physical_devices("GPU")
-    chosen = "paper" if gpus else "cpu"
-    print(f"profile: {chosen} ({len(gpus)} GPU(s) visible)" if gpus else f"profile: {chosen} (no GPU visible)")
-    return chosen
-
-
-def choose_precision(precision):
-    """Settles `auto` by the device, and says which and why.
-
-    Half precision is taken where the hardware computes in it: bfloat16 on GPUs of compute capability 8 and on CPUs with
-    AVX512-BF16 or AMX; float16, with loss scaling, on GPUs of capability 7; float32 elsewhere.
-    """
-    if precision != "auto":
-        return precision
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        capability = min(
-            tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus
-        )
-        names = {8: "mixed_bfloat16", 7: "mixed_float16"}
-        chosen = next((name for least, name in names.items() if capability[0] >= least), "float32")
-        why = f"GPU of compute capability {'.'.join(map(str, capability))}"
-    else:
-        flags = _cpu_flags()
-        chosen = "mixed_bfloat16" if {"avx512_bf16", "amx_bf16"} & flags else "float32"
-        why = "the CPU computes in bfloat16" if chosen == "mixed_bfloat16" else "the CPU has no bfloat16 arithmetic"
-    print(f"precision: {chosen} ({why})")
-    return chosen
-
-
-def _cpu_flags():
-    """The processor's feature flags; none where the system does not tell."""
-    with contextlib.suppress(OSError):
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("flags"):
-                return set(line.split())
-    return set()
-
-
-def make_strategy(config):
-    """Makes a MirroredStrategy over all GPUs, or over `cpu_devices` virtual CPU devices where there is none.
-
-    Raises:
-        ValueError: A batch is not divisible by the replicas, or TensorFlow has started with other devices.
-    """
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus and config.cpu_devices > 1:
-        raise ValueError(
-            f"`cpu_devices` is for machines without a GPU; this one has {len(gpus)}, which are used. "
-            f"Received: cpu_devices={config.cpu_devices}. To train on the CPU, set CUDA_VISIBLE_DEVICES=-1."
-        )
-    strategy = tf.distribute.MirroredStrategy(None if gpus else _cpu_devices(config.cpu_devices))
-    check_batches(config, strategy)
-    return strategy
-
-
-def check_batches(config, strategy):
-    """Raises ValueError unless the global batches divide evenly over the strategy's replicas."""
-    replicas = strategy.num_replicas_in_sync
-    for name in ("video_batch",) if config.image_discriminator == "none" else ("image_batch", "video_batch"):
-        size = getattr(config, name)
-        if size % replicas:
-            raise ValueError(
-                f"`{name}` must be divisible by the number of replicas, {replicas}. Received: {name}={size}. "
-                f"Set --{name}={size + -size % replicas}."
-            )
-
-
-def _cpu_devices(number):
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    if number > 1:
-        try:
-            tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * number)
-        except RuntimeError as error:
-            raise ValueError("`cpu_devices` must be set before TensorFlow is first used in this process.") from error
-    available = len(tf.config.list_logical_devices("CPU"))
-    if available < number:
-        raise ValueError(f"`cpu_devices` is {number}, but TensorFlow has started with {available}.")
-    return [f"CPU:{i}" for i in range(number)]
-
-
-def describe(config, gan, batch_shapes):
-    """Returns what `--dry_run` prints: the configuration, parameter counts, and one batch's shapes."""
+def describe(config, gan, batch_shapes, num_replicas):
+    """Returns what `--dry_run` prints: configuration, parameter counts, one batch's shapes, what a run will take."""
     counts = [
         f"{name}: {sum(int(tf.size(v.value)) for v in network.trainable_variables):,} parameters"
         for name, network in gan.networks.items()
     ]
     shapes = [f"{name}: {' x '.join(map(str, shape))}" for name, shape in batch_shapes.items()]
-    return "\n".join([config.to_json().rstrip(), *counts, *shapes])
+    takes = footprint.describe(config, gan, num_replicas)
+    return "\n".join([config.to_json().rstrip(), *counts, *shapes, *takes])
 
 
 def dry_run(config):
-    """Prints what a run would be, without writing one: configuration, parameter counts, one batch's shapes."""
+    """Prints what a run would be, without writing one: configuration, parameter counts, shapes, memory and disk."""
+    machines = cluster.from_environment()
     config = dataclasses.replace(config, precision=choose_precision(config.precision))
     few = dataclasses.replace(config, num_clips=min(config.num_clips, 8))  # A generated set need not be whole for this.
     videos = open_videos(few)
     config = config.resolve_categories(len(videos.categories))
-    with make_strategy(config).scope():
-        gan = build_gan(config)
+    # This machine alone, though it may be one of several: nobody is waited for.
+    num_replicas = make_strategy(config).num_replicas_in_sync * machines.num_workers
+    check_batches(config, num_replicas)
+    gan = build_gan(config, policy=config.precision)
     batch = next(iter(training_batches(videos, config)))
-    print(describe(config, gan, {name: tuple(value.shape) for name, value in batch.items()}))
+    print(describe(config, gan, {name: tuple(value.shape) for name, value in batch.items()}, num_replicas))
 
 
 def train(config, run_dir, resume="auto"):
-    """Trains a run, or goes on with one.
+    """Trains a run, or goes on with one; where TF_CONFIG is set, as one worker of several.
 
     Args:
         config: `Config`; what follows from data and device may still be open in it.
-        run_dir: Folder of the run; made if missing.
+        run_dir: Folder of the run; made if missing. Of several workers only the chief needs it.
         resume: "auto" goes on where there is a run, "never" refuses to, "must" insists on it.
 
     Returns:
-        Exit code: 0 when all steps are done, 130 after Ctrl-C and 143 after SIGTERM, with a checkpoint saved.
+        Exit code: 0 when all steps are done, 130 after Ctrl-C and 143 after SIGTERM, with a checkpoint saved; 75 when
+        another worker was lost.
 
     Raises:
         ValueError: Clips, configuration or run directory do not fit.
         FloatingPointError: A loss is not finite.
     """
+    machines = cluster.from_environment()
     config = dataclasses.replace(config, precision=choose_precision(config.precision))
-    run_directory.check(run_dir, config, resume)
     keras.utils.set_random_seed(config.seed)
     # Grappler's remapper gives up on padded 3D convolutions, with an error line in every run; without it, no line.
     tf.config.optimizer.set_experimental_options({"remapping": False})
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
-    strategy = make_strategy(config)
-    videos = open_videos(config)
+    try:
+        with telling_of_lost_workers(machines):
+            strategy = make_strategy(config, machines)
+            return _train(config, run_dir, resume, strategy, Workers(machines, strategy))
+    except WorkerLost as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WORKER_LOST
+
+
+def _train(config, run_dir, resume, strategy, workers):
+    with workers.chief_first():
+        if workers.is_chief:
+            run_directory.check(run_dir, config, resume)
+        videos = open_videos(config)
     config = config.resolve_categories(len(videos.categories))
+    checkpoints.best_of(config)  # An unknown metric ends here.
+    workers.check_same("configuration and clips", _identity(config, videos))
     fps = videos.fps / config.every_nth
     with strategy.scope():
         gan = build_gan(config, policy=config.precision)
-    start_step = checkpoints.restore_latest(gan, run_dir) or 0
+    with workers.chief_first():
+        if workers.is_chief:
+            checkpoints.restore_latest(gan, run_dir)
+            _check_steps(config, int(gan.step.numpy()))
+    workers.copy_from_chief(gan.state)
+    start_step = int(gan.step.numpy())
     if start_step >= config.steps:
-        print(f"{run_dir} is at step {start_step} of {config.steps}. To go on, raise --steps.")
+        if workers.is_chief:
+            print(f"{run_dir} is at step {start_step} of {config.steps}. To go on, raise --steps.")
         return 0
-    too_many = (config.steps - start_step) % config.steps_per_execution
-    if too_many:
-        raise ValueError(
-            f"The {config.steps - start_step} steps from {start_step} to {config.steps} are no multiple of "
-            f"`steps_per_execution`. Received: steps_per_execution={config.steps_per_execution}. "
-            f"Set --steps={config.steps - too_many + config.steps_per_execution}."
-        )
-    run_directory.claim(run_dir, config, videos, fps)
-    print(
-        f"{'going on with' if start_step else 'training'} {run_dir}: steps {start_step + 1} to {config.steps}, "
-        f"{len(videos)} clips, {len(videos.categories)} categories, {strategy.num_replicas_in_sync} replica(s)",
-        flush=True,
-    )
-    stop = callbacks.StopOnSignal()
+    with workers.chief_first():
+        if workers.is_chief:
+            run_directory.claim(run_dir, config, videos, fps)
+            print(
+                f"{'going on with' if start_step else 'training'} {run_dir}: steps {start_step + 1} to {config.steps}, "
+                f"{len(videos)} clips, {len(videos.categories)} categories, {strategy.num_replicas_in_sync} replica(s)",
+                flush=True,
+            )
+    stop = callbacks.StopOnSignal(workers)
     try:
         gan.fit(
-            training_batches(videos, config, start_step=start_step),
+            _batches(videos, config, start_step, strategy, workers.cluster),
             steps_per_epoch=config.steps - start_step,
             shuffle=False,
             verbose=0,
-            callbacks=[*_callbacks(config, run_dir, start_step, fps), stop],
+            callbacks=[*_callbacks(config, run_dir, start_step, videos, workers.is_chief), stop],
         )
     except tf.errors.ResourceExhaustedError as error:
         if "No space left" in str(error):  # TensorFlow has one word for a full memory and a full disk.
@@ -190,6 +129,9 @@ def train(config, run_dir, resume="auto"):
             )
             + ", or --ngf and --ndf."
         ) from error
+    workers.wait()  # Whoever ends first would look like a lost worker to the others.
+    if not workers.is_chief:
+        return EXIT_CODES[stop.signal]
     if stop.signal is not None:
         print(f"stopped at step {int(gan.step.numpy())}; the same command goes on from there (with --resume=auto)")
     else:
@@ -197,22 +139,76 @@ def train(config, run_dir, resume="auto"):
     return EXIT_CODES[stop.signal]
 
 
-def _callbacks(config, run_dir, start_step, fps):
+def _identity(config, videos):
+    """What must be the same on all workers, for `Workers.check_same`; where things lie may differ."""
+    fields = {**dataclasses.asdict(config), "data_dir": None, "cache_dir": None}
+    return [fields, list(videos.categories), videos.labels.tolist(), videos.lengths.tolist()]
+
+
+def _check_steps(config, start_step):
+    too_many = max(0, config.steps - start_step) % config.steps_per_execution
+    if too_many:
+        raise ValueError(
+            f"The {config.steps - start_step} steps from {start_step} to {config.steps} are no multiple of "
+            f"`steps_per_execution`. Received: steps_per_execution={config.steps_per_execution}. "
+            f"Set --steps={config.steps - too_many + config.steps_per_execution}."
+        )
+
+
+def _batches(videos, config, start_step, strategy, machines):
+    """Batches from a step on. On one machine the strategy splits them; of several, each reads its rows only."""
+    if machines.num_workers == 1:
+        return training_batches(videos, config, start_step=start_step)
+    total = strategy.num_replicas_in_sync
+    local = total // machines.num_workers
+    replicas = Replicas(first=machines.index * local, local=local, total=total)
+    return strategy.distribute_datasets_from_function(
+        lambda _: training_batches(videos, config, start_step=start_step, replicas=replicas)
+    )
+
+
+def _callbacks(config, run_dir, start_step, videos, is_chief):
+    stop_on_non_finite = callbacks.StopOnNonFinite(run_dir, start_step)  # First: nothing is saved of a step gone wrong.
+    if not is_chief:
+        return [stop_on_non_finite]
     clips_per_step = config.video_batch
+    best_of = checkpoints.best_of(config)
     tensorboard = callbacks.TensorBoardLog(run_dir, start_step, config.log_every)
     return [
-        callbacks.StopOnNonFinite(run_dir, start_step),  # First: nothing is saved of a step that went wrong.
+        stop_on_non_finite,
         callbacks.JsonLog(run_dir, start_step, config.log_every, clips_per_step),
         callbacks.Progress(start_step, config.steps, config.log_every, clips_per_step),
-        callbacks.Checkpoints(run_dir, start_step, config.checkpoint_every, config.keep_checkpoints),
+        watch.BalanceWatch(run_dir, start_step),
+        tensorboard,
         callbacks.Samples(
             run_dir,
             start_step,
             config.sample_every,
             num_frames=config.video_length,
-            fps=fps,
+            fps=videos.fps / config.every_nth,
             seed=config.seed,
             tensorboard=tensorboard,
         ),
-        tensorboard,
+        # Last: what leads to a checkpoint is written before it, or a run that goes on from it would lack that.
+        callbacks.Checkpoints(
+            run_dir,
+            start_step,
+            config.checkpoint_every,
+            {"keep": config.keep_checkpoints, "keep_every": config.keep_every, "best_of": best_of},
+            _evaluations(config, run_dir, start_step, videos, tensorboard),
+        ),
     ]
+
+
+def _evaluations(config, run_dir, start_step, videos, tensorboard):
+    """What scores the generator at checkpoints, or None where that is not asked for or the clips do not allow it."""
+    if not config.evaluate_every:
+        return None
+    try:
+        monitor = Monitor(config, videos, seed=config.seed)
+    except ValueError as error:
+        if config.best_metric != "auto":
+            raise
+        logging.warning("Checkpoints are not scored, so that there will be no best one: %s", error)
+        return None
+    return watch.Evaluations(run_dir, start_step, config.evaluate_every, monitor, tensorboard)

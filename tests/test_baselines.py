@@ -204,6 +204,7 @@ def test_the_critic_is_clipped_in_every_fifth_step_and_the_generator_never():
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 @pytest.mark.parametrize("model", MODELS)
 def test_half_precision_gives_finite_losses_and_float32_clips(model, policy):
+    keras.utils.set_random_seed(0)
     config = baseline_config(model, precision=policy)
     gan = build_gan(config, policy=policy)
     before = weights(gan.generator)

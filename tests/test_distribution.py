@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from mocogan_tf import training
+from mocogan_tf import devices
 from mocogan_tf.config import Config
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -29,10 +29,7 @@ def test_two_devices_end_in_the_weights_of_one_on_the_same_global_batches(tmp_pa
 
 @pytest.mark.core
 def test_a_batch_that_cannot_be_split_is_refused():
-    class TwoReplicas:
-        num_replicas_in_sync = 2
-
     with pytest.raises(
         ValueError, match="divisible by the number of replicas, 2. Received: video_batch=5.*video_batch=6"
     ):
-        training.check_batches(Config(image_batch=4, video_batch=5), TwoReplicas())
+        devices.check_batches(Config(image_batch=4, video_batch=5), 2)

@@ -106,6 +106,29 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(c
 
 
 @pytest.mark.core
+@pytest.mark.parametrize(
+    ("message", "error", "words"),
+    [
+        (
+            "OOM when allocating tensor with shape[8,64,13,32,32]",
+            ValueError,
+            "--video_batch or --image_batch, or --ngf",
+        ),
+        ("log.jsonl; No space left on device", OSError, "The disk is full; earlier checkpoints"),
+    ],
+)
+def test_memory_or_disk_that_run_out_end_in_a_line_that_says_what_to_do(
+    message, error, words, config, tmp_path, monkeypatch
+):
+    def fit(*args, **kwargs):
+        raise tf.errors.ResourceExhaustedError(None, None, message)
+
+    monkeypatch.setattr(keras.Model, "fit", fit)
+    with pytest.raises(error, match=words):
+        training.train(config, tmp_path / "run")
+
+
+@pytest.mark.core
 def test_a_run_directory_of_another_configuration_is_refused_and_the_difference_named(config, tmp_path):
     run_dir = tmp_path / "run"
     run_dir.mkdir()
@@ -155,7 +178,7 @@ def test_xla_on_several_devices_is_refused():
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(ValueError, match="one device only; this run has 2"):
         patch.setattr(tf.distribute, "get_strategy", TwoReplicas)
-        training._jit_compile(Config(jit_compile="on"))
+        building._jit_compile(Config(jit_compile="on"))
 
 
 def built_optimizers(**changes):
@@ -186,6 +209,18 @@ def test_each_network_gets_an_adam_of_the_configurations_settings(mode, precisio
         assert moments == sorted(2 * [tuple(variable.shape) for variable in getattr(gan, name).trainable_variables])
     # Either beside the gradient or in it, never both.
     assert gan.weight_decay == (0.02 if mode == "coupled" else 0.0)
+
+
+@pytest.mark.core
+def test_step_sizes_warm_up_and_the_video_discriminators_is_its_own():
+    _, optimizers = built_optimizers(warmup_steps=4, d_video_rate=0.1)
+    rates = {"generator": 1e-3, "image_discriminator": 3e-3, "video_discriminator": 3e-4}
+    for name, rate in rates.items():
+        risen = []
+        for step in range(6):
+            optimizers[name].iterations.assign(step)
+            risen.append(float(optimizers[name].learning_rate))
+        assert risen == pytest.approx([rate / 4, rate / 2, rate * 3 / 4, rate, rate, rate])
 
 
 @pytest.mark.core

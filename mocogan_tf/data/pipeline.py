@@ -6,6 +6,7 @@ number. So a run that starts at step k gets what an uninterrupted run would get 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -15,8 +16,21 @@ from mocogan_tf.config import Config
 from mocogan_tf.data.videos import VideoSet
 
 
-def training_batches(videos: VideoSet, config: Config, *, start_step: int = 0) -> tf.data.Dataset:
+@dataclasses.dataclass(frozen=True)
+class Replicas:
+    """Those replicas of a run whose batches are wanted: `local` of `total`, from number `first` on."""
+
+    first: int = 0
+    local: int = 1
+    total: int = 1
+
+
+def training_batches(
+    videos: VideoSet, config: Config, *, start_step: int = 0, replicas: Replicas = Replicas()
+) -> tf.data.Dataset:
     """Yields global batches for ever: {"images": [Bi, H, W, C], "videos": [Bv, T, H, W, C], "labels": [Bv] int32}.
+
+    With `image_frames` k > 1, images are `[Bi, k, H, W, C]`: random frames of one training clip.
 
     Images and videos are float32 in [-1, 1]. A training clip is the paper's S_T, T frames at stride `every_nth` from a
     random start, of videos that are gone through in a new random order each epoch. An image is the paper's S_1: a
@@ -27,15 +41,19 @@ def training_batches(videos: VideoSet, config: Config, *, start_step: int = 0) -
         videos: At least one video, each of at least `config.source_frames` frames.
         config: Batch sizes, clip length and stride, seed; without an image discriminator there are no images.
         start_step: Number of the first batch.
+        replicas: One worker of several gets an element per step and replica of its own, with that replica's rows of
+            the global batch; other rows are not read.
     """
     if not len(videos) or videos.lengths.min() < config.source_frames:
         raise ValueError(
             f"Every video must have at least {config.source_frames} frames. Received: {len(videos)} videos, of "
             f"{sorted(set(videos.lengths.tolist()))[:3]} frames and more."
         )
-    num_images = 0 if config.image_discriminator == "none" else config.image_batch
-    image_shape = (num_images, *videos.frames.shape[1:])
-    video_shape = (config.video_batch, config.video_length, *videos.frames.shape[1:])
+    num_images = 0 if config.image_discriminator == "none" else config.image_batch // replicas.total
+    num_clips = config.video_batch // replicas.total
+    side_by_side = (config.image_frames,) if config.image_frames > 1 else ()
+    image_shape = (num_images, *side_by_side, *videos.frames.shape[1:])
+    video_shape = (num_clips, config.video_length, *videos.frames.shape[1:])
     pixels = videos.frames.view(np.ndarray)
     stride = config.every_nth * np.arange(config.video_length)
     draw = _Draw(videos, config)
@@ -43,21 +61,26 @@ def training_batches(videos: VideoSet, config: Config, *, start_step: int = 0) -
     def read(image_frames: np.ndarray, first_frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return pixels[image_frames], pixels[first_frames[:, None] + stride]
 
-    def batch(step: tf.Tensor) -> dict[str, tf.Tensor]:
-        image_frames, first_frames, labels = draw(step)
-        images, clips = tf.numpy_function(
-            read, [image_frames[:num_images], first_frames], [tf.uint8, tf.uint8], stateful=False
-        )
+    def batch(element: tf.Tensor) -> dict[str, tf.Tensor]:
+        image_frames, first_frames, labels = draw(element // replicas.local)
+        replica = replicas.first + element % replicas.local
+        image_frames = image_frames[replica * num_images :][:num_images]
+        first_frames = first_frames[replica * num_clips :][:num_clips]
+        images, clips = tf.numpy_function(read, [image_frames, first_frames], [tf.uint8, tf.uint8], stateful=False)
         read_images = {"images": to_float(tf.ensure_shape(images, image_shape))} if num_images else {}
-        return {**read_images, "videos": to_float(tf.ensure_shape(clips, video_shape)), "labels": labels}
+        return {
+            **read_images,
+            "videos": to_float(tf.ensure_shape(clips, video_shape)),
+            "labels": tf.ensure_shape(labels[replica * num_clips :][:num_clips], (num_clips,)),
+        }
 
     options = tf.data.Options()
-    # Several hosts: each computes every batch and takes its part. Within a host the strategy splits the batch.
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    # Within a host the strategy splits a batch's rows; several hosts have been given theirs above.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     options.deterministic = True
-    steps = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max)
+    elements = tf.data.Dataset.range(start_step * replicas.local, np.iinfo(np.int64).max)
     # A fixed number of calls: AUTOTUNE may take cores from the training step for batches that nobody waits for.
-    return steps.map(batch, num_parallel_calls=2).prefetch(4).with_options(options)
+    return elements.map(batch, num_parallel_calls=2).prefetch(4).with_options(options)
 
 
 def to_float(pixels: tf.Tensor) -> tf.Tensor:
@@ -75,20 +98,30 @@ class _Draw:
         self._labels = tf.constant(videos.labels)
 
     def __call__(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Returns int64 `[Bi]` frames of the images, int64 `[Bv]` first frames and int32 `[Bv]` labels of the clips."""
+        """Returns int64 frames `[Bi]` (or `[Bi, k]`) of images, first frames `[Bv]` and labels `[Bv]` of clips."""
         config = self._config
         image_videos = self._next_videos("images", step, config.image_batch)
-        image_frames = self._uniform("frames", step, tf.gather(self._lengths, image_videos))
+        image_frames = self._image_frames(step, image_videos)
         clip_videos = self._next_videos("clips", step, config.video_batch)
         starts = self._uniform("starts", step, tf.gather(self._lengths, clip_videos) - config.source_frames + 1)
         return (
-            tf.gather(self._offsets, image_videos) + image_frames,
+            image_frames,
             tf.gather(self._offsets, clip_videos) + starts,
             tf.gather(self._labels, clip_videos),
         )
 
+    def _image_frames(self, step: tf.Tensor, videos: tf.Tensor) -> tf.Tensor:
+        """A random frame of each video, int64 `[Bi]`; or k frames of one training clip of it, `[Bi, k]`."""
+        config = self._config
+        offsets, lengths = tf.gather(self._offsets, videos), tf.gather(self._lengths, videos)
+        if config.image_frames == 1:
+            return offsets + self._uniform("frames", step, lengths)
+        starts = offsets + self._uniform("frames", step, lengths - config.source_frames + 1)
+        length = tf.fill([config.image_batch, config.image_frames], tf.constant(config.video_length, tf.int64))
+        return starts[:, None] + config.every_nth * self._uniform("frames of a clip", step, length)
+
     def _key(self, stream: str) -> np.ndarray:
-        """Two words that belong to the seed and to one of the four random choices."""
+        """Two words that belong to the seed and to one of the random choices."""
         return np.frombuffer(hashlib.sha256(f"{self._config.seed} {stream}".encode()).digest()[:16], np.int64)
 
     def _next_videos(self, stream: str, step: tf.Tensor, batch_size: int) -> tf.Tensor:

@@ -1,6 +1,7 @@
-"""What the convolutional networks share: DCGAN's initial weights, batch normalisation and arithmetic of sizes."""
+"""What the convolutional networks share: DCGAN's initial weights, normalisation and arithmetic of sizes."""
 
 import keras
+from keras import ops
 
 SMALLEST_MAP = 4  # Height and width of the smallest feature map, at which generator and discriminators end.
 
@@ -19,6 +20,54 @@ def batch_norm(name, synchronized=False):
         synchronized=synchronized,
         name=name,
     )
+
+
+class SpectralNorm(keras.layers.Wrapper):
+    """Divides a convolution's weights by their largest singular value (Miyato et al. 2018, algorithm 1).
+
+    The convolution has no bias: its output, being linear in the weights, is divided instead, and the bias added after.
+    One power iteration per call in training. (Keras's own `SpectralNormalization` overwrites the weights, so that no
+    gradient comes through the singular value.)
+
+    Args:
+        layer: A convolution without a bias, or a Sequential that ends in one.
+    """
+
+    def __init__(self, layer, **kwargs):
+        # The power iteration stays in full precision under mixed precision; the convolution casts for itself.
+        super().__init__(layer, autocast=False, **kwargs)
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.convolution = self.layer.layers[-1] if isinstance(self.layer, keras.Sequential) else self.layer
+        filters = self.convolution.kernel.shape[-1]
+        self.bias = self.add_weight(shape=(filters,), initializer="zeros", name="bias")
+        self.left = self.add_weight(
+            shape=(1, filters),
+            initializer=keras.initializers.RandomNormal(),
+            trainable=False,
+            name="left",
+            aggregation="only_first_replica",
+        )
+
+    def call(self, x, training=None):
+        kernel = ops.reshape(ops.cast(self.convolution.kernel, self.left.dtype), (-1, self.left.shape[-1]))
+        fixed = ops.stop_gradient(kernel)
+        left = self.left.value
+        right = _unit(ops.matmul(left, ops.transpose(fixed)))
+        if training:
+            left = _unit(ops.matmul(right, fixed))
+            self.left.assign(left)
+        sigma = ops.sum(ops.matmul(right, kernel) * left)
+        y = self.layer(x)
+        return y / ops.cast(sigma, y.dtype) + ops.cast(self.bias, y.dtype)
+
+    def compute_output_shape(self, input_shape):
+        return self.layer.compute_output_shape(input_shape)
+
+
+def _unit(vector):
+    return vector / (ops.norm(vector) + 1e-12)
 
 
 def num_halvings(image_size):

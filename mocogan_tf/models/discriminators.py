@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 from keras import layers, ops
 
-from mocogan_tf.models.blocks import SMALLEST_MAP, batch_norm, normal_weights, num_halvings
+from mocogan_tf.models.blocks import SMALLEST_MAP, SpectralNorm, batch_norm, normal_weights, num_halvings
 
 KERNEL = 4  # In space and in time.
 
@@ -78,6 +78,9 @@ class Discriminator(keras.Model):
 
     def __init__(self, convolutions, last, *, norm=None, noise_sigma=0.0, noise_before_last=False, **kwargs):
         super().__init__(**kwargs)
+        if norm == "spectral":
+            convolutions = [SpectralNorm(layer, name=layer.name) for layer in convolutions]
+            last = SpectralNorm(last, name=last.name)
         self.convolutions = convolutions
         self.norms = [
             norm(f"norm_{i}") if norm is not None and i > 0 else layers.Identity(name=f"norm_{i}")
@@ -144,7 +147,7 @@ class ImageDiscriminator(_FrameDiscriminator):
     Args:
         ndf: Filters of the first layer.
         image_size: 32, 64 or 128.
-        norm: "batch" or "none"; without normalisation the convolutions have biases.
+        norm: "batch", "spectral" or "none"; without batch normalisation the convolutions have biases.
         noise_sigma: Deviation of the noise before each convolution but the last.
         sync_batch_norm: Share batch statistics between replicas.
     """
@@ -171,7 +174,7 @@ class PatchImageDiscriminator(_FrameDiscriminator):
     Args:
         ndf: Filters of the first layer.
         image_size: 32, 64 or 128.
-        norm: "batch" or "none"; without normalisation the convolutions have biases.
+        norm: "batch", "spectral" or "none"; without batch normalisation the convolutions have biases.
         noise_sigma: Deviation of the noise before each convolution.
         sync_batch_norm: Share batch statistics between replicas.
     """
@@ -203,7 +206,7 @@ class VideoDiscriminator(Discriminator):
         image_size: 32, 64 or 128.
         video_length: T, at least 4.
         dim_category: Number of categories K, 0 for none.
-        norm: "batch" or "none"; without normalisation the convolutions have biases.
+        norm: "batch", "spectral" or "none"; without batch normalisation the convolutions have biases.
         noise_sigma: Deviation of the noise before each convolution but the last.
         sync_batch_norm: Share batch statistics between replicas.
     """

@@ -5,6 +5,7 @@ the clip, the motion codes from a one-layer GRU that is fed with independent noi
 """
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from mocogan_tf.latents import LatentSpec
@@ -110,6 +111,8 @@ class VideoGenerator(keras.Model):
         image_size: 32, 64 or 128.
         channels: Colour channels.
         sync_batch_norm: Share batch statistics between replicas while training.
+        update_gate_bias: Where the bias of the GRU's update gate starts. Above 0, motion codes change slowly from the
+            first step on (Tallec and Ollivier 2018, "Can recurrent neural networks warp time?", section 2.2).
 
     Raises:
         ValueError: `image_size` or `category_to` is not one of the above.
@@ -126,6 +129,7 @@ class VideoGenerator(keras.Model):
         image_size=64,
         channels=3,
         sync_batch_norm=False,
+        update_gate_bias=0.0,
         name="generator",
         **kwargs,
     ):
@@ -148,6 +152,7 @@ class VideoGenerator(keras.Model):
             return_state=True,
             # cuDNN's operation can be neither compiled by XLA nor exported, and wins nothing at ten units.
             use_cudnn=False,
+            bias_initializer=_gate_bias(dim_motion, update_gate_bias),
             dtype=keras.config.floatx(),
             name="motion",
         )
@@ -172,6 +177,7 @@ class VideoGenerator(keras.Model):
             "image_size": image_size,
             "channels": channels,
             "sync_batch_norm": sync_batch_norm,
+            "update_gate_bias": update_gate_bias,
         }
 
     def get_config(self):
@@ -180,6 +186,13 @@ class VideoGenerator(keras.Model):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         return cls(**config)  # The functional base class would give a plain Model.
+
+
+def _gate_bias(units, update):
+    """Initial biases `[2, 3 * units]` of a GRU: of its update, reset and candidate parts, for input and for state."""
+    biases = np.zeros((2, 3 * units))
+    biases[0, :units] = update
+    return keras.initializers.Constant(biases)
 
 
 def _join(codes, name):

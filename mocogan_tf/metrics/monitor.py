@@ -1,0 +1,150 @@
+"""Scores of a generator while it trains: the same latents and the same real clips each time, so that scores compare."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mocogan_tf.config import Config
+from mocogan_tf.data.videos import VideoSet
+from mocogan_tf.metrics import acd, collapse, statistics
+from mocogan_tf.metrics.clips import generated_clips, real_clips
+from mocogan_tf.metrics.kept_network import open_network
+from mocogan_tf.metrics.network import NUM_FEATURES, Recipe
+
+# Metrics of which a checkpoint can be the best, and whether more is better.
+_HIGHER_IS_BETTER = {
+    "frechet_video": False,
+    "frechet_frame": False,
+    "mcs": True,
+    "acd_color": False,
+    "coverage": True,
+    "color_diversity": True,
+}
+# What is reported beside them, and is neither good nor bad by itself: near that of real clips is right.
+DIVERSITY, MOTION = "diversity", "motion"
+DIVERSITY_REAL, MOTION_REAL = "diversity_real", "motion_real"
+MIN_CLIPS = 2 * NUM_FEATURES  # Fewer leave the covariance of the features without meaning.
+
+
+def higher_is_better(name: str) -> bool:
+    """Whether more of a metric is better.
+
+    Raises:
+        ValueError: The metric is unknown, or is no measure of quality (`diversity`, `motion`).
+    """
+    if name not in _HIGHER_IS_BETTER:
+        raise ValueError(f"No best checkpoint by {name!r}. Choose one of {', '.join(_HIGHER_IS_BETTER)}.")
+    return _HIGHER_IS_BETTER[name]
+
+
+def direction(name: str) -> bool | None:
+    """Whether more of a score is better; None where neither is, or it is unknown here."""
+    return _HIGHER_IS_BETTER.get(name)
+
+
+def default_metric(config: Config) -> str:
+    """Returns the metric to choose checkpoints by: `frechet_video`, with labels and without.
+
+    `mcs` and `acd_color` alone can be perfect for clips that nobody wants to see.
+    """
+    del config
+    return "frechet_video"
+
+
+class Monitor:
+    """Scores a generator against real clips.
+
+    Making one may train the feature network (about a minute, once per set and recipe). The global random state of
+    TensorFlow, Keras and NumPy is neither read nor changed.
+
+    Args:
+        config: Resolved `Config` of the run.
+        videos: The real videos; those that the run trains on.
+        num_clips: Clips to draw, and real clips to compare them with; at least `MIN_CLIPS`.
+        seed: Of the latents, by the rule of `mocogan_tf.latents`, and of the choice of real clips.
+        recipe: How the feature network is trained; None: the default.
+
+    Attributes:
+        names: The metrics that a call returns: those of quality first (`frechet_video`, `frechet_frame`; `mcs` where
+            there are labels; `acd_color`, `coverage`, `color_diversity` where clips show a shape on black), then
+            `diversity`, `motion` and the same two of the real clips, `diversity_real`, `motion_real`.
+        real: Of the real clips themselves: `mcs` (the ceiling: accuracy on clips held out), `diversity`, `motion`.
+        features: Name of the feature network.
+
+    Raises:
+        ValueError: `num_clips` is too small, or there are too few real clips.
+    """
+
+    def __init__(
+        self, config: Config, videos: VideoSet, num_clips: int = 256, seed: int = 0, recipe: Recipe | None = None
+    ) -> None:
+        if num_clips < MIN_CLIPS:
+            raise ValueError(f"`num_clips` must be at least {MIN_CLIPS}. Received: num_clips={num_clips}")
+        self._num_frames, self._num_clips, self._seed = config.video_length, num_clips, seed
+        real = real_clips(videos, num_clips, config.video_length, config.every_nth, seed=seed)
+        self._network = open_network(
+            videos,
+            num_frames=config.video_length,
+            every_nth=config.every_nth,
+            cache_dir=config.cache_dir,
+            recipe=recipe,
+        )
+        judged = self._network(real)
+        self._real_video = statistics.mean_and_covariance(judged.features)
+        self._real_frame = statistics.mean_and_covariance(_flat(judged.frame_features))
+        self._has_labels = bool(videos.categories) and config.dim_category == len(videos.categories)
+        self._has_shapes = acd.has_shapes_on_black(real.frames)
+        self.features = self._network.name
+        self.real = {DIVERSITY: collapse.diversity(real.frames), MOTION: collapse.motion(real.frames)}
+        if self._has_labels:
+            self.real["mcs"] = self._network.accuracy["category"]
+        self.names = (
+            "frechet_video",
+            "frechet_frame",
+            *(("mcs",) if self._has_labels else ()),
+            *(("acd_color", "coverage", "color_diversity") if self._has_shapes else ()),
+            DIVERSITY,
+            MOTION,
+            DIVERSITY_REAL,
+            MOTION_REAL,
+        )
+
+    def __call__(self, generator: Any) -> dict[str, float]:
+        """Draws clips and scores them.
+
+        Args:
+            generator: Has `latents` and makes `{"video": [B, T, H, W, C]}` of them.
+
+        Returns:
+            One finite number per name. `acd_color` of clips without any shape is that of the largest distance there is,
+            255 * sqrt(3): such a generator must not win.
+
+        Raises:
+            ValueError: The generator's frames are not finite.
+        """
+        clips = generated_clips(generator, self._num_clips, self._num_frames, seed=self._seed)
+        judged = self._network(clips)
+        scores = {
+            "frechet_video": statistics.frechet_distance(
+                *self._real_video, *statistics.mean_and_covariance(judged.features)
+            ),
+            "frechet_frame": statistics.frechet_distance(
+                *self._real_frame, *statistics.mean_and_covariance(_flat(judged.frame_features))
+            ),
+        }
+        if self._has_labels:
+            scores["mcs"] = float((judged.categories == clips.labels).mean())
+        if self._has_shapes:
+            colour = acd.acd_color(clips.frames)
+            scores["acd_color"] = colour.acd.value if colour.acd else 255.0 * np.sqrt(clips.frames.shape[-1])
+            scores["coverage"] = colour.coverage.value
+            scores["color_diversity"] = colour.diversity
+        scores[DIVERSITY], scores[MOTION] = collapse.diversity(clips.frames), collapse.motion(clips.frames)
+        scores[DIVERSITY_REAL], scores[MOTION_REAL] = self.real[DIVERSITY], self.real[MOTION]
+        return {name: float(scores[name]) for name in self.names}
+
+
+def _flat(frame_features: Any) -> Any:
+    return frame_features.reshape(-1, frame_features.shape[-1])

@@ -1,0 +1,140 @@
+"""The watch over a training: scores of the generator on fixed latents, and warnings, in words, of how GANs go wrong."""
+
+import json
+import pathlib
+
+import numpy as np
+from absl import logging
+
+from mocogan_tf import adversarial
+from mocogan_tf.callbacks import PerStep, TensorBoardLog, drop_after, due
+
+EARLY = 1000  # Until this step every generator makes too few clips that hardly move, and nothing is said of it.
+WINDOW = 500  # Steps over which losses and accuracies are averaged before anything is said of them.
+WON = (0.02, 0.995)  # A discriminator's mean loss below and accuracy above which it has won.
+BLIND = (1.35, 0.55)  # Its mean loss above and accuracy below which it tells nothing apart; by chance 1.386 and 0.5.
+FEW = 0.25  # Of the real clips' diversity: the generator has forgotten most of what there is to make.
+STILL, FLICKER = 0.1, 4.0  # Of the real clips' motion: frames alike; frames that change at random.
+
+
+def balance_warning(name, flag, loss, accuracy):
+    """Says in words what is wrong with a discriminator, or returns None.
+
+    Args:
+        name: Of the discriminator, as people read it.
+        flag: The R1 flag of that discriminator.
+        loss: Its mean loss.
+        accuracy: Its mean accuracy.
+    """
+    if loss < WON[0] and accuracy > WON[1]:
+        return (
+            f"the {name} discriminator has won: loss {loss:.3f}, accuracy {accuracy:.3f}; the generator learns little. "
+            f"Raise --{flag} or --noise_sigma, or lower --learning_rate_d."
+        )
+    if loss > BLIND[0] and accuracy < BLIND[1]:
+        return (
+            f"the {name} discriminator tells nothing apart: loss {loss:.3f}, accuracy {accuracy:.3f}. "
+            f"Lower --{flag}, or raise --learning_rate_d."
+        )
+    return None
+
+
+def collapse_warnings(scores):
+    """Says in words what is wrong with the generated clips: a list, empty when nothing is.
+
+    Args:
+        scores: `diversity`, `motion`, and the same two of real clips, as of `metrics.monitor.Monitor`.
+    """
+    warnings = []
+    diversity = scores["diversity"] / max(scores["diversity_real"], 1e-9)
+    if diversity < FEW:
+        warnings.append(
+            f"mode collapse: generated clips differ from each other {diversity:.2f} times as much as real ones do. "
+            "Go back to the best checkpoint, lower both learning rates, or raise --r1_video and --r1_image."
+        )
+    motion = scores["motion"] / max(scores["motion_real"], 1e-9)
+    if motion < STILL:
+        warnings.append(
+            f"motion collapse: generated frames change {motion:.2f} times as much as real ones do. "
+            "Raise --dim_motion or lower --d_video_rate; if the clips hardly move, raise --every_nth."
+        )
+    if motion > FLICKER:
+        warnings.append(
+            f"flicker: generated frames change {motion:.1f} times as much as real ones do. "
+            "Early on this is usual; later lower --learning_rate, or raise --d_video_rate."
+        )
+    return warnings
+
+
+class _Warnings:
+    """Says a warning in the log and keeps it in `warnings.log`; the same words only once."""
+
+    def __init__(self, run_dir):
+        self.path = pathlib.Path(run_dir) / "warnings.log"
+        self.said = set()
+
+    def say(self, step, text):
+        subject = text.partition(":")[0]
+        if subject not in self.said:
+            self.said.add(subject)
+            logging.warning("step %d: %s", step, text)
+            with open(self.path, "a") as file:
+                file.write(f"step {step}: {text}\n")
+
+
+class BalanceWatch(PerStep):
+    """Warns when a discriminator has won, or tells nothing apart, on the mean over `WINDOW` steps."""
+
+    WATCHED = {
+        "image": ("r1_image", adversarial.LOSS_D_IMAGE, adversarial.ACCURACY_D_IMAGE),
+        "video": ("r1_video", adversarial.LOSS_D_VIDEO, adversarial.ACCURACY_D_VIDEO),
+    }
+
+    def __init__(self, run_dir, start_step):
+        super().__init__(start_step)
+        self.warnings = _Warnings(run_dir)
+        self.seen = []
+
+    def on_step(self, previous, step, logs):
+        self.seen.append(logs)
+        if len(self.seen) < WINDOW:
+            return
+        for name, (flag, loss, accuracy) in self.WATCHED.items():
+            if loss in logs:
+                means = (float(np.mean([float(past[key]) for past in self.seen])) for key in (loss, accuracy))
+                text = balance_warning(name, flag, *means)
+                if text:
+                    self.warnings.say(step, text)
+        self.seen = []
+
+
+class Evaluations:
+    """Scores the generator when a checkpoint is due: into the checkpoint, `evaluations.jsonl` and TensorBoard.
+
+    Args:
+        run_dir: The run directory.
+        start_step: Step from which the run goes on; later lines of `evaluations.jsonl` are cut off.
+        every: Steps between two scores.
+        monitor: `metrics.monitor.Monitor`, or any function from a generator to scores by name.
+        tensorboard: `TensorBoardLog`.
+    """
+
+    def __init__(self, run_dir, start_step, every, monitor, tensorboard: TensorBoardLog):
+        self.path = pathlib.Path(run_dir) / "evaluations.jsonl"
+        self.every, self.monitor, self.tensorboard = every, monitor, tensorboard
+        self.last_step = start_step
+        self.warnings = _Warnings(run_dir)
+        drop_after(self.path, start_step)
+
+    def __call__(self, model, step):
+        """Returns scores by name if they are due at this step, else an empty dict."""
+        if not due(self.every, self.last_step, step):
+            return {}
+        self.last_step = step
+        scores = self.monitor(model.sampler)
+        with open(self.path, "a") as file:
+            file.write(json.dumps({"step": step, **{name: round(value, 6) for name, value in scores.items()}}) + "\n")
+        self.tensorboard.write_scalars({f"metrics/{name}": value for name, value in scores.items()}, step)
+        for text in collapse_warnings(scores) if step >= EARLY else []:
+            self.warnings.say(step, text)
+        return scores
