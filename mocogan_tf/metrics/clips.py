@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mocogan_tf.data.generated import clip_rng
+from mocogan_tf.data.layouts import find_clips
+from mocogan_tf.data.readers import ClipSource, open_footage
 from mocogan_tf.data.videos import VideoSet
 from mocogan_tf.latents import sample_latents
 from mocogan_tf.video import to_uint8
@@ -83,24 +87,27 @@ def generated_clips(
     *,
     seed: int,
     categories: Sequence[str] = (),
+    first_clip: int = 0,
     batch_size: int = 16,
 ) -> Clips:
-    """Makes clips 0, 1, ... of a seed.
+    """Makes clips `first_clip`, ... of a seed.
 
     A generator of a fixed length that makes k times more frames than asked for gives every k-th.
 
     Args:
-        generator: Has `latents` and returns `{"video": [B, F, H, W, C] in [-1, 1]}` for a dict of them.
+        generator: Has `latents`; `generator(latents, training=False)["video"]` is `[B, F, H, W, C]` in [-1, 1].
         num_clips: N.
         num_frames: T.
         seed: Integer in [0, 2^64), by the rule of `mocogan_tf.latents`.
         categories: Names of the classes.
+        first_clip: Number of the first clip.
         batch_size: Clips per call.
 
     Raises:
         ValueError: The generator made another number of frames, or frames that are not finite.
     """
-    latents = sample_latents(generator.latents, num_clips, num_frames, seed=seed)
+    made_frames = getattr(generator.latents, "num_frames", num_frames)  # Of models that make one length only.
+    latents = sample_latents(generator.latents, num_clips, made_frames, seed=seed, first_clip=first_clip)
     labels = latents["category"].argmax(axis=1) if "category" in latents else None
     frames = run_generator(generator, latents, num_frames, batch_size)
     return Clips(frames, labels, tuple(categories) if labels is not None else ())
@@ -114,7 +121,8 @@ def run_generator(
     batches = []
     for first in range(0, num_clips, batch_size):
         batch = {name: value[first : first + batch_size] for name, value in latents.items()}
-        video = np.asarray(generator.predict_on_batch(batch)["video"])
+        # Not `predict_on_batch`: of several workers that train together, one alone may be asked for scores.
+        video = np.asarray(generator(batch, training=False)["video"])
         made = video.shape[1]
         if made % num_frames:
             raise ValueError(f"The generator makes clips of {made} frames; {num_frames} were asked for.")
@@ -124,3 +132,54 @@ def run_generator(
             raise ValueError(f"The generator's clip {bad} holds numbers that are not finite.")
         batches.append(to_uint8(video))
     return np.concatenate(batches)
+
+
+def folder_clips(folder: str | pathlib.Path) -> Clips:
+    """Reads the clips of a folder as they are, whatever program made them.
+
+    GIF, WebP, APNG, strips, folders of frames, video files and arrays are read as `mocogan_tf.data.readers` says; class
+    folders become labels. Nothing is resized or left out: lossless files give exactly the pixels that were written.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        ValueError: There is no clip, one cannot be read, or they differ in size or number of frames.
+    """
+    if not pathlib.Path(folder).is_dir():
+        raise ValueError(f"There is no folder {folder}. --clips takes a folder of GIF, WebP, strip, mp4 or npy files.")
+    found = find_clips(folder)
+    if not found.clips:
+        raise ValueError(f"{folder} holds no clips. It may hold GIF, WebP, strip, mp4 or npy files, flat or by class.")
+    videos = [_read(source, folder) for source in found.clips]
+    if len({video.shape[-1] for video in videos}) > 1:
+        videos = [video.repeat(3, axis=-1) if video.shape[-1] == 1 else video for video in videos]
+    first = videos[0].shape
+    other = next((i for i, video in enumerate(videos) if video.shape != first), None)
+    if other is not None:
+        raise ValueError(
+            f"The clips of {folder} must be of one size and length: {found.clips[0].name} has {_words(first)}, "
+            f"{found.clips[other].name} has {_words(videos[other].shape)}."
+        )
+    labels = None
+    if found.categories:
+        labels = np.array([found.categories.index(clip.category) for clip in found.clips], np.int64)
+    return Clips(np.stack(videos), labels, tuple(found.categories))
+
+
+def _read(source: ClipSource, folder: str | pathlib.Path) -> NDArray[np.uint8]:
+    try:
+        with contextlib.closing(open_footage(source).frames) as frames:
+            pictures = [np.asarray(image) for _, image in frames]
+        if len({picture.shape for picture in pictures}) != 1:
+            raise ValueError("its frames differ in size")
+    except Exception as error:  # Decoders raise anything on broken files.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{pathlib.Path(folder) / source.name} cannot be read: {reason}") from error
+    stacked = np.stack(pictures)
+    return stacked[..., None] if stacked.ndim == 3 else stacked
+
+
+def _words(shape: tuple[int, ...]) -> str:
+    frames, height, width, channels = shape
+    return f"{frames} frames of {width}x{height} in {channels} channel{'s' * (channels > 1)}"

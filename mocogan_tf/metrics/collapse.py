@@ -9,7 +9,7 @@ import numpy as np
 from mocogan_tf.metrics.statistics import mean_pairwise_distance
 
 
-def _thumbnails(frames: Any, side: int = 16) -> np.ndarray:
+def thumbnails(frames: Any, side: int = 16) -> np.ndarray:
     """Clips at `side` x `side` pixels by averaging, float64 `[N, T, side, side, C]`, 0 to 255."""
     pixels = np.asarray(frames)
     number, length, height, width, channels = pixels.shape
@@ -19,7 +19,7 @@ def _thumbnails(frames: Any, side: int = 16) -> np.ndarray:
 
 def diversity(frames: Any) -> float:
     """Mean distance of clips: rms difference per pixel, at 16x16, over all pairs of uint8 `[N, T, H, W, C]`."""
-    flat = _thumbnails(frames).reshape(len(frames), -1)
+    flat = thumbnails(frames).reshape(len(frames), -1)
     return float(mean_pairwise_distance(flat / np.sqrt(flat.shape[1])))
 
 

@@ -39,6 +39,11 @@ def higher_is_better(name: str) -> bool:
     return _HIGHER_IS_BETTER[name]
 
 
+def direction(name: str) -> bool | None:
+    """Whether more of a score is better; None where neither is, or it is unknown here."""
+    return _HIGHER_IS_BETTER.get(name)
+
+
 def default_metric(config: Config) -> str:
     """Returns the metric to choose checkpoints by: `frechet_video`, with labels and without.
 

@@ -1,0 +1,114 @@
+"""Scores a run, or clips of any origin: python evaluate.py --run_dir=runs/taichi-cpu --report=report"""
+
+import json
+import pathlib
+import time
+
+from absl import flags
+
+from mocogan_tf import cli
+
+FLAGS = flags.FLAGS
+HISTORY = "metrics.jsonl"
+
+
+def _define_flags():
+    flags.DEFINE_string("run_dir", None, "Folder of the run to score.")
+    flags.DEFINE_string(
+        "clips",
+        None,
+        "Folder of clips to score instead, of any program: GIF, WebP, APNG, strips, npy, mp4; flat, or "
+        "one folder per class.",
+    )
+    flags.DEFINE_list(
+        "metrics", [], "Names, separated by commas; docs/metrics.md lists them. Empty: all that need no file."
+    )
+    flags.DEFINE_integer(
+        "num_videos",
+        None,
+        "Clips to score, and real clips to compare with. 256 of a run, all of a folder.",
+        lower_bound=2,
+    )
+    flags.DEFINE_integer(
+        "seed", 0, "Of the latents, by the rule of docs/bundle.md, and of the choice of real clips.", lower_bound=0
+    )
+    flags.DEFINE_string("checkpoint", "latest", "latest, best, or a step.")
+    flags.DEFINE_string("dataset", "", "With --clips: name of the real set. Empty: that of --data_dir, or none.")
+    flags.DEFINE_string("data_dir", "", "Folder of the real clips, where it is not that of the run.")
+    flags.DEFINE_string(
+        "cache_dir",
+        "",
+        "Where decoded clips and feature networks are kept. Empty: as the run, or the user's cache folder.",
+    )
+    flags.DEFINE_integer("every_nth", 2, "With --clips: source frames per kept frame of a real clip.", lower_bound=1)
+    flags.DEFINE_integer("num_clips", 4000, "With --clips: clips to render of a generated real set.", lower_bound=1)
+    flags.DEFINE_string("report", "", "Folder to write index.html to: one page with numbers, curves and clips.")
+    flags.DEFINE_string("json_out", "", "File to write the lines to as well.")
+
+
+def _material():
+    from mocogan_tf.metrics import material
+
+    if bool(FLAGS.run_dir) == bool(FLAGS.clips):
+        raise ValueError("Give either --run_dir=DIR, a run, or --clips=DIR, a folder of clips.")
+    shared = {"seed": FLAGS.seed, "data_dir": FLAGS.data_dir, "cache_dir": FLAGS.cache_dir}
+    if FLAGS.run_dir:
+        if FLAGS.dataset:
+            raise ValueError("--dataset goes with --clips: a run knows its set.")
+        return material.of_run(FLAGS.run_dir, checkpoint=FLAGS.checkpoint, num_videos=FLAGS.num_videos or 256, **shared)
+    return material.of_folder(
+        FLAGS.clips,
+        num_videos=FLAGS.num_videos,
+        dataset=FLAGS.dataset,
+        every_nth=FLAGS.every_nth,
+        num_real=FLAGS.num_clips,
+        **shared,
+    )
+
+
+def _line(score, seconds, step):
+    return {
+        "metric": score.metric,
+        "value": score.value,
+        "std_error": score.std_error,
+        "num_videos": score.num_videos,
+        "frames": score.frames,
+        "protocol": score.protocol,
+        "features": score.features,
+        "checkpoint_step": step,
+        "seed": FLAGS.seed,
+        "seconds": round(seconds, 2),
+    }
+
+
+def main(argv):
+    """Prints one JSON line per number; of a run they are kept in its metrics.jsonl too."""
+    from mocogan_tf.metrics import registry  # Here, so that --help need not wait for TensorFlow.
+
+    files = [pathlib.Path(FLAGS.run_dir) / HISTORY] if FLAGS.run_dir else []
+    material = _material()
+    if FLAGS.json_out:
+        files.append(pathlib.Path(FLAGS.json_out))
+        files[-1].parent.mkdir(parents=True, exist_ok=True)
+        files[-1].write_text("")
+    scores = []
+    for score, seconds in registry.evaluate(FLAGS.metrics or registry.default_metrics(material), material):
+        line = json.dumps(_line(score, seconds, material.step), ensure_ascii=False, allow_nan=False)
+        print(line, flush=True)
+        for file in files:
+            with open(file, "a") as opened:
+                opened.write(line + "\n")
+        scores.append(score)
+    if FLAGS.report:
+        from mocogan_tf.metrics import report
+
+        path = report.write(
+            FLAGS.report, material, scores, run_dir=FLAGS.run_dir, command=argv, date=time.strftime("%Y-%m-%d")
+        )
+        print(f"report: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    _define_flags()
+    cli.run(main)

@@ -1,0 +1,231 @@
+"""What is scored: clips of a run or of a folder, and real ones beside them; each made when a metric asks for it."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from mocogan_tf import checkpoints
+from mocogan_tf.config import Config
+from mocogan_tf.data.registry import open_videos
+from mocogan_tf.data.videos import VideoSet
+from mocogan_tf.latents import LatentSpec
+from mocogan_tf.metrics.clips import Clips, folder_clips, generated_clips, real_clips
+from mocogan_tf.metrics.kept_network import ClipNetwork, Judgement, open_network
+
+CHUNK = 256  # Clips in memory at a time where a protocol wants thousands.
+
+
+class Material:
+    """Clips to score and real clips to compare with.
+
+    Args:
+        config: Names the real clips, their size and how they are cut; None where there are none to compare with.
+        num_videos: Clips to score, N.
+        num_frames: T.
+        seed: Of the latents, of the choice of real clips, and of the choice among the clips of a folder.
+        generator: Makes the clips; None where they are given.
+        given: The clips of a folder, in place of a generator.
+        step: Of the checkpoint.
+    """
+
+    def __init__(
+        self,
+        config: Config | None,
+        *,
+        num_videos: int,
+        num_frames: int,
+        seed: int,
+        generator: Any = None,
+        given: Clips | None = None,
+        step: int | None = None,
+    ) -> None:
+        self.config, self.num_videos, self.num_frames, self.seed = config, num_videos, num_frames, seed
+        self.generator, self.given, self.step = generator, given, step
+
+    @functools.cached_property
+    def videos(self) -> VideoSet:
+        """The real videos.
+
+        Raises:
+            ValueError: None are named, or they cannot be opened.
+        """
+        if self.config is None:
+            raise ValueError("This metric compares with real clips. Name them: --dataset=NAME, or --data_dir=DIR.")
+        return open_videos(self.config)
+
+    @property
+    def every_nth(self) -> int:
+        """Source frames per kept frame of a real clip."""
+        assert self.config is not None
+        return self.config.every_nth
+
+    @functools.cached_property
+    def clips(self) -> Clips:
+        """The N clips to score."""
+        if self.given is None:
+            return self.make(self.num_videos)
+        if len(self.given) < self.num_videos:
+            raise ValueError(
+                f"{len(self.given)} clips were given, {self.num_videos} are to be scored. Lower --num_videos."
+            )
+        order = np.sort(np.random.default_rng(self.seed).permutation(len(self.given))[: self.num_videos])
+        return self._with_labels_of_the_set(self.given.select(order))
+
+    def make(self, number: int, num_frames: int | None = None, *, seed: int | None = None, first: int = 0) -> Clips:
+        """Generates clips `first`, ... of a seed.
+
+        Raises:
+            ValueError: There is no generator.
+        """
+        if self.generator is None:
+            raise ValueError("This metric makes clips of its own and needs a run: --run_dir in place of --clips.")
+        categories = self.videos.categories if self.config is not None and self.generator.latents.dim_category else ()
+        return generated_clips(
+            self.generator,
+            number,
+            num_frames or self.num_frames,
+            seed=self.seed if seed is None else seed,
+            first_clip=first,
+            categories=categories,
+        )
+
+    def stream(self, number: int, seed: int) -> Any:
+        """Yields clips of a seed in pieces of bounded size, `number` in all; those of a folder as they are."""
+        if self.given is not None:
+            yield self.clips.select(slice(0, number))
+            return
+        for first in range(0, number, CHUNK):
+            yield self.make(min(CHUNK, number - first), seed=seed, first=first)
+
+    @functools.cached_property
+    def real(self) -> Clips:
+        """As many real clips as clips to score, cut as training clips are."""
+        return self.cut_real(self.num_videos)
+
+    def cut_real(self, number: int) -> Clips:
+        """Cuts real clips of the same length."""
+        return real_clips(self.videos, number, self.num_frames, self.every_nth, seed=self.seed)
+
+    @functools.cached_property
+    def network(self) -> ClipNetwork:
+        """The network trained on the real clips."""
+        videos = self.videos
+        assert self.config is not None
+        return open_network(
+            videos,
+            num_frames=self.num_frames,
+            every_nth=self.every_nth,
+            cache_dir=self.config.cache_dir,
+        )
+
+    @functools.cached_property
+    def judged(self) -> Judgement:
+        """What the network says of the clips to score."""
+        return self.network(self._same_size(self.clips))
+
+    @functools.cached_property
+    def judged_real(self) -> Judgement:
+        """What the network says of the real clips."""
+        return self.network(self.real)
+
+    @property
+    def separates(self) -> bool:
+        """Whether the clips come from a generator with content and motion as inputs of their own, of any length."""
+        return self.generator is not None and isinstance(self.generator.latents, LatentSpec)
+
+    def _same_size(self, clips: Clips) -> Clips:
+        shape, wanted = clips.frames.shape[2:], self.videos.frames.shape[1:]
+        if shape != wanted:
+            raise ValueError(f"The clips to score are {_words(shape)}, the real ones {_words(wanted)}.")
+        return clips
+
+    def _with_labels_of_the_set(self, clips: Clips) -> Clips:
+        """Numbers the classes of a folder as the real set does, by name."""
+        if self.config is None or clips.labels is None or not self.videos.categories:
+            return clips
+        unknown = sorted(set(clips.categories) - set(self.videos.categories))
+        if unknown:
+            raise ValueError(
+                f"The class folders of the clips must be named as the real ones, {', '.join(self.videos.categories)}. "
+                f"Received: {', '.join(unknown)}"
+            )
+        numbers = np.array([self.videos.categories.index(name) for name in clips.categories])
+        return Clips(clips.frames, numbers[clips.labels], self.videos.categories)
+
+
+def _words(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]}x{shape[0]} in {shape[2]} channel{'s' * (shape[2] > 1)}"
+
+
+def of_run(
+    run_dir: str | pathlib.Path,
+    *,
+    checkpoint: str,
+    num_videos: int,
+    seed: int,
+    data_dir: str = "",
+    cache_dir: str = "",
+) -> Material:
+    """What is scored of a run; `data_dir` and `cache_dir`, where given, replace those of its configuration.
+
+    Raises:
+        ValueError: There is no such run or checkpoint.
+    """
+    import dataclasses
+
+    generator, config, step = checkpoints.load_generator(run_dir, checkpoint)
+    moved = {name: value for name, value in (("data_dir", data_dir), ("cache_dir", cache_dir)) if value}
+    config = dataclasses.replace(config, **moved)
+    made = getattr(generator.latents, "num_frames", None)
+    num_frames = made // getattr(generator, "frame_stride", 1) if made else config.video_length
+    return Material(config, num_videos=num_videos, num_frames=num_frames, seed=seed, generator=generator, step=step)
+
+
+def of_folder(
+    folder: str | pathlib.Path,
+    *,
+    num_videos: int | None,
+    seed: int,
+    dataset: str = "",
+    data_dir: str = "",
+    cache_dir: str = "",
+    every_nth: int = 2,
+    num_real: int = 4000,
+) -> Material:
+    """What is scored of a folder of clips, with the real clips that `dataset` or `data_dir` name, if any.
+
+    Args:
+        folder: The clips.
+        num_videos: How many of them; None: all.
+        seed: Of the choice.
+        dataset: Name of the real set; empty with `data_dir`: a folder of clips.
+        data_dir: Folder of the real clips.
+        cache_dir: Where decoded clips and networks are kept.
+        every_nth: Source frames per kept frame of a real clip.
+        num_real: Clips to render where the real set is generated.
+
+    Raises:
+        ValueError: The clips cannot be read, or are of a size or length that no set has.
+    """
+    given = folder_clips(folder)
+    num_frames, height, width, channels = given.frames.shape[1:]
+    config = None
+    if dataset or data_dir:
+        if height != width:
+            raise ValueError(f"Clips to compare with real ones must be square. Received: {width}x{height} pixels")
+        config = Config(
+            dataset=dataset or "folder",
+            data_dir=data_dir,
+            cache_dir=cache_dir,
+            image_size=height,
+            channels=channels,
+            video_length=num_frames,
+            every_nth=every_nth,
+            num_clips=num_real,
+        )
+    number = len(given) if num_videos is None else num_videos
+    return Material(config, num_videos=number, num_frames=num_frames, seed=seed, given=given)

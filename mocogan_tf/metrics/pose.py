@@ -1,0 +1,172 @@
+"""Reads joints and colours off frames like those of `taichi`: a small CNN, trained on frames rendered for it.
+
+Every frame comes from a clip of its own, so performer, place, form and phase all differ. Generated frames are none of
+these: what is read off them is an estimate, as good as they look.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import sys
+import uuid
+import zipfile
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+from numpy.typing import NDArray
+
+from mocogan_tf.data import parallel, taichi
+from mocogan_tf.data.cache import cache_root
+from mocogan_tf.data.generated import clip_rng
+from mocogan_tf.metrics.network import SIDE, shrink
+from mocogan_tf.metrics.truth import Sight
+
+SEED = 2**40  # Far from those of training sets.
+PARTS = ("jacket", "trousers", "wall")
+NUM_JOINTS = len(taichi.JOINTS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How the network is trained: part of the name under which it is kept."""
+
+    version: int = 1
+    frames: int = 6000
+    held_out: int = 500
+    steps: int = 1200
+    batch: int = 64
+    learning_rate: float = 2e-3
+
+
+class PoseNetwork:
+    """A trained network: uint8 `[N, T, H, W, 3]` to `Sight`.
+
+    Args:
+        model: Keras model from uint8 `[B, 32, 32, 3]` to `[B, 2 * joints + 3 * parts]`.
+        name: `posenet-` and a hash of what it was trained with.
+        joint_error: Mean distance of a joint on frames held out, in pixels of 64.
+        colour_error: Mean distance of a colour on frames held out, 0 to 255.
+    """
+
+    def __init__(self, model: keras.Model, name: str, joint_error: float, colour_error: float) -> None:
+        self.model, self.name = model, name
+        self.joint_error, self.colour_error = joint_error, colour_error
+
+    def __call__(self, frames: NDArray[np.uint8]) -> Sight:
+        """Returns joints and colours in every frame."""
+        number, length = frames.shape[:2]
+        small = shrink(frames).reshape(-1, SIDE, SIDE, 3)
+        with tf.device("CPU:0"):
+            outputs = [self.model(small[first : first + 256]).numpy() for first in range(0, len(small), 256)]
+        joints, colours = _split(np.concatenate(outputs))
+        return Sight(joints.reshape(number, length, NUM_JOINTS, 2), colours.reshape(number, length, len(PARTS), 3))
+
+
+def open_pose_network(cache_dir: str = "", recipe: Recipe | None = None) -> PoseNetwork:
+    """Returns the network, training and keeping it first if it is not there (about a minute).
+
+    Raises:
+        ValueError: It cannot be kept.
+    """
+    recipe = recipe or Recipe()
+    source = b"".join(pathlib.Path(path).read_bytes() for path in _sources())
+    digest = hashlib.sha256(json.dumps(dataclasses.asdict(recipe)).encode() + source).hexdigest()[:16]
+    path = cache_root(cache_dir) / f"posenet-{digest}.npz"
+    with tf.device("CPU:0"):
+        model = build(seed=0)
+        if path.exists():
+            try:
+                return _load(path, model)
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                print(f"{path} is damaged ({error}); it is made again.", file=sys.stderr)
+        print(f"Training the network that reads poses, once (about a minute); it is kept in {path}.", file=sys.stderr)
+        errors = train(model, recipe)
+    _save(path, model, errors)
+    return PoseNetwork(model, path.stem, *errors)
+
+
+def build(seed: int) -> keras.Model:
+    """Builds the untrained network; the initial weights follow from the seed."""
+    seeds = iter(np.random.default_rng(seed).integers(2**31, size=8).tolist())
+
+    def options() -> dict[str, Any]:
+        return {"kernel_initializer": keras.initializers.HeNormal(next(seeds)), "dtype": "float32"}
+
+    frames = keras.Input((SIDE, SIDE, 3), dtype="uint8")
+    x: Any = layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32")(frames)
+    for filters, kernel in ((24, 5), (48, 3), (64, 3)):
+        x = layers.Conv2D(filters, kernel, strides=2, padding="same", activation="relu", **options())(x)
+    x = layers.Dense(192, activation="relu", **options())(layers.Flatten(dtype="float32")(x))
+    return keras.Model(frames, layers.Dense(2 * NUM_JOINTS + 3 * len(PARTS), **options())(x))
+
+
+def train(model: keras.Model, recipe: Recipe) -> tuple[float, float]:
+    """Trains it; returns the errors on frames held out, of joints (pixels of 64) and of colours (0 to 255)."""
+    rendered = [outcome.value for outcome in parallel.map_in_processes(_render, range(recipe.frames + recipe.held_out))]
+    frames = np.stack([frame for frame, _ in rendered])
+    truth = np.stack([values for _, values in rendered])
+    optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(recipe.learning_rate, recipe.steps))
+    optimizer.build(model.trainable_variables)
+
+    @tf.function
+    def step(inputs: Any, wanted: Any) -> None:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(wanted - model(inputs)))
+        optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+
+    rng = clip_rng(SEED, 0, 1)
+    for _ in range(recipe.steps):
+        chosen = (rng.random(recipe.batch) * recipe.frames).astype(np.int64)
+        step(frames[chosen], truth[chosen])
+    held_out = model(frames[recipe.frames :]).numpy()
+    (joints, colours), (true_joints, true_colours) = _split(held_out), _split(truth[recipe.frames :])
+    joint_error = float(np.linalg.norm(joints - true_joints, axis=-1).mean() * 64)
+    return joint_error, float(np.linalg.norm(colours - true_colours, axis=-1).mean())
+
+
+def _split(values: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Network outputs, in units of its own, as joints (shares of the frame) and colours (0 to 255)."""
+    scaled = np.asarray(values, np.float64) / 4.0 + 0.5
+    joints, colours = scaled[:, : 2 * NUM_JOINTS], scaled[:, 2 * NUM_JOINTS :]
+    return joints.reshape(len(values), NUM_JOINTS, 2), 255.0 * colours.reshape(len(values), len(PARTS), 3)
+
+
+def _render(index: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    clip = taichi.render_clip(index, seed=SEED, num_frames=1, image_size=SIDE)
+    look, scene = clip.truth["look"], clip.truth["scene"]
+    wall = 0.5 * (scene.wall_top + scene.wall_bottom)
+    joints = clip.truth["joints"][0] / SIDE
+    shares = np.concatenate([joints.ravel(), look.jacket, look.trousers, wall])
+    return clip.frames[0], (4.0 * (shares - 0.5)).astype(np.float32)
+
+
+def _sources() -> list[str]:
+    from mocogan_tf.data import taichi_drawing, taichi_motion
+
+    return [str(module.__file__) for module in (taichi, taichi_drawing, taichi_motion)]
+
+
+def _save(path: pathlib.Path, model: keras.Model, errors: tuple[float, float]) -> None:
+    temporary = path.with_name(f".partial-{uuid.uuid4().hex[:8]}.npz")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        weights = {f"weight_{i}": weight for i, weight in enumerate(model.get_weights())}
+        np.savez(temporary, errors=np.array(errors), **weights)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ValueError(f"Cannot keep the network that reads poses in {path.parent}: {error}.") from error
+
+
+def _load(path: pathlib.Path, model: keras.Model) -> PoseNetwork:
+    with np.load(path, allow_pickle=False) as stored:
+        errors = stored["errors"].tolist()
+        model.set_weights([stored[f"weight_{i}"] for i in range(len(stored.files) - 1)])
+    return PoseNetwork(model, path.stem, *errors)
