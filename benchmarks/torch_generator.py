@@ -1,5 +1,7 @@
 """The generator in PyTorch with a Keras generator's weights: the same function of the same latents."""
 
+import types
+
 import numpy as np
 import torch
 from torch import nn
@@ -11,14 +13,17 @@ class GivenLatents(nn.Module):
     """`torch_step.Generator` as a function of its latents. Output: clips `[B, T, C, H, W]`.
 
     Args:
-        generator: A Keras `VideoGenerator` whose category, if any, enters the motion.
+        generator: A Keras `VideoGenerator` of 64x64 frames whose category, if any, enters the motion.
     """
 
     def __init__(self, generator):
         super().__init__()
         config = generator.latents
-        sizes = type("Sizes", (), {**generator.config, "video_length": None})
-        network = Generator(sizes)
+        if generator.config["image_size"] != 64 or generator.config["category_to"] != "motion":
+            raise ValueError(
+                f"`generator` must make 64x64 frames, its category to motion. Received: {generator.config}"
+            )
+        network = Generator(types.SimpleNamespace(**generator.config))
         self.has_category = bool(config.dim_category)
         self.motion, self.decoder = network.motion, network.decoder
         _copy_gru(generator.motion.cell, self.motion)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from benchmarks import flops, inference
 from mocogan_tf.latents import sample_latents
 
-SIZES = {"dim_content": 6, "dim_category": 3, "dim_motion": 5, "image_size": 32, "video_length": 4}
+SIZES = {"dim_content": 6, "dim_category": 3, "dim_motion": 5, "image_size": 64, "video_length": 4}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def test_all_sides_make_the_same_clips(sides, batch, frames):
     clips = {name: np.array(side(latents)) for name, side in made.items()}
     assert len(clips) == 7
     for name, clip in clips.items():
-        assert clip.shape == (batch, frames, 32, 32, 3), name
+        assert clip.shape == (batch, frames, 64, 64, 3), name
         np.testing.assert_allclose(clip, clips["engine"], atol=1e-4, err_msg=name)
     assert np.ptp(clips["engine"]) > 1  # Else any two would agree.
 
@@ -72,6 +72,6 @@ def test_operations_of_products_and_convolutions_are_two_per_multiplication():
 def test_the_decoders_operations_are_those_of_its_formula():
     contract = inference.make_contract(**SIZES, frame_buckets=(4,))
     generator = inference.make_generator(contract, ngf=4)
-    # Per frame: 1x1 to 4x4, then each doubling from its input's map; 32 pixels: 16, 8, 4 filters, 3 channels.
-    per_frame = 2 * 16 * (11 * 16 + 16 * 16 * 8 + 64 * 8 * 4 + 256 * 4 * 3)
+    # Per frame: 1x1 to 4x4, then each doubling from its input's map; 32, 16, 8 and 4 filters, 3 channels.
+    per_frame = 2 * 16 * (11 * 32 + 16 * 32 * 16 + 64 * 16 * 8 + 256 * 8 * 4 + 1024 * 4 * 3)
     assert inference.decoder_flops(generator, 5) == 5 * per_frame
