@@ -159,7 +159,7 @@ def step_of(config, precision):
     strategy = training.make_strategy(resolved)
     with strategy.scope():
         gan = building.build_gan(resolved, policy=precision)
-    step = tf.function(lambda batch: strategy.run(gan.train_step, args=(batch,)))
+    step = tf.function(lambda batch: strategy.run(gan.train_step, args=(batch,)), autograph=False)
     return lambda batch: float(step(batch)["loss_g"])
 
 
