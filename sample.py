@@ -22,7 +22,7 @@ def _define_flags():
         "categories: one content under every category; interpolate: one motion, contents from one to another; "
         "long: clips longer than trained.",
     )
-    flags.DEFINE_string("checkpoint", "latest", "latest, or a step.")
+    flags.DEFINE_string("checkpoint", "latest", "latest, best (by the run's metric), or a step.")
     flags.DEFINE_integer("num_videos", 8, "Clips; in a grid rows.", lower_bound=1)
     flags.DEFINE_integer("columns", 0, "Columns of the content x motion grid. 0: as many as rows.", lower_bound=0)
     flags.DEFINE_integer(
@@ -64,8 +64,9 @@ def main(argv):
     from mocogan_tf import checkpoints, run_directory  # Here, so that --help need not wait for TensorFlow.
 
     generator, config, step = checkpoints.load_generator(FLAGS.run_dir, FLAGS.checkpoint)
-    frames = FLAGS.frames or config.video_length * (4 if FLAGS.mode == "long" else 1)
-    fps = FLAGS.fps or run_directory.read_data(FLAGS.run_dir)["fps"]
+    stride = generator.frame_stride
+    frames = FLAGS.frames or config.video_length // stride * (4 if FLAGS.mode == "long" else 1)
+    fps = FLAGS.fps or run_directory.read_data(FLAGS.run_dir)["fps"] / stride
     clips, columns = _make_clips(generator, frames)
     clips = video.scale_up(clips, FLAGS.scale)
     out = pathlib.Path(FLAGS.out)

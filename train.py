@@ -1,4 +1,4 @@
-"""Trains MoCoGAN: python train.py --dataset=taichi"""
+"""Trains MoCoGAN, or a baseline: python train.py --dataset=taichi [--model=vgan]"""
 
 import os
 
@@ -12,7 +12,9 @@ FLAGS = flags.FLAGS
 def _define_flags():
     cli.define_config_flags()
     flags.adopt_module_key_flags(cli)  # So that --help shows them.
-    flags.DEFINE_string("run_dir", None, "Folder of the run. Default: runs/DATASET-PROFILE.")
+    flags.DEFINE_string(
+        "run_dir", None, "Folder of the run. Default: runs/DATASET-PROFILE, for a baseline runs/DATASET-MODEL-PROFILE."
+    )
     flags.DEFINE_enum(
         "resume",
         "auto",
@@ -32,7 +34,8 @@ def main(argv):
     if FLAGS.dry_run:
         training.dry_run(config)
         return 0
-    run_dir = FLAGS.run_dir or os.path.join("runs", f"{config.dataset}-{profile}")
+    model = [] if config.model == "mocogan" else [config.model]
+    run_dir = FLAGS.run_dir or os.path.join("runs", "-".join([config.dataset, *model, profile]))
     return training.train(config, run_dir, resume=FLAGS.resume)
 
 

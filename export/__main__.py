@@ -16,7 +16,7 @@ flags.DEFINE_string("run_dir", None, "The run to export.", required=True)
 flags.DEFINE_string(
     "out", None, "Folder of the bundle. A bundle that is there is replaced by its next version.", required=True
 )
-flags.DEFINE_string("checkpoint", "latest", "`latest`, or the step of a checkpoint.")
+flags.DEFINE_string("checkpoint", "latest", "`latest`, `best` (by the run's metric), or the step of a checkpoint.")
 flags.DEFINE_list(
     "frame_buckets", None, "Clip lengths to serve with signatures of their own (default: trained length, twice it)."
 )

@@ -13,12 +13,19 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Config": "mocogan_tf.config",
     "LatentSpec": "mocogan_tf.latents",
+    "CodeSpec": "mocogan_tf.latents",
     "sample_latents": "mocogan_tf.latents",
     "VideoGenerator": "mocogan_tf.models.generator",
     "ImageDiscriminator": "mocogan_tf.models.discriminators",
     "PatchImageDiscriminator": "mocogan_tf.models.discriminators",
     "VideoDiscriminator": "mocogan_tf.models.discriminators",
     "MoCoGAN": "mocogan_tf.gan",
+    "VGANGenerator": "mocogan_tf.models.vgan",
+    "VGANDiscriminator": "mocogan_tf.models.vgan",
+    "VGAN": "mocogan_tf.baselines",
+    "TGANGenerator": "mocogan_tf.models.tgan",
+    "TGANDiscriminator": "mocogan_tf.models.tgan",
+    "TGAN": "mocogan_tf.baselines",
     "train": "mocogan_tf.training",
 }
 

@@ -22,22 +22,25 @@ def draw_latents(spec, num_videos, num_frames, seed):
     """Draws generator inputs in the graph, for training.
 
     Args:
-        spec: `LatentSpec`.
+        spec: `LatentSpec` or `CodeSpec`.
         num_videos: Number of clips, B.
         num_frames: Frames per clip, T.
         seed: int32 `[2]`.
 
     Returns:
-        dict as of `mocogan_tf.latents.sample_latents`: float32 tensors, N(0, 1), `category` one-hot.
+        dict of float32 tensors with the names, shapes and distributions of `mocogan_tf.latents.sample_latents`.
     """
-    latents = {}
+    latents, dtype = {}, keras.config.floatx()
     for i, (name, shape) in enumerate(sorted(spec.shapes(num_videos, num_frames).items())):
         own_seed = tf.random.experimental.stateless_fold_in(seed, i)
-        if name == "category":
+        distribution = spec.distributions[name]
+        if distribution == "one_hot":
             drawn = tf.random.stateless_uniform(shape[:1], own_seed, 0, spec.dim_category, tf.int32)
-            latents[name] = tf.one_hot(drawn, spec.dim_category, dtype=keras.config.floatx())
+            latents[name] = tf.one_hot(drawn, spec.dim_category, dtype=dtype)
+        elif distribution == "uniform":
+            latents[name] = tf.random.stateless_uniform(shape, own_seed, -1.0, 1.0, dtype=dtype)
         else:
-            latents[name] = tf.random.stateless_normal(shape, own_seed, dtype=keras.config.floatx())
+            latents[name] = tf.random.stateless_normal(shape, own_seed, dtype=dtype)
     return latents
 
 
@@ -101,6 +104,16 @@ class AdversarialModel(keras.Model):
         }
         return {name: network for name, network in networks.items() if network is not None}
 
+    @property
+    def optimizers(self):
+        """The optimizers of the trained networks."""
+        return [one for one in (self.g_optimizer, self.d_image_optimizer, self.d_video_optimizer) if one is not None]
+
+    @property
+    def state(self):
+        """All variables that a run goes on with: weights, moving average, step, Adam's moments and loss scales."""
+        return [*self.weights, *(variable for optimizer in self.optimizers for variable in optimizer.variables)]
+
     def compile(self, *, g_optimizer, d_video_optimizer, d_image_optimizer=None, **kwargs):
         """Takes one optimizer per network; `d_image_optimizer` is None without an image discriminator.
 
@@ -115,10 +128,18 @@ class AdversarialModel(keras.Model):
         if self.image_discriminator is not None:
             d_image_optimizer.build(self.image_discriminator.trainable_variables)
 
-    def _minimize(self, loss_fn, network, optimizer):
-        """One optimizer step of one network on `loss_fn() -> (loss, logs)`; returns the logs."""
+    def _minimize(self, loss_fn, network, optimizer, tape=None):
+        """One optimizer step of one network on `loss_fn() -> (loss, logs)`; returns the logs.
+
+        Args:
+            loss_fn: Called under the tape.
+            network: Whose weights move.
+            optimizer: Which moves them.
+            tape: Has recorded what the loss builds on, where networks share a forward pass; None: there is nothing.
+        """
         variables = network.trainable_variables
-        with tf.GradientTape() as tape:
+        tape = tf.GradientTape() if tape is None else tape
+        with tape:
             loss, logs = loss_fn()
             if self.weight_decay:
                 loss += 0.5 * self.weight_decay * sum(ops.sum(ops.square(v)) for v in variables)

@@ -5,23 +5,34 @@ import contextlib
 import keras
 import tensorflow as tf
 
+from mocogan_tf.baselines import TGAN, VGAN
 from mocogan_tf.gan import MoCoGAN
 from mocogan_tf.models.discriminators import ImageDiscriminator, PatchImageDiscriminator, VideoDiscriminator
 from mocogan_tf.models.generator import VideoGenerator
+from mocogan_tf.models.tgan import TGANDiscriminator, TGANGenerator
+from mocogan_tf.models.vgan import VGANDiscriminator, VGANGenerator
+
+GENERATORS = {"mocogan": VideoGenerator, "vgan": VGANGenerator, "tgan": TGANGenerator}
 
 
 def build_generator(config, name="generator", sync_batch_norm=False):
     """Builds the generator of a resolved configuration."""
+    shared = {
+        "ngf": config.ngf,
+        "image_size": config.image_size,
+        "channels": config.channels,
+        "sync_batch_norm": sync_batch_norm,
+        "name": name,
+    }
+    if config.model != "mocogan":
+        return GENERATORS[config.model](video_length=config.video_length, **shared)
     return VideoGenerator(
         dim_content=config.dim_content,
         dim_motion=config.dim_motion,
         dim_category=config.dim_category,
         category_to=config.category_to,
-        ngf=config.ngf,
-        image_size=config.image_size,
-        channels=config.channels,
-        sync_batch_norm=sync_batch_norm,
-        name=name,
+        update_gate_bias=config.update_gate_bias,
+        **shared,
     )
 
 
@@ -50,30 +61,48 @@ def build_gan(config, policy=None):
 
 def _build_gan(config):
     sync = config.sync_batch_norm and tf.distribute.get_strategy().num_replicas_in_sync > 1
-    shared = {
+    build = {"mocogan": _build_mocogan, "vgan": _build_vgan, "tgan": _build_tgan}[config.model]
+    gan = build(
+        config,
+        sync,
+        generator=build_generator(config, "generator", sync),
+        average=build_generator(config, "average") if config.ema_decay else None,
+        seed=config.seed,
+        weight_decay=config.weight_decay if config.weight_decay_mode == "coupled" else 0.0,
+        ema_decay=config.ema_decay,
+    )
+    gan.compile(
+        g_optimizer=_optimizer(config, config.learning_rate),
+        d_image_optimizer=_optimizer(config, config.learning_rate_d) if gan.image_discriminator is not None else None,
+        d_video_optimizer=_optimizer(config, config.learning_rate_d * config.d_video_rate),
+        jit_compile=_jit_compile(config),
+        steps_per_execution=config.steps_per_execution,
+    )
+    return gan
+
+
+def _build_mocogan(config, sync_batch_norm, **shared):
+    sizes = {
         "ndf": config.ndf,
         "image_size": config.image_size,
         "norm": config.discriminator_norm,
         "noise_sigma": config.noise_sigma,
-        "sync_batch_norm": sync,
+        "sync_batch_norm": sync_batch_norm,
     }
     image_discriminators = {"patch": PatchImageDiscriminator, "full": ImageDiscriminator, "none": None}
     make_image_discriminator = image_discriminators[config.image_discriminator]
-    frame = (config.image_size, config.image_size, config.channels)
     image_discriminator = None
     if make_image_discriminator is not None:
-        image_discriminator = make_image_discriminator(**shared)
-        image_discriminator.build((None, *frame[:2], config.image_frames * config.channels))
+        image_discriminator = make_image_discriminator(**sizes)
+        height, width, channels = _frame(config)
+        image_discriminator.build((None, height, width, config.image_frames * channels))
     video_discriminator = VideoDiscriminator(
-        video_length=config.video_length, dim_category=config.dim_category, **shared
+        video_length=config.video_length, dim_category=config.dim_category, **sizes
     )
-    video_discriminator.build((None, config.video_length, *frame))
-    gan = MoCoGAN(
-        generator=build_generator(config, "generator", sync),
-        average=build_generator(config, "average") if config.ema_decay else None,
+    video_discriminator.build((None, config.video_length, *_frame(config)))
+    return MoCoGAN(
         image_discriminator=image_discriminator,
         video_discriminator=video_discriminator,
-        seed=config.seed,
         category_loss=config.category_loss,
         category_weight=config.category_weight,
         r1_image=config.r1_image,
@@ -82,17 +111,34 @@ def _build_gan(config):
         label_smoothing=config.label_smoothing,
         augmentations=config.augmentations,
         image_frames=config.image_frames,
-        weight_decay=config.weight_decay if config.weight_decay_mode == "coupled" else 0.0,
-        ema_decay=config.ema_decay,
+        **shared,
     )
-    gan.compile(
-        g_optimizer=_optimizer(config, config.learning_rate),
-        d_image_optimizer=_optimizer(config, config.learning_rate_d) if image_discriminator is not None else None,
-        d_video_optimizer=_optimizer(config, config.learning_rate_d * config.d_video_rate),
-        jit_compile=_jit_compile(config),
-        steps_per_execution=config.steps_per_execution,
+
+
+def _build_vgan(config, sync_batch_norm, **shared):
+    discriminator = _clip_discriminator(VGANDiscriminator, config, sync_batch_norm)
+    return VGAN(video_discriminator=discriminator, mask_weight=config.mask_weight, **shared)
+
+
+def _build_tgan(config, sync_batch_norm, **shared):
+    discriminator = _clip_discriminator(TGANDiscriminator, config, sync_batch_norm)
+    return TGAN(video_discriminator=discriminator, clip_every=config.clip_every, **shared)
+
+
+def _clip_discriminator(make, config, sync_batch_norm):
+    """Builds a baseline's discriminator."""
+    discriminator = make(
+        video_length=config.video_length,
+        ndf=config.ndf,
+        image_size=config.image_size,
+        sync_batch_norm=sync_batch_norm,
     )
-    return gan
+    discriminator.build((None, config.video_length, *_frame(config)))
+    return discriminator
+
+
+def _frame(config):
+    return config.image_size, config.image_size, config.channels
 
 
 def _jit_compile(config):
@@ -119,9 +165,15 @@ class _WarmUp(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def _optimizer(config, learning_rate):
-    """Adam, with the decoupled weight decay if that is chosen; in float16 with a loss scale of its own."""
+    """Adam, for TGAN RMSprop; with the decoupled weight decay if that is chosen; in float16 with its own loss scale."""
     if config.warmup_steps:
         learning_rate = _WarmUp(learning_rate, config.warmup_steps)
     decoupled = config.weight_decay if config.weight_decay and config.weight_decay_mode == "decoupled" else None
-    adam = keras.optimizers.Adam(learning_rate, config.beta_1, config.beta_2, epsilon=1e-8, weight_decay=decoupled)
-    return keras.optimizers.LossScaleOptimizer(adam) if config.precision == "mixed_float16" else adam
+    if config.model == "tgan":
+        # Chainer adds 1e-8 to the root, Keras its square within.
+        optimizer = keras.optimizers.RMSprop(learning_rate, config.beta_2, epsilon=1e-16, weight_decay=decoupled)
+    else:
+        optimizer = keras.optimizers.Adam(
+            learning_rate, config.beta_1, config.beta_2, epsilon=1e-8, weight_decay=decoupled
+        )
+    return keras.optimizers.LossScaleOptimizer(optimizer) if config.precision == "mixed_float16" else optimizer

@@ -113,13 +113,32 @@ def drop_after(path, step):
     os.replace(temporary, path)
 
 
+def _drop_events_after(folder, step):
+    """As `drop_after`, for TensorBoard's files."""
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        temporary = folder / "writing"  # A name that TensorBoard does not read.
+        with tf.io.TFRecordWriter(str(temporary)) as kept:
+            try:
+                for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+                    if tf.compat.v1.Event.FromString(record).step <= step:
+                        kept.write(record)
+            except tf.errors.DataLossError:  # The last one was being written when the run was killed.
+                pass
+        os.replace(temporary, path)
+
+
 class TensorBoardLog(PerStep):
-    """Writes the losses as TensorBoard scalars under `tensorboard/`."""
+    """Writes the losses as TensorBoard scalars under `tensorboard/`.
+
+    What is written is on disk at once: a checkpoint must not be younger than the curves that lead to it.
+    """
 
     def __init__(self, run_dir, start_step, every):
         super().__init__(start_step)
         self.every = every
-        self.writer = tf.summary.create_file_writer(str(pathlib.Path(run_dir) / "tensorboard"))
+        folder = pathlib.Path(run_dir) / "tensorboard"
+        _drop_events_after(folder, start_step)
+        self.writer = tf.summary.create_file_writer(str(folder))
 
     def on_step(self, previous, step, logs):
         if due(self.every, previous, step):
@@ -130,6 +149,7 @@ class TensorBoardLog(PerStep):
         with self.writer.as_default(step=step):
             for tag, value in scalars.items():
                 tf.summary.scalar(tag, value)
+        self.writer.flush()
 
     def write_film(self, name, film, fps, step):
         """Writes a clip, uint8 `[T, H, W, C]`, as an animated picture."""
@@ -142,13 +162,14 @@ class TensorBoardLog(PerStep):
         value = tf.compat.v1.Summary.Value(tag=name, image=image)
         with self.writer.as_default(step=step):
             tf.summary.experimental.write_raw_pb(tf.compat.v1.Summary(value=[value]).SerializeToString())
-
-    def on_train_end(self, logs=None):
-        self.writer.close()
+        self.writer.flush()
 
 
 class Samples(PerStep):
-    """Writes the content x motion grid of the same latents every so often, as WebP, as PNG, and to TensorBoard."""
+    """Writes clips of the same latents every so often, as WebP, as PNG, and to TensorBoard.
+
+    MoCoGAN's are a grid of contents by motions, a baseline's are random.
+    """
 
     def __init__(self, run_dir, start_step, every, *, num_frames, fps, seed, tensorboard):
         super().__init__(start_step)
@@ -167,15 +188,14 @@ class Samples(PerStep):
             self.write(self.last_step)
 
     def write(self, step):
-        """Writes the grid: four contents by four motions, or by as many as there are categories, up to eight."""
-        generator = self.model.sampler
-        motions = min(max(4, generator.latents.dim_category), 8)
-        clips = sampling.content_motion_grid(generator, 4, motions, self.num_frames, seed=self.seed)
+        """Writes the grid of `sampling.overview`."""
+        stride = self.model.sampler.frame_stride
+        clips, columns = sampling.overview(self.model.sampler, self.num_frames // stride, seed=self.seed)
         self.folder.mkdir(parents=True, exist_ok=True)
-        film = video.grid(clips, motions)
-        video.write_video(self.folder / f"step-{step:08d}.webp", video.scale_up(film, 2), self.fps)
+        film, fps = video.grid(clips, columns), self.fps / stride
+        video.write_video(self.folder / f"step-{step:08d}.webp", video.scale_up(film, 2), fps)
         video.write_image(self.folder / f"step-{step:08d}.png", video.film_strips(clips))
-        self.tensorboard.write_film("samples", film, self.fps, step)
+        self.tensorboard.write_film("samples", film, fps, step)
         self.written = step
 
 
@@ -187,10 +207,10 @@ class Checkpoints(PerStep):
         start_step: Step from which the run goes on.
         every: Steps between two checkpoints.
         keeping: What is kept, as `checkpoints.save` takes it.
-        evaluate: From model and step to the scores that the checkpoint shall hold, or to none.
+        evaluate: From model and step to the scores that the checkpoint shall hold; None: it holds none.
     """
 
-    def __init__(self, run_dir, start_step, every, keeping, evaluate=lambda model, step: {}):
+    def __init__(self, run_dir, start_step, every, keeping, evaluate=None):
         super().__init__(start_step)
         self.run_dir, self.every, self.keeping, self.evaluate = run_dir, every, keeping, evaluate
         self.saved = start_step
@@ -205,7 +225,8 @@ class Checkpoints(PerStep):
 
     def save(self, step):
         """Writes a checkpoint of this step."""
-        checkpoints.save(self.model, self.run_dir, **self.keeping, **self.evaluate(self.model, step))
+        scores = self.evaluate(self.model, step) if self.evaluate else {}
+        checkpoints.save(self.model, self.run_dir, **self.keeping, **scores)
         self.saved = step
 
 

@@ -1,6 +1,6 @@
 """Checkpoints: one file of everything a run needs to go on, written beside and renamed, restored loudly.
 
-`checkpoints/step-00001500.weights.h5` holds the three networks, the averaged generator, the optimizers with Adam's
+`checkpoints/step-00001500.weights.h5` holds the networks, the averaged generator, the optimizers with Adam's
 moments and loss scales, and the step; `step-00001500.json` its SHA-256 and what was known of the run then. A checkpoint
 exists when its .json does. Random state and place in the data follow from the step, so they need no room here.
 """
@@ -34,6 +34,18 @@ def paths(run_dir, step):
     return folder / f"step-{step:08d}.weights.h5", folder / f"step-{step:08d}.json"
 
 
+def best_of(config):
+    """Returns the metric by which a run's best checkpoint is chosen, and whether more of it is better.
+
+    Raises:
+        ValueError: `best_metric` names no metric of quality.
+    """
+    from mocogan_tf.metrics import monitor
+
+    name = monitor.default_metric(config) if config.best_metric == "auto" else config.best_metric
+    return name, monitor.higher_is_better(name)
+
+
 def best(run_dir, metric, higher_is_better):
     """Returns the step whose checkpoint scored best, the earlier of equals; None if none has a finite score.
 
@@ -60,7 +72,7 @@ def save(gan, run_dir, *, keep, keep_every=0, best_of=None, **about):
     """Writes a checkpoint of the current step, then removes old ones.
 
     Args:
-        gan: Compiled `MoCoGAN`.
+        gan: A compiled `AdversarialModel`.
         run_dir: The run directory.
         keep: Number of latest checkpoints to keep, this one included.
         keep_every: Steps that are multiples of this are kept too; 0 for none.
@@ -80,26 +92,38 @@ def save(gan, run_dir, *, keep, keep_every=0, best_of=None, **about):
             raise FloatingPointError(f"Weight {variable.path} is not finite at step {step}; no checkpoint was written.")
     weights, description = paths(run_dir, step)
     weights.parent.mkdir(parents=True, exist_ok=True)
-    temporary = weights.with_name(f"writing-{weights.name}")
+    new_weights, new_description = (path.with_name(f"writing-{path.name}") for path in (weights, description))
     try:
-        gan.save_weights(temporary)
-        digest = _sha256(temporary)
-        os.replace(temporary, weights)
+        gan.save_weights(new_weights)
+        about = {"step": step, "sha256": _sha256(new_weights), **about}
+        new_description.write_text(json.dumps(about, indent=2) + "\n")
+        os.replace(new_weights, weights)
+        os.replace(new_description, description)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        new_weights.unlink(missing_ok=True)
+        new_description.unlink(missing_ok=True)
         if isinstance(error, RuntimeError):  # HDF5's word for a write that failed.
             raise OSError(f"Cannot write checkpoint {weights}: {error}") from error
         raise
-    temporary = description.with_name(f"writing-{description.name}")
-    temporary.write_text(json.dumps({"step": step, "sha256": digest, **about}, indent=2) + "\n")
-    os.replace(temporary, description)
-    kept_best = best(run_dir, *best_of) if best_of else None
-    for old in steps(run_dir)[:-keep]:
+    _remove_old(run_dir, step, keep, keep_every, best(run_dir, *best_of) if best_of else None)
+    return step
+
+
+def _remove_old(run_dir, step, keep, keep_every, kept_best):
+    """Removes what is not to be kept, and what killed processes left half-written."""
+    # Later ones are not counted: they were damaged, or the run would have gone on from them.
+    for old in [one for one in steps(run_dir) if one <= step][:-keep]:
         if old == kept_best or (keep_every and old % keep_every == 0):
             continue
         for path in reversed(paths(run_dir, old)):  # The description first: without it the weights do not count.
             path.unlink(missing_ok=True)
-    return step
+    folder = pathlib.Path(run_dir) / FOLDER
+    for path in folder.glob("writing-*"):
+        path.unlink(missing_ok=True)
+    described = {paths(run_dir, one)[0] for one in steps(run_dir)}
+    for path in folder.glob("step-*.weights.h5"):
+        if path not in described:
+            path.unlink(missing_ok=True)
 
 
 def restore(gan, run_dir, step):
@@ -149,13 +173,12 @@ def load_generator(run_dir, which="latest"):
         which: "latest", "best" (by the metric that the run's configuration names), or a step.
 
     Returns:
-        `(VideoGenerator, Config, step)`, in float32 whatever the run's precision.
+        `(generator, Config, step)`, in float32 whatever the run's precision.
 
     Raises:
         ValueError: There is no such run or checkpoint, or it is damaged.
     """
     from mocogan_tf.building import build_gan
-    from mocogan_tf.metrics.monitor import higher_is_better
 
     config = Config.from_json(pathlib.Path(run_dir) / "config.json")
     found = steps(run_dir)
@@ -164,9 +187,10 @@ def load_generator(run_dir, which="latest"):
     if which == "latest":
         step = found[-1]
     elif which == "best":
-        step = best(run_dir, config.best_metric, higher_is_better(config.best_metric))
+        metric, higher_is_better = best_of(config)
+        step = best(run_dir, metric, higher_is_better)
         if step is None:
-            raise ValueError(f"No checkpoint in {run_dir} has a score in {config.best_metric}. Use latest, or a step.")
+            raise ValueError(f"No checkpoint in {run_dir} has a score in {metric}. Use latest, or a step.")
     else:
         step = int(which) if str(which).isdigit() else -1
         if step not in found:

@@ -6,38 +6,50 @@ import sys
 
 from absl import app, flags, logging
 
-from mocogan_tf.config import Config
+from mocogan_tf.config import MODELS, Config, fields_of
 
-# Overrides of `Config`'s defaults, by name.
+_SMOKE = {
+    "num_clips": 64,
+    "ngf": 8,
+    "ndf": 8,
+    "video_batch": 4,
+    "steps": 120,
+    "log_every": 20,
+    "sample_every": 60,
+    "checkpoint_every": 60,
+    "evaluate_every": 0,
+}
+# Overrides of `Config`'s defaults, by the profile's name and then by model.
 PROFILES = {
-    # The paper's networks and step count at the published batch sizes.
-    "paper": {},
-    # Two cores, under an hour.
+    # The papers' networks and step counts at the published batch sizes.
+    "paper": {"mocogan": {}, "vgan": {}, "tgan": {}},
+    # Two cores, under an hour. All three see as many clips.
     "cpu": {
-        "num_clips": 2000,
-        "ngf": 24,
-        "ndf": 24,
-        "image_batch": 16,
-        "video_batch": 8,
-        "steps": 5000,
-        "discriminator_norm": "none",
-        "noise_sigma": 0.0,
-        "r1_image": 0.3,
-        "r1_video": 2.0,
-        "beta_2": 0.99,
-        "ema_decay": 0.995,
+        "mocogan": {
+            "num_clips": 2000,
+            "update_gate_bias": 1.0,
+            "ngf": 24,
+            "ndf": 24,
+            "image_batch": 16,
+            "video_batch": 8,
+            "steps": 5000,
+            "discriminator_norm": "none",
+            "noise_sigma": 0.0,
+            "r1_image": 0.3,
+            "r1_video": 2.0,
+            "learning_rate": 5e-4,
+            "learning_rate_d": 5e-4,
+            "beta_2": 0.99,
+            "ema_decay": 0.995,
+        },
+        "vgan": {"num_clips": 2000, "ngf": 24, "ndf": 24, "video_batch": 8, "steps": 5000, "ema_decay": 0.995},
+        "tgan": {"num_clips": 2000, "ngf": 24, "ndf": 24, "video_batch": 8, "steps": 5000, "ema_decay": 0.995},
     },
     # About a minute: everything runs, nothing is learnt.
     "smoke": {
-        "num_clips": 64,
-        "ngf": 8,
-        "ndf": 8,
-        "image_batch": 8,
-        "video_batch": 4,
-        "steps": 120,
-        "log_every": 20,
-        "sample_every": 60,
-        "checkpoint_every": 60,
+        "mocogan": {**_SMOKE, "image_batch": 8},
+        "vgan": _SMOKE,
+        "tgan": _SMOKE,
     },
 }
 
@@ -52,6 +64,7 @@ PRESETS = {
         "dim_content": 50,
         "dim_motion": 10,
         "category_to": "image",
+        "update_gate_bias": 0.0,
         "ngf": 64,
         "ndf": 64,
         "image_discriminator": "patch",
@@ -97,25 +110,40 @@ def define_config_flags():
     )
     define = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string, bool: flags.DEFINE_bool}
     for field in dataclasses.fields(Config):
-        choices = field.metadata["choices"]
+        choices, default = field.metadata["choices"], field.metadata["defaults"]["mocogan"]
         if choices:
-            flags.DEFINE_enum(field.name, field.default, list(choices), field.metadata["help"])
+            flags.DEFINE_enum(field.name, default, list(choices), _help(field))
         else:
-            define[type(field.default)](field.name, field.default, field.metadata["help"])
+            define[type(default)](field.name, default, _help(field))
+
+
+def _help(field):
+    """A field's help, with what differs between models."""
+    defaults, only = field.metadata["defaults"], field.metadata["only"]
+    differing = [f"{model}: {defaults[model]}" for model in only if defaults[model] != defaults["mocogan"]]
+    notes = [f"{' and '.join(only)} only"] * (only != MODELS) + differing
+    return field.metadata["help"] + (f" [{'; '.join(notes)}]" if notes else "")
 
 
 def config_from_flags(values, profile):
-    """Builds the configuration: defaults, then the profile, then the preset, then the flags that were given.
+    """Builds the configuration: the model's defaults, its profile, the preset, then the flags that were given.
 
     Args:
         values: absl's parsed `FLAGS`.
         profile: Name of a profile.
 
     Raises:
-        ValueError: As `Config`.
+        ValueError: As `Config`; or a flag was given that the model has no use for.
     """
     given = {f.name: values[f.name].value for f in dataclasses.fields(Config) if values[f.name].present}
-    return Config(**{**PROFILES[profile], **PRESETS[values.preset], **given})
+    model = values["model"].value
+    for name in given:
+        if name not in fields_of(model):
+            raise ValueError(f"--{name} does not apply to --model={model}. Leave it out.")
+    preset = PRESETS[values.preset]
+    if preset and model != preset["model"]:
+        raise ValueError(f"--preset={values.preset} is a recipe for --model={preset['model']}. Received: {model}")
+    return Config(**{**PROFILES[profile][model], **preset, **given})
 
 
 def run(main, positional=0):

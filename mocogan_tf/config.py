@@ -1,6 +1,8 @@
 """One flat, frozen configuration. A field's type, default, bounds and help stand on one line; flags are made from them.
 
 A run directory holds its configuration as `config.json`; every later command reads it back from there.
+
+A field may have another default for another model, and a field that a model has no use for cannot be set for it.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from typing import Any, get_type_hints
 
 AUTO = -1  # In an integer field: follows from the data.
 AUGMENTATIONS = ("colour", "translation", "cutout")  # In the order in which they are applied.
+MODELS = ("mocogan", "vgan", "tgan")
+_MOCOGAN = ("mocogan",)
 
 
 def _opt(
@@ -21,9 +25,29 @@ def _opt(
     choices: tuple[str, ...] = (),
     minimum: float | None = None,
     below: float | None = None,
+    only: tuple[str, ...] = MODELS,
+    **by_model: Any,
 ) -> Any:
-    metadata = {"help": help, "choices": choices, "minimum": minimum, "below": below}
-    return dataclasses.field(default=default, metadata=metadata)
+    """A field of `Config`.
+
+    Args:
+        default: For all models that `by_model` does not name.
+        help: What the flag's help says.
+        choices, minimum, below: Bounds.
+        only: Models that have such an option.
+        **by_model: Defaults of single models.
+    """
+    defaults = {model: by_model.get(model, default) for model in MODELS}
+    metadata = {
+        "help": help,
+        "choices": choices,
+        "minimum": minimum,
+        "below": below,
+        "only": only,
+        "defaults": defaults,
+    }
+    # None stands for a default that depends on the model, until the model is known.
+    return dataclasses.field(default=None if by_model else default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,33 +65,59 @@ class Config:
     num_clips: int = _opt(4000, "Clips to render where the set is generated.", minimum=1)
     image_size: int = _opt(64, "Height and width of a frame: 32, 64 or 128.")
     channels: int = _opt(3, "Colour channels: 3, or 1 for grey.")
-    video_length: int = _opt(16, "Frames per clip, T.", minimum=4)
-    every_nth: int = _opt(2, "Keep one source frame in this many when a clip is cut.", minimum=1)
+    video_length: int = _opt(16, "Frames per clip, T.", minimum=4, vgan=32)
+    every_nth: int = _opt(2, "Keep one source frame in this many when a clip is cut.", minimum=1, vgan=1)
 
     # Networks.
-    model: str = _opt("mocogan", "Model to train.", choices=("mocogan",))
-    dim_content: int = _opt(50, "Size of the content code, fixed over a clip.", minimum=1)
-    dim_motion: int = _opt(10, "Size of the motion code, one per frame, and of its noise.", minimum=1)
+    model: str = _opt("mocogan", "Model to train: MoCoGAN, or a baseline, VGAN or TGAN.", choices=MODELS)
+    dim_content: int = _opt(50, "Size of the content code, fixed over a clip.", minimum=1, only=_MOCOGAN)
+    dim_motion: int = _opt(10, "Size of the motion code, one per frame, and of its noise.", minimum=1, only=_MOCOGAN)
     dim_category: int = _opt(
-        AUTO, "Number of categories. -1: as many as the clips have; none with category_loss=none.", minimum=AUTO
+        AUTO,
+        "Number of categories. -1: as many as the clips have; none with category_loss=none.",
+        minimum=AUTO,
+        only=_MOCOGAN,
+        vgan=0,
+        tgan=0,
     )
     category_to: str = _opt(
         "motion",
         "Where the category enters: the motion network (the paper's best) or the frame decoder (the authors' code).",
         choices=("motion", "image"),
+        only=_MOCOGAN,
     )
-    ngf: int = _opt(64, "Filters of the generator's last hidden layer.", minimum=1)
+    update_gate_bias: float = _opt(
+        0.0,
+        "Where the bias of the GRU's update gate starts: above 0, motion is slow and smooth from the first step on.",
+        only=_MOCOGAN,
+    )
+    ngf: int = _opt(64, "Filters of the generator's last hidden layer (TGAN: of the last but one).", minimum=1)
     ndf: int = _opt(64, "Filters of the discriminators' first layer.", minimum=1)
     image_discriminator: str = _opt(
-        "patch", "One logit per patch, one per image, or no image discriminator.", choices=("patch", "full", "none")
+        "patch",
+        "One logit per patch, one per image, or no image discriminator.",
+        choices=("patch", "full", "none"),
+        only=_MOCOGAN,
+        vgan="none",
+        tgan="none",
     )
     discriminator_norm: str = _opt(
         "batch",
         "Normalisation inside the discriminators: of batches, of weights (spectral, Miyato et al. 2018), or none.",
         choices=("batch", "spectral", "none"),
+        only=_MOCOGAN,
     )
-    image_frames: int = _opt(1, "Random frames of a clip that the image discriminator sees side by side.", minimum=1)
-    noise_sigma: float = _opt(0.1, "Deviation of the instance noise before the discriminators' layers.", minimum=0)
+    image_frames: int = _opt(
+        1, "Random frames of a clip that the image discriminator sees side by side.", minimum=1, only=_MOCOGAN
+    )
+    noise_sigma: float = _opt(
+        0.1,
+        "Deviation of the instance noise before the discriminators' layers.",
+        minimum=0,
+        only=_MOCOGAN,
+        vgan=0.0,
+        tgan=0.0,
+    )
 
     # Objective and optimizers.
     category_loss: str = _opt(
@@ -75,26 +125,42 @@ class Config:
         "How categories are learnt: `supervised` (the class head learns real labels, the generator is scored by it), "
         "`infogan` (class head and generator both learn from fakes), `none`; `auto`: by whether clips have labels.",
         choices=("auto", "supervised", "infogan", "none"),
+        only=_MOCOGAN,
+        vgan="none",
+        tgan="none",
     )
-    category_weight: float = _opt(1.0, "Weight of the category loss, the paper's lambda.", minimum=0)
-    r1_image: float = _opt(0.0, "Weight of R1 on the image discriminator (Mescheder et al. 2018); 0: off.", minimum=0)
-    r1_video: float = _opt(0.0, "Weight of R1 on the video discriminator; 0: off.", minimum=0)
-    r1_every: int = _opt(16, "Steps between two R1 penalties, each scaled up by this number.", minimum=1)
+    category_weight: float = _opt(1.0, "Weight of the category loss, the paper's lambda.", minimum=0, only=_MOCOGAN)
+    r1_image: float = _opt(
+        0.0, "Weight of R1 on the image discriminator (Mescheder et al. 2018); 0: off.", minimum=0, only=_MOCOGAN
+    )
+    r1_video: float = _opt(0.0, "Weight of R1 on the video discriminator; 0: off.", minimum=0, only=_MOCOGAN)
+    r1_every: int = _opt(16, "Steps between two R1 penalties, each scaled up by this number.", minimum=1, only=_MOCOGAN)
     label_smoothing: float = _opt(
-        0.0, "How far the discriminators' target of real clips is below 1; 0: off.", minimum=0, below=1
+        0.0,
+        "How far the discriminators' target of real clips is below 1; 0: off.",
+        minimum=0,
+        below=1,
+        only=_MOCOGAN,
     )
     augment: str = _opt(
         "",
         "Differentiable augmentation of what the discriminators see, the same over a clip's frames (Zhao et al. 2020): "
         "comma-separated out of colour, translation, cutout. Empty: off.",
+        only=_MOCOGAN,
     )
-    learning_rate: float = _opt(2e-4, "Adam's step size for the generator.", minimum=0)
-    learning_rate_d: float = _opt(2e-4, "Adam's step size for the discriminators.", minimum=0)
+    mask_weight: float = _opt(
+        0.1, "Weight of the mean of VGAN's foreground mask, its sparsity.", minimum=0, only=("vgan",)
+    )
+    clip_every: int = _opt(
+        5, "Steps between two clippings of the singular values of TGAN's critic.", minimum=1, only=("tgan",)
+    )
+    learning_rate: float = _opt(2e-4, "Step size for the generator (Adam; TGAN: RMSprop).", minimum=0, tgan=5e-5)
+    learning_rate_d: float = _opt(2e-4, "Step size for the discriminators.", minimum=0, tgan=5e-5)
     d_video_rate: float = _opt(1.0, "Times `learning_rate_d`: the step size for the video discriminator.", minimum=0)
     warmup_steps: int = _opt(0, "Steps over which the step sizes rise from zero; 0: at once.", minimum=0)
-    beta_1: float = _opt(0.5, "Adam's decay of the first moment.", minimum=0, below=1)
-    beta_2: float = _opt(0.999, "Adam's decay of the second moment.", minimum=0, below=1)
-    weight_decay: float = _opt(1e-5, "Weight decay of all networks; 0: off.", minimum=0)
+    beta_1: float = _opt(0.5, "Adam's decay of the first moment.", minimum=0, below=1, only=("mocogan", "vgan"))
+    beta_2: float = _opt(0.999, "Decay of the second moment (Adam's, RMSprop's).", minimum=0, below=1, tgan=0.99)
+    weight_decay: float = _opt(1e-5, "Weight decay of all networks; 0: off.", minimum=0, vgan=0.0, tgan=0.0)
     weight_decay_mode: str = _opt(
         "coupled", "Decay inside the gradient (as the authors) or beside it (AdamW).", choices=("coupled", "decoupled")
     )
@@ -102,8 +168,10 @@ class Config:
 
     # Training.
     steps: int = _opt(100_000, "Training steps in all.", minimum=1)
-    image_batch: int = _opt(32, "Images per step, over all devices.", minimum=1)
-    video_batch: int = _opt(32, "Clips per step, over all devices.", minimum=1)
+    image_batch: int = _opt(
+        32, "Images per step, over all devices, where there is an image discriminator.", minimum=1, only=_MOCOGAN
+    )
+    video_batch: int = _opt(32, "Clips per step, over all devices.", minimum=1, vgan=64)
     seed: int = _opt(0, "Seed of everything random.", minimum=0, below=2**32)
 
     # How it is computed: these change speed and rounding, not the method.
@@ -130,8 +198,16 @@ class Config:
     best_metric: str = _opt("auto", "Metric by which the best checkpoint is chosen; `auto`: by what the clips offer.")
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            _check_field(field.name, getattr(self, field.name), field.metadata)
+        fields = {field.name: field for field in dataclasses.fields(self)}
+        _check_field("model", self.model, fields["model"].metadata)
+        for name, field in fields.items():
+            default = field.metadata["defaults"][self.model]
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)  # The way into a frozen dataclass.
+            value = getattr(self, name)
+            _check_field(name, value, field.metadata)
+            if self.model not in field.metadata["only"] and value != default:
+                raise ValueError(f"`{name}` does not apply to model={self.model}. Received: {name}={value}")
         if self.image_size not in (32, 64, 128):
             raise ValueError(f"`image_size` must be 32, 64 or 128. Received: image_size={self.image_size}")
         if self.channels not in (1, 3):
@@ -190,12 +266,13 @@ class Config:
         return dataclasses.replace(self, dim_category=dim, category_loss=loss)
 
     def to_json(self) -> str:
-        """Returns the configuration as indented JSON, fields in their order here."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        """Returns the configuration as indented JSON: the fields that the model has, in their order here."""
+        values = {name: getattr(self, name) for name in fields_of(self.model)}
+        return json.dumps(values, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, path: str | pathlib.Path) -> Config:
-        """Reads a configuration that `to_json` wrote. A field that an earlier version did not have takes its default.
+        """Reads a configuration that `to_json` wrote. A field that an older version did not have takes its default.
 
         Raises:
             ValueError: The file is missing, is no JSON object, or has fields that this version does not know.
@@ -211,6 +288,13 @@ class Config:
         if unknown:
             raise ValueError(f"The configuration {path} has unknown fields: {', '.join(unknown)}.")
         return cls(**values)
+
+
+def fields_of(model: Any) -> list[str]:
+    """Returns the names of the fields that a model has; of a model that is not known, all."""
+    return [
+        field.name for field in dataclasses.fields(Config) if model in field.metadata["only"] or model not in MODELS
+    ]
 
 
 # Fields that may differ when a run goes on: they change how long, how fast or what is written, not the method.

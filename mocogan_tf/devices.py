@@ -89,7 +89,7 @@ def make_strategy(config, cluster=None):
 
 def check_batches(config, num_replicas):
     """Raises ValueError unless the global batches divide evenly over the replicas."""
-    for name in ("image_batch", "video_batch"):
+    for name in ("video_batch",) if config.image_discriminator == "none" else ("image_batch", "video_batch"):
         size = getattr(config, name)
         if size % num_replicas:
             raise ValueError(

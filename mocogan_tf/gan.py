@@ -40,7 +40,8 @@ class MoCoGAN(AdversarialModel):
 
     `train_step` takes `{"images": [Bi, H, W, C], "videos": [Bv, T, H, W, C], "labels": [Bv]}`, float32 in [-1, 1] and
     int32, and makes one step of D_I, of D_V and of (G_I, R_M), in the order of the authors' code, each on fakes of its
-    own. With `image_frames` k > 1 the images are `[Bi, k, H, W, C]`: frames of one clip, which D_I sees side by side.
+    own. Without an image discriminator there need be no images. With `image_frames` k > 1 the images are
+    `[Bi, k, H, W, C]`: frames of one clip, which D_I sees side by side.
 
     Args:
         category_loss: "none", "supervised" (the class head learns real labels, the generator is scored by it) or
@@ -78,12 +79,13 @@ class MoCoGAN(AdversarialModel):
 
     def train_step(self, batch):
         """One step of each network. Returns the logged scalars by name."""
-        images, videos, labels = batch["images"], batch["videos"], batch["labels"]
-        logs = {}
+        videos, labels = batch["videos"], batch["labels"]
+        num_images, logs = 0, {}
         if self.image_discriminator is not None:
-            logs.update(self._step_d_image(images))
+            num_images = batch["images"].shape[0]
+            logs.update(self._step_d_image(batch["images"]))
         logs.update(self._step_d_video(videos, labels))
-        logs.update(self._step_g(images.shape[0], videos.shape[:2]))
+        logs.update(self._step_g(num_images, videos.shape[:2]))
         return self._end_step(logs)
 
     def _step_d_image(self, images):
@@ -192,6 +194,8 @@ class MoCoGAN(AdversarialModel):
                 summed = ops.sum(ops.mean(ops.cast(logits, keras.config.floatx()), axis=-1))
             return weight * self.r1_every * losses.r1_penalty(tape.gradient(summed, real))
 
+        if self.r1_every == 1:
+            return penalty()
         return tf.cond(
             tf.equal(self.step.value % self.r1_every, 0), penalty, lambda: tf.zeros((), keras.config.floatx())
         )

@@ -8,7 +8,8 @@ generator. It is Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy
 * a block's four words give two pairs `(a, b)`; in float64 `u = (a + 0.5) / 2^32`, `v = (b + 0.5) / 2^32`, and the
   normals are `sqrt(-2 ln u) cos(2 pi v)` and `sqrt(-2 ln u) sin(2 pi v)`, in this order, cast to float32 (Box and
   Muller 1958). Arrays fill in row-major order;
-* category: the first word of its stream modulo `dim_category`.
+* category: the first word of its stream modulo `dim_category`;
+* a uniform code takes one number per word, in order: `2 (w + 0.5) / 2^32 - 1` in float64, cast to float32.
 
 So clip i of a seed does not depend on how many clips are asked for, content and motion can have seeds of their own, and
 a longer clip begins with the shorter one. Training does not use this module's draws (it uses TensorFlow's stateless
@@ -24,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # The counter's third word. Part of the contract.
-STREAM_CONTENT, STREAM_MOTION_INIT, STREAM_MOTION_NOISE, STREAM_CATEGORY = range(4)
+STREAM_CONTENT, STREAM_MOTION_INIT, STREAM_MOTION_NOISE, STREAM_CATEGORY, STREAM_CODE = range(5)
 
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -34,7 +35,7 @@ _32 = np.uint64(32)
 
 @dataclasses.dataclass(frozen=True)
 class LatentSpec:
-    """Sizes of the generator's inputs.
+    """Sizes of the inputs of MoCoGAN's generator.
 
     Args:
         dim_content: Size of the content code, fixed over a clip.
@@ -56,6 +57,44 @@ class LatentSpec:
         if self.dim_category:
             shapes["category"] = (num_videos, self.dim_category)
         return shapes
+
+    @property
+    def distributions(self) -> dict[str, str]:
+        """What every input is drawn from, by name: "standard_normal" or "one_hot"."""
+        return {name: "one_hot" if name == "category" else "standard_normal" for name in self.shapes(None, None)}
+
+
+@dataclasses.dataclass(frozen=True)
+class CodeSpec:
+    """Sizes of the inputs of a generator that makes clips of one length out of one code, `z`: VGAN and TGAN.
+
+    Args:
+        num_frames: Frames of its clips.
+        dim_z: Size of the code.
+        distribution: "standard_normal", or "uniform" on (-1, 1).
+    """
+
+    num_frames: int
+    dim_z: int = 100
+    distribution: str = "standard_normal"
+    dim_category: int = dataclasses.field(default=0, init=False)
+
+    def shapes(self, num_videos: int | None, num_frames: int | None) -> dict[str, tuple[int | None, ...]]:
+        """Returns the shape of every input by name, `None` where the size is free.
+
+        Raises:
+            ValueError: The generator does not make clips of `num_frames`.
+        """
+        if num_frames not in (None, self.num_frames):
+            raise ValueError(
+                f"This generator makes clips of {self.num_frames} frames only. Received: num_frames={num_frames}"
+            )
+        return {"z": (num_videos, self.dim_z)}
+
+    @property
+    def distributions(self) -> dict[str, str]:
+        """What every input is drawn from, by name."""
+        return {"z": self.distribution}
 
 
 def philox4x32(counter: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.uint32]:
@@ -107,6 +146,13 @@ def _normals(
     return normals[:, skip : skip + size].reshape(len(clips), *shape).astype(np.float32)
 
 
+def _uniforms(seed: int, stream: int, clips: NDArray[np.uint32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Numbers uniform on (-1, 1), `[len(clips), *shape]`, of one stream."""
+    size = int(np.prod(shape))
+    words = _words(seed, stream, clips, 0, -(-size // 4)).reshape(len(clips), -1)[:, :size].astype(np.float64)
+    return (2.0 * (words + 0.5) / 2.0**32 - 1.0).reshape(len(clips), *shape).astype(np.float32)
+
+
 def check_seed(seed: int, name: str = "seed") -> int:
     """Returns the seed as an int.
 
@@ -123,7 +169,7 @@ def check_seed(seed: int, name: str = "seed") -> int:
 
 
 def sample_latents(
-    spec: LatentSpec,
+    spec: LatentSpec | CodeSpec,
     num_videos: int,
     num_frames: int,
     *,
@@ -137,7 +183,7 @@ def sample_latents(
     """Draws generator inputs from a seed, by the rule at the top of this module.
 
     Args:
-        spec: Sizes of the inputs.
+        spec: Sizes of the inputs: a generator's `latents`.
         num_videos: Number of clips, B.
         num_frames: Frames per clip, T.
         seed: Integer in [0, 2^64).
@@ -149,12 +195,23 @@ def sample_latents(
 
     Returns:
         dict of float32 arrays: `content` [B, dim_content], `motion_init` [B, dim_motion], `motion_noise`
-        [B, T, dim_motion], all N(0, 1), and one-hot `category` [B, dim_category] unless `dim_category` is 0.
+        [B, T, dim_motion], all N(0, 1), and one-hot `category` [B, dim_category] unless `dim_category` is 0; of a
+        `CodeSpec` `z` [B, dim_z] alone, from its distribution.
 
     Raises:
-        ValueError: A seed or the category is out of range.
+        ValueError: A seed or the category is out of range, or the generator has no such input or clip length.
     """
     seed = check_seed(seed)
+    if isinstance(spec, CodeSpec):
+        if (content_seed, motion_seed, category, first_frame) != (None, None, None, 0):
+            raise ValueError(
+                "This generator has one code for the whole clip: no content, motion or category of their own, and no "
+                "later frames. Give `seed` alone."
+            )
+        shape = spec.shapes(num_videos, num_frames)["z"][1:]
+        draw = _uniforms if spec.distribution == "uniform" else _normals
+        clips = np.arange(first_clip, first_clip + num_videos, dtype=np.uint32)
+        return {"z": draw(seed, STREAM_CODE, clips, shape)}
     content_seed = seed if content_seed is None else check_seed(content_seed, "content_seed")
     motion_seed = seed if motion_seed is None else check_seed(motion_seed, "motion_seed")
     clips = np.arange(first_clip, first_clip + num_videos, dtype=np.uint32)

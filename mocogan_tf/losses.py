@@ -46,6 +46,25 @@ def category_loss(class_logits, labels):
     return -ops.mean(ops.sum(ops.expand_dims(_full_precision(labels), 1) * log_probabilities, axis=-1))
 
 
+def critic_loss(real_scores, fake_scores):
+    """The critic's loss of a Wasserstein GAN, `E[D(G(z))] - E[D(x)]` (Arjovsky et al. 2017, equation 2).
+
+    Args:
+        real_scores: `[B, ...]`, scores of real clips.
+        fake_scores: `[B, ...]`, scores of generated clips.
+    """
+    return ops.mean(_full_precision(fake_scores)) - ops.mean(_full_precision(real_scores))
+
+
+def critic_generator_loss(fake_scores):
+    """The generator's loss of a Wasserstein GAN, `-E[D(G(z))]`.
+
+    Args:
+        fake_scores: `[B, ...]`, scores of generated clips.
+    """
+    return -ops.mean(_full_precision(fake_scores))
+
+
 def r1_penalty(gradients):
     """R1, `1/2 E[|grad D(x)|^2]` at real clips (Mescheder et al. 2018, equation 9).
 

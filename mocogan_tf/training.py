@@ -7,37 +7,41 @@ import sys
 import keras
 import tensorflow as tf
 
-from mocogan_tf import callbacks, checkpoints, cluster, run_directory
+from mocogan_tf import callbacks, checkpoints, cluster, footprint, run_directory, watch
 from mocogan_tf.building import build_gan
 from mocogan_tf.data.pipeline import Replicas, training_batches
 from mocogan_tf.data.registry import open_videos
-from mocogan_tf.devices import choose_precision, make_strategy
-from mocogan_tf.workers import WorkerLost, Workers, watch
+from mocogan_tf.devices import check_batches, choose_precision, make_strategy
+from mocogan_tf.metrics.monitor import Monitor
+from mocogan_tf.workers import WorkerLost, Workers, telling_of_lost_workers
 
 EXIT_CODES = {None: 0, signal.SIGINT: 130, signal.SIGTERM: 143}  # By the signal that ended training.
 WORKER_LOST = 75  # sysexits.h's EX_TEMPFAIL: start all workers again, and training goes on.
 
 
-def describe(config, gan, batch_shapes):
-    """Returns what `--dry_run` prints: the configuration, parameter counts, and one batch's shapes."""
+def describe(config, gan, batch_shapes, num_replicas):
+    """Returns what `--dry_run` prints: configuration, parameter counts, one batch's shapes, what a run will take."""
     counts = [
         f"{name}: {sum(int(tf.size(v.value)) for v in network.trainable_variables):,} parameters"
         for name, network in gan.networks.items()
     ]
     shapes = [f"{name}: {' x '.join(map(str, shape))}" for name, shape in batch_shapes.items()]
-    return "\n".join([config.to_json().rstrip(), *counts, *shapes])
+    takes = footprint.describe(config, gan, num_replicas)
+    return "\n".join([config.to_json().rstrip(), *counts, *shapes, *takes])
 
 
 def dry_run(config):
-    """Prints what a run would be, without writing one: configuration, parameter counts, one batch's shapes."""
+    """Prints what a run would be, without writing one: configuration, parameter counts, shapes, memory and disk."""
+    machines = cluster.from_environment()
     config = dataclasses.replace(config, precision=choose_precision(config.precision))
-    few = dataclasses.replace(config, num_clips=min(config.num_clips, 8))  # A generated set need not be whole for this.
-    videos = open_videos(few)
+    videos = open_videos(config, few=8)  # The set need not be whole for this.
     config = config.resolve_categories(len(videos.categories))
-    with make_strategy(config).scope():
-        gan = build_gan(config)
+    # This machine alone, though it may be one of several: nobody is waited for.
+    num_replicas = make_strategy(config).num_replicas_in_sync * machines.num_workers
+    check_batches(config, num_replicas)
+    gan = build_gan(config, policy=config.precision)
     batch = next(iter(training_batches(videos, config)))
-    print(describe(config, gan, {name: tuple(value.shape) for name, value in batch.items()}))
+    print(describe(config, gan, {name: tuple(value.shape) for name, value in batch.items()}, num_replicas))
 
 
 def train(config, run_dir, resume="auto"):
@@ -64,7 +68,7 @@ def train(config, run_dir, resume="auto"):
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     try:
-        with watch(machines):
+        with telling_of_lost_workers(machines):
             strategy = make_strategy(config, machines)
             return _train(config, run_dir, resume, strategy, Workers(machines, strategy))
     except WorkerLost as error:
@@ -78,6 +82,7 @@ def _train(config, run_dir, resume, strategy, workers):
             run_directory.check(run_dir, config, resume)
         videos = open_videos(config)
     config = config.resolve_categories(len(videos.categories))
+    checkpoints.best_of(config)  # An unknown metric ends here.
     workers.check_same("configuration and clips", _identity(config, videos))
     fps = videos.fps / config.every_nth
     with strategy.scope():
@@ -86,7 +91,7 @@ def _train(config, run_dir, resume, strategy, workers):
         if workers.is_chief:
             checkpoints.restore_latest(gan, run_dir)
             _check_steps(config, int(gan.step.numpy()))
-    workers.copy_from_chief(_state(gan))
+    workers.copy_from_chief(gan.state)
     start_step = int(gan.step.numpy())
     if start_step >= config.steps:
         if workers.is_chief:
@@ -107,14 +112,15 @@ def _train(config, run_dir, resume, strategy, workers):
             steps_per_epoch=config.steps - start_step,
             shuffle=False,
             verbose=0,
-            callbacks=[*_callbacks(config, run_dir, start_step, fps, workers.is_chief), stop],
+            callbacks=[*_callbacks(config, run_dir, start_step, videos, workers.is_chief), stop],
         )
     except tf.errors.ResourceExhaustedError as error:
         if "No space left" in str(error):  # TensorFlow has one word for a full memory and a full disk.
             raise OSError(f"The disk is full; earlier checkpoints in {run_dir} are kept.") from error
+        batches = ("video_batch",) if config.image_discriminator == "none" else ("video_batch", "image_batch")
         raise ValueError(
-            f"Out of memory at video_batch={config.video_batch}, image_batch={config.image_batch}. "
-            "Lower --video_batch or --image_batch, or --ngf and --ndf."
+            f"Out of memory at {', '.join(f'{name}={getattr(config, name)}' for name in batches)}. "
+            f"Lower {' or '.join(f'--{name}' for name in batches)}, or --ngf and --ndf."
         ) from error
     workers.wait()  # Whoever ends first would look like a lost worker to the others.
     if not workers.is_chief:
@@ -130,12 +136,6 @@ def _identity(config, videos):
     """What must be the same on all workers, for `Workers.check_same`; where things lie may differ."""
     fields = {**dataclasses.asdict(config), "data_dir": None, "cache_dir": None}
     return [fields, list(videos.categories), videos.labels.tolist(), videos.lengths.tolist()]
-
-
-def _state(gan):
-    """All variables that a run goes on with: weights, Adam's moments and loss scales, the step."""
-    optimizers = (gan.g_optimizer, gan.d_image_optimizer, gan.d_video_optimizer)
-    return [*gan.weights, *(v for optimizer in optimizers if optimizer is not None for v in optimizer.variables)]
 
 
 def _check_steps(config, start_step):
@@ -160,25 +160,41 @@ def _batches(videos, config, start_step, strategy, machines):
     )
 
 
-def _callbacks(config, run_dir, start_step, fps, is_chief):
+def _callbacks(config, run_dir, start_step, videos, is_chief):
     stop_on_non_finite = callbacks.StopOnNonFinite(run_dir, start_step)  # First: nothing is saved of a step gone wrong.
     if not is_chief:
         return [stop_on_non_finite]
     clips_per_step = config.video_batch
+    best_of = checkpoints.best_of(config)
     tensorboard = callbacks.TensorBoardLog(run_dir, start_step, config.log_every)
     return [
         stop_on_non_finite,
         callbacks.JsonLog(run_dir, start_step, config.log_every, clips_per_step),
         callbacks.Progress(start_step, config.steps, config.log_every, clips_per_step),
-        callbacks.Checkpoints(run_dir, start_step, config.checkpoint_every, config.keep_checkpoints),
+        watch.BalanceWatch(run_dir, start_step),
+        tensorboard,
         callbacks.Samples(
             run_dir,
             start_step,
             config.sample_every,
             num_frames=config.video_length,
-            fps=fps,
+            fps=videos.fps / config.every_nth,
             seed=config.seed,
             tensorboard=tensorboard,
         ),
-        tensorboard,
+        # Last: what leads to a checkpoint is written before it, or a run that goes on from it would lack that.
+        callbacks.Checkpoints(
+            run_dir,
+            start_step,
+            config.checkpoint_every,
+            {"keep": config.keep_checkpoints, "keep_every": config.keep_every, "best_of": best_of},
+            watch.Evaluations(
+                run_dir,
+                start_step,
+                config.evaluate_every,
+                lambda: Monitor(config, videos, seed=config.seed),
+                best_of[0],
+                tensorboard,
+            ),
+        ),
     ]

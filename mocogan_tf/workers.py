@@ -113,7 +113,7 @@ class Workers:
 
 
 @contextlib.contextmanager
-def watch(cluster):
+def telling_of_lost_workers(cluster):
     """Turns TensorFlow's errors about a lost worker into a `WorkerLost` that says what to do."""
     try:
         yield

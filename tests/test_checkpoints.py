@@ -1,5 +1,8 @@
 """Promises of checkpoints: whole, loud, and never fewer than before."""
 
+import contextlib
+import os
+import resource
 import shutil
 
 import numpy as np
@@ -60,6 +63,29 @@ def test_old_checkpoints_go_only_when_the_new_one_is_complete(gan, run_dir, monk
     assert len(list((run_dir / checkpoints.FOLDER).iterdir())) == 4
 
 
+def test_the_best_and_every_kth_outlive_the_latest(gan, tmp_path):
+    scores = {1: 5.0, 2: 1.0, 3: 4.0, 4: 3.0, 5: float("nan"), 6: 2.0, 7: 1.0}
+    for step, score in scores.items():
+        gan.step.assign(step)
+        checkpoints.save(gan, tmp_path, keep=2, keep_every=4, best_of=("frechet_video", False), frechet_video=score)
+    assert checkpoints.steps(tmp_path) == [2, 4, 6, 7]
+    assert checkpoints.best(tmp_path, "frechet_video", higher_is_better=False) == 2
+    assert checkpoints.best(tmp_path, "frechet_video", higher_is_better=True) == 4
+    assert checkpoints.best(tmp_path, "mcs", higher_is_better=True) is None
+
+
+def test_the_best_is_loaded_by_name_or_says_that_nothing_was_scored(gan, config, tmp_path):
+    (tmp_path / "config.json").write_text(config.to_json())
+    gan.step.assign(1)
+    checkpoints.save(gan, tmp_path, keep=9)
+    with pytest.raises(ValueError, match="No checkpoint .* has a score in frechet_video. Use latest"):
+        checkpoints.load_generator(tmp_path, "best")
+    for step, score in {2: 1.5, 3: 2.5}.items():
+        gan.step.assign(step)
+        checkpoints.save(gan, tmp_path, keep=9, frechet_video=score)
+    assert checkpoints.load_generator(tmp_path, "best")[2] == 2
+
+
 def damage_truncate(weights):
     weights.write_bytes(weights.read_bytes()[:-100])
 
@@ -81,6 +107,79 @@ def test_a_damaged_latest_checkpoint_is_reported_and_the_one_before_it_used(dama
     with caplog.at_level("WARNING"):
         assert checkpoints.restore_latest(fresh, run_dir) == 2
     assert "step-00000003" in caplog.text and "the one before it" in caplog.text
+
+
+@contextlib.contextmanager
+def full_disk():
+    """Lets no file grow beyond 4 kB: the operating system refuses a write in the middle of the weights."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextlib.contextmanager
+def read_only(folder):
+    """Lets nobody write into a folder, root neither: for that it becomes somebody else."""
+    user = os.geteuid()
+    folder.chmod(0o555)
+    try:
+        if user == 0:
+            os.seteuid(65534)
+        yield
+    finally:
+        os.seteuid(user)
+        folder.chmod(0o755)
+
+
+@pytest.mark.parametrize("fault", [lambda folder: full_disk(), read_only], ids=["full disk", "read-only folder"])
+def test_a_checkpoint_that_cannot_be_written_costs_no_older_one_and_leaves_nothing_behind(fault, gan, config, run_dir):
+    folder = run_dir / checkpoints.FOLDER
+    files = sorted(folder.iterdir())
+    gan.step.assign(4)
+    with fault(folder), pytest.raises(OSError):
+        checkpoints.save(gan, run_dir, keep=1)
+    assert sorted(folder.iterdir()) == files
+    assert checkpoints.restore_latest(build_gan(config), run_dir) == 3
+    checkpoints.save(gan, run_dir, keep=1)  # Space has been made.
+    assert checkpoints.steps(run_dir) == [4]
+
+
+def test_a_description_that_cannot_be_written_leaves_no_weights_without_one(gan, run_dir, monkeypatch):
+    gan.step.assign(4)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr("pathlib.Path.write_text", lambda *_: (_ for _ in ()).throw(OSError("No space left on device")))
+        checkpoints.save(gan, run_dir, keep=1)
+    assert len(list((run_dir / checkpoints.FOLDER).iterdir())) == 6
+
+
+def test_a_damaged_later_checkpoint_is_none_of_those_to_keep(gan, config, run_dir):
+    damage_truncate(checkpoints.paths(run_dir, 3)[0])
+    fresh = build_gan(config)
+    assert checkpoints.restore_latest(fresh, run_dir) == 2
+    checkpoints.save(fresh, run_dir, keep=1)  # Of step 2, which must not make room for the damaged one of step 3.
+    assert checkpoints.restore_latest(build_gan(config), run_dir) == 2
+
+
+def test_what_killed_processes_left_is_cleared_away(gan, run_dir):
+    folder = run_dir / checkpoints.FOLDER
+    (folder / "writing-step-00000002.weights.h5").write_bytes(b"half")
+    (folder / "step-00000007.weights.h5").write_bytes(b"renamed, and killed before its description was")
+    assert checkpoints.steps(run_dir) == [1, 2, 3]
+    gan.step.assign(4)
+    checkpoints.save(gan, run_dir, keep=2)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        path.name for step in (3, 4) for path in checkpoints.paths(run_dir, step)
+    )
+
+
+def test_a_damaged_description_counts_as_a_damaged_checkpoint(config, run_dir, caplog):
+    checkpoints.paths(run_dir, 3)[1].write_text('{"step": 3, "sha')
+    with caplog.at_level("WARNING"):
+        assert checkpoints.restore_latest(build_gan(config), run_dir) == 2
+    assert "step-00000003" in caplog.text
 
 
 def test_no_whole_checkpoint_is_an_error_and_none_at_all_is_not(gan, run_dir, tmp_path_factory):
@@ -113,8 +212,8 @@ def test_the_generator_that_is_loaded_is_the_average(gan, config, run_dir):
     for expected, value in zip(gan.average.get_weights(), generator.get_weights(), strict=True):
         np.testing.assert_array_equal(expected, value)
     assert checkpoints.load_generator(run_dir, 2)[2] == 2
-    with pytest.raises(ValueError, match="There are: latest, 1, 2, 3"):
-        checkpoints.load_generator(run_dir, "best")
+    with pytest.raises(ValueError, match="There are: latest, best, 1, 2, 3"):
+        checkpoints.load_generator(run_dir, "newest")
     shutil.rmtree(run_dir / checkpoints.FOLDER)
     with pytest.raises(ValueError, match="has no checkpoints. Train with"):
         checkpoints.load_generator(run_dir)

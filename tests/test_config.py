@@ -6,7 +6,7 @@ import json
 import pytest
 
 from mocogan_tf import cli
-from mocogan_tf.config import FREE_ON_RESUME, Config, differences
+from mocogan_tf.config import FREE_ON_RESUME, MODELS, Config, differences
 
 pytestmark = pytest.mark.core
 
@@ -17,7 +17,7 @@ def test_json_round_trip(tmp_path):
     assert Config.from_json(tmp_path / "config.json") == config
 
 
-@pytest.mark.parametrize("content", ["", "[1]", '{"ngf": 8, "colour": "red"}', '{"ngf": 8}'])
+@pytest.mark.parametrize("content", ["", "[1]", '{"ngf": 8, "colour": "red"}'])
 def test_a_file_that_is_no_configuration_is_refused(content, tmp_path):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ValueError, match="config.json"):
@@ -39,6 +39,8 @@ def test_a_file_that_is_no_configuration_is_refused(content, tmp_path):
         {"category_to": "both"},
         {"r1_video": 1.0},  # With batch normalisation.
         {"dim_category": 0, "category_loss": "supervised"},
+        {"augment": "colour,zoom"},
+        {"image_frames": 17},
     ],
 )
 def test_values_out_of_range_are_refused_with_what_was_received(wrong):
@@ -79,9 +81,64 @@ def test_only_what_decides_the_method_makes_another_run():
     assert set(FREE_ON_RESUME) <= {field.name for field in dataclasses.fields(Config)}
 
 
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("profile", cli.PROFILES)
-def test_profiles_are_valid_and_override_with_what_differs(profile):
-    config = Config(**cli.PROFILES[profile])
-    defaults = json.loads(Config().to_json())
-    assert all(defaults[name] != value for name, value in cli.PROFILES[profile].items())
+def test_profiles_are_valid_and_override_with_what_differs(profile, model):
+    overrides = cli.PROFILES[profile][model]
+    config = Config(**overrides, model=model)
+    defaults = json.loads(Config(model=model).to_json())
+    assert all(defaults[name] != value for name, value in overrides.items())
     assert config.steps > 0
+
+
+def test_each_model_has_the_published_defaults():
+    def published(model, *names):
+        config = Config(model=model)
+        return tuple(getattr(config, name) for name in names)
+
+    clip = ("video_length", "every_nth", "video_batch", "learning_rate", "beta_1", "weight_decay")
+    assert published("vgan", *clip, "mask_weight") == (32, 1, 64, 2e-4, 0.5, 0.0, 0.1)
+    assert published("tgan", *clip, "clip_every") == (16, 2, 32, 5e-5, 0.5, 0.0, 5)
+    assert published("mocogan", *clip) == (16, 2, 32, 2e-4, 0.5, 1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"model": "vgan", "image_discriminator": "patch"},
+        {"model": "vgan", "category_loss": "supervised"},
+        {"model": "tgan", "dim_category": 3},
+        {"model": "tgan", "mask_weight": 1.0},
+        {"model": "mocogan", "clip_every": 1},
+    ],
+)
+def test_an_option_of_another_model_is_refused(wrong):
+    with pytest.raises(ValueError, match=f"does not apply to model={wrong['model']}. Received"):
+        Config(**wrong)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_file_holds_what_the_model_has_and_nothing_else(model, tmp_path):
+    config = Config(model=model, ngf=8).resolve_categories(2)
+    (tmp_path / "config.json").write_text(config.to_json())
+    assert Config.from_json(tmp_path / "config.json") == config
+    held = set(json.loads(config.to_json()))
+    assert ("dim_content" in held, "mask_weight" in held, "clip_every" in held) == (
+        model == "mocogan",
+        model == "vgan",
+        model == "tgan",
+    )
+
+
+def test_a_file_older_than_an_option_means_its_default(tmp_path):
+    values = json.loads(Config(model="vgan").to_json())
+    del values["mask_weight"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert Config.from_json(tmp_path / "config.json") == Config(model="vgan")
+
+
+def test_the_authors_recipe_is_written_out_and_does_not_depend_on_the_profile():
+    profile, preset = cli.PROFILES["cpu"]["mocogan"], cli.PRESETS["authors"]
+    assert set(profile) - {"num_clips"} <= set(preset), "a profile's recipe would shine through"
+    config = Config(**{**profile, **preset})
+    assert dataclasses.replace(config, num_clips=4000) == Config(category_to="image", ema_decay=0.0)

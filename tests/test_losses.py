@@ -21,6 +21,12 @@ def test_discriminator_loss():
     np.testing.assert_allclose(losses.discriminator_loss(f32(REAL), f32(FAKE)), expected, rtol=1e-6)
 
 
+def test_smoothed_labels_move_part_of_the_weight_of_real_clips():
+    real = np.mean(0.8 * np.logaddexp(0, -REAL) + 0.2 * np.logaddexp(0, REAL))
+    expected = real + np.mean(np.logaddexp(0, FAKE))
+    np.testing.assert_allclose(losses.discriminator_loss(f32(REAL), f32(FAKE), 0.2), expected, rtol=1e-6)
+
+
 def test_generator_loss_is_the_non_saturating_one():
     np.testing.assert_allclose(losses.generator_loss(f32(FAKE)), reference.generator_loss(FAKE), rtol=1e-6)
 

@@ -82,6 +82,27 @@ def test_a_run_that_goes_on_writes_the_losses_of_one_that_was_never_stopped(conf
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
 
 
+@pytest.mark.core
+def test_checkpoints_are_scored_the_best_outlives_the_latest_and_resume_cuts_the_scores(config, tmp_path, monkeypatch):
+    scores = iter([2.0, 1.0, 3.0, 4.0, 5.0])
+    around = {"diversity": 1.0, "diversity_real": 1.0, "motion": 1.0, "motion_real": 1.0}
+
+    def make_monitor(config, videos, seed):
+        return lambda generator: {"frechet_video": next(scores), **around}
+
+    monkeypatch.setattr(training, "Monitor", make_monitor)
+    every = dataclasses.replace(config, steps=4, checkpoint_every=1, evaluate_every=1, keep_checkpoints=1)
+    training.train(every, tmp_path)
+    assert checkpoints.steps(tmp_path) == [2, 4]
+    assert checkpoints.load_generator(tmp_path, "best")[2] == 2
+    with open(tmp_path / "evaluations.jsonl", "a") as file:
+        file.write('{"step": 5, "frechet_video": 0.1}\n')  # Of a run that was killed before its checkpoint.
+    training.train(dataclasses.replace(every, steps=5), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "evaluations.jsonl").read_text().splitlines()]
+    assert {line["step"]: line["frechet_video"] for line in lines} == {1: 2.0, 2: 1.0, 3: 3.0, 4: 4.0, 5: 5.0}
+    assert checkpoints.steps(tmp_path) == [2, 5]
+
+
 def test_other_seeds_give_other_losses(config, tmp_path):
     short = dataclasses.replace(config, steps=1)
     training.train(short, tmp_path / "a")
@@ -103,6 +124,29 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(c
     ):
         training.train(config, tmp_path / "run")
     assert checkpoints.steps(tmp_path / "run") == [3]
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(
+    ("message", "error", "words"),
+    [
+        (
+            "OOM when allocating tensor with shape[8,64,13,32,32]",
+            ValueError,
+            "--video_batch or --image_batch, or --ngf",
+        ),
+        ("log.jsonl; No space left on device", OSError, "The disk is full; earlier checkpoints"),
+    ],
+)
+def test_memory_or_disk_that_run_out_end_in_a_line_that_says_what_to_do(
+    message, error, words, config, tmp_path, monkeypatch
+):
+    def fit(*args, **kwargs):
+        raise tf.errors.ResourceExhaustedError(None, None, message)
+
+    monkeypatch.setattr(keras.Model, "fit", fit)
+    with pytest.raises(error, match=words):
+        training.train(config, tmp_path / "run")
 
 
 @pytest.mark.core
@@ -186,6 +230,18 @@ def test_each_network_gets_an_adam_of_the_configurations_settings(mode, precisio
         assert moments == sorted(2 * [tuple(variable.shape) for variable in getattr(gan, name).trainable_variables])
     # Either beside the gradient or in it, never both.
     assert gan.weight_decay == (0.02 if mode == "coupled" else 0.0)
+
+
+@pytest.mark.core
+def test_step_sizes_warm_up_and_the_video_discriminators_is_its_own():
+    _, optimizers = built_optimizers(warmup_steps=4, d_video_rate=0.1)
+    rates = {"generator": 1e-3, "image_discriminator": 3e-3, "video_discriminator": 3e-4}
+    for name, rate in rates.items():
+        risen = []
+        for step in range(6):
+            optimizers[name].iterations.assign(step)
+            risen.append(float(optimizers[name].learning_rate))
+        assert risen == pytest.approx([rate / 4, rate / 2, rate * 3 / 4, rate, rate, rate])
 
 
 @pytest.mark.core

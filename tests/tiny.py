@@ -25,12 +25,21 @@ def tiny_config(num_categories=2, **changes):
     return Config(**{**TINY, **changes}).resolve_categories(num_categories)
 
 
+def baseline_config(model, **changes):
+    """Returns a resolved `Config` of a tiny VGAN or TGAN: of the shortest clips that have several frames throughout."""
+    sizes = {
+        name: TINY[name] for name in ("dataset", "num_clips", "image_size", "ngf", "ndf", "video_batch", "precision")
+    }
+    return Config(**{"model": model, "video_length": 8, **sizes, **changes}).resolve_categories(2)
+
+
 def tiny_batch(config, seed=0):
     """Returns a batch of random pixels for a configuration."""
     rng = np.random.default_rng(seed)
     frame = (config.image_size, config.image_size, config.channels)
+    side_by_side = (config.image_frames,) if config.image_frames > 1 else ()
     return {
-        "images": rng.uniform(-1, 1, (config.image_batch, *frame)).astype(np.float32),
+        "images": rng.uniform(-1, 1, (config.image_batch, *side_by_side, *frame)).astype(np.float32),
         "videos": rng.uniform(-1, 1, (config.video_batch, config.video_length, *frame)).astype(np.float32),
         "labels": (np.arange(config.video_batch) % max(1, config.dim_category)).astype(np.int32),
     }

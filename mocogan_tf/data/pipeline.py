@@ -39,7 +39,7 @@ def training_batches(
 
     Args:
         videos: At least one video, each of at least `config.source_frames` frames.
-        config: Batch sizes, clip length and stride, seed.
+        config: Batch sizes, clip length and stride, seed; without an image discriminator there are no images.
         start_step: Number of the first batch.
         replicas: One worker of several gets an element per step and replica of its own, with that replica's rows of
             the global batch; other rows are not read.
@@ -49,7 +49,8 @@ def training_batches(
             f"Every video must have at least {config.source_frames} frames. Received: {len(videos)} videos, of "
             f"{sorted(set(videos.lengths.tolist()))[:3]} frames and more."
         )
-    num_images, num_clips = config.image_batch // replicas.total, config.video_batch // replicas.total
+    num_images = 0 if config.image_discriminator == "none" else config.image_batch // replicas.total
+    num_clips = config.video_batch // replicas.total
     side_by_side = (config.image_frames,) if config.image_frames > 1 else ()
     image_shape = (num_images, *side_by_side, *videos.frames.shape[1:])
     video_shape = (num_clips, config.video_length, *videos.frames.shape[1:])
@@ -66,8 +67,9 @@ def training_batches(
         image_frames = image_frames[replica * num_images :][:num_images]
         first_frames = first_frames[replica * num_clips :][:num_clips]
         images, clips = tf.numpy_function(read, [image_frames, first_frames], [tf.uint8, tf.uint8], stateful=False)
+        read_images = {"images": to_float(tf.ensure_shape(images, image_shape))} if num_images else {}
         return {
-            "images": to_float(tf.ensure_shape(images, image_shape)),
+            **read_images,
             "videos": to_float(tf.ensure_shape(clips, video_shape)),
             "labels": tf.ensure_shape(labels[replica * num_clips :][:num_clips], (num_clips,)),
         }

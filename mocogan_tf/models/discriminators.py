@@ -4,6 +4,8 @@ MoCoGAN (Tulyakov et al. 2018, arXiv 1707.04993). The layers are those of the au
 sizes follow by one halving more or fewer, other lengths by `temporal_plan`.
 """
 
+import functools
+
 import keras
 import tensorflow as tf
 from keras import layers, ops
@@ -63,17 +65,25 @@ def temporal_plan(video_length, num_layers):
     return plan
 
 
-class _Discriminator(keras.Model):
-    """A stack of convolutions: noise, convolution, normalisation (not in the first), leaky ReLU; then `last`."""
+class Discriminator(keras.Model):
+    """A stack of convolutions: noise, convolution, normalisation (not in the first), leaky ReLU 0.2; then `last`.
 
-    def __init__(self, convolutions, last, *, norm, noise_sigma, noise_before_last, sync_batch_norm, **kwargs):
+    Args:
+        convolutions: Layers, each followed by a normalisation.
+        last: The layer that gives the logits.
+        norm: Makes a normalisation of a name, for all but the first; None: there is none.
+        noise_sigma: Deviation of the noise before each convolution.
+        noise_before_last: Whether `last` gets noise too.
+    """
+
+    def __init__(self, convolutions, last, *, norm=None, noise_sigma=0.0, noise_before_last=False, **kwargs):
         super().__init__(**kwargs)
         if norm == "spectral":
             convolutions = [SpectralNorm(layer, name=layer.name) for layer in convolutions]
             last = SpectralNorm(last, name=last.name)
         self.convolutions = convolutions
         self.norms = [
-            batch_norm(f"norm_{i}", sync_batch_norm) if norm == "batch" and i > 0 else layers.Identity(name=f"norm_{i}")
+            norm(f"norm_{i}") if norm is not None and i > 0 else layers.Identity(name=f"norm_{i}")
             for i in range(len(convolutions))
         ]
         self.last = last
@@ -99,21 +109,27 @@ class _Discriminator(keras.Model):
         return x
 
 
+def _normalization(norm, sync_batch_norm):
+    """Makes MoCoGAN's normalisation layers by name; None without any."""
+    return functools.partial(batch_norm, synchronized=sync_batch_norm) if norm == "batch" else None
+
+
 def _fold_in(seed, data):
     return None if seed is None else tf.random.experimental.stateless_fold_in(seed, data)
 
 
-class _FrameDiscriminator(_Discriminator):
+class _FrameDiscriminator(Discriminator):
     """What the two discriminators of single frames share: layers that halve the map, and logits per image."""
 
-    def __init__(self, num_layers, last_strides, last_padding, *, ndf, norm, name, **kwargs):
+    def __init__(self, num_layers, last_strides, last_padding, *, ndf, norm, sync_batch_norm, name, **kwargs):
         shared = {"use_bias": norm == "none", "kernel_initializer": normal_weights()}
         convolutions = [
             layers.Conv2D(ndf * 2**i, KERNEL, strides=2, padding="same", name=f"conv_{i}", **shared)
             for i in range(num_layers)
         ]
         last = layers.Conv2D(1, KERNEL, strides=last_strides, padding=last_padding, name=f"conv_{num_layers}", **shared)
-        super().__init__(convolutions, last, norm=norm, name=name or "image_discriminator", **kwargs)
+        normalization = _normalization(norm, sync_batch_norm)
+        super().__init__(convolutions, last, norm=normalization, name=name or "image_discriminator", **kwargs)
 
     def call(self, images, training=None, seed=None):
         """Returns logits `[B, P]`. `seed` int32 `[2]` draws the noise; None adds none."""
@@ -144,7 +160,6 @@ class ImageDiscriminator(_FrameDiscriminator):
             ndf=ndf,
             norm=norm,
             noise_sigma=noise_sigma,
-            noise_before_last=False,
             sync_batch_norm=sync_batch_norm,
             name=name,
         )
@@ -179,7 +194,7 @@ class PatchImageDiscriminator(_FrameDiscriminator):
 
 
 @keras.saving.register_keras_serializable("mocogan_tf")
-class VideoDiscriminator(_Discriminator):
+class VideoDiscriminator(Discriminator):
     """D_V: real or generated, and which category. `[B, T, H, W, C]` becomes `[B, P]` and `[B, P, K]`.
 
     At 64x64 and T = 16: 3D convolutions with 1, 2, 4 and 8 times `ndf` filters, kernel 4, stride 1 in time (no padding)
@@ -237,10 +252,8 @@ class VideoDiscriminator(_Discriminator):
         super().__init__(
             convolutions,
             last,
-            norm=norm,
+            norm=_normalization(norm, sync_batch_norm),
             noise_sigma=noise_sigma,
-            noise_before_last=False,
-            sync_batch_norm=sync_batch_norm,
             name=name or "video_discriminator",
         )
         self.dim_category = dim_category

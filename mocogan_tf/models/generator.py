@@ -5,6 +5,7 @@ the clip, the motion codes from a one-layer GRU that is fed with independent noi
 """
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from mocogan_tf.latents import LatentSpec
@@ -96,6 +97,10 @@ class VideoGenerator(keras.Model):
     Outputs: `video` float32 [B, T, H, W, C] in [-1, 1]; `motion_state` [B, dim_motion], the GRU's last state, which as
     the next call's `motion_init` continues the clip.
 
+    Attributes:
+        latents: `LatentSpec` of the inputs.
+        frame_stride: Which frames are kept where models are compared: all.
+
     Args:
         dim_content: Size of the content code.
         dim_motion: Size of the motion code and of the noise.
@@ -106,6 +111,8 @@ class VideoGenerator(keras.Model):
         image_size: 32, 64 or 128.
         channels: Colour channels.
         sync_batch_norm: Share batch statistics between replicas while training.
+        update_gate_bias: Where the bias of the GRU's update gate starts. Above 0, motion codes change slowly from the
+            first step on (Tallec and Ollivier 2018, "Can recurrent neural networks warp time?", section 2.2).
 
     Raises:
         ValueError: `image_size` or `category_to` is not one of the above.
@@ -122,6 +129,7 @@ class VideoGenerator(keras.Model):
         image_size=64,
         channels=3,
         sync_batch_norm=False,
+        update_gate_bias=0.0,
         name="generator",
         **kwargs,
     ):
@@ -144,6 +152,7 @@ class VideoGenerator(keras.Model):
             return_state=True,
             # cuDNN's operation can be neither compiled by XLA nor exported, and wins nothing at ten units.
             use_cudnn=False,
+            bias_initializer=_gate_bias(dim_motion, update_gate_bias),
             dtype=keras.config.floatx(),
             name="motion",
         )
@@ -154,6 +163,7 @@ class VideoGenerator(keras.Model):
         video = PerFrame(decoder, name="frames")(codes)
         super().__init__(inputs=inputs, outputs={"video": video, "motion_state": motion_state}, name=name, **kwargs)
         self.latents = latents
+        self.frame_stride = 1
         self.motion = motion
         self.decoder = decoder
         # The path through the codes alone: training decodes single frames of many clips from it.
@@ -167,6 +177,7 @@ class VideoGenerator(keras.Model):
             "image_size": image_size,
             "channels": channels,
             "sync_batch_norm": sync_batch_norm,
+            "update_gate_bias": update_gate_bias,
         }
 
     def get_config(self):
@@ -175,6 +186,13 @@ class VideoGenerator(keras.Model):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         return cls(**config)  # The functional base class would give a plain Model.
+
+
+def _gate_bias(units, update):
+    """Initial biases `[2, 3 * units]` of a GRU: of its update, reset and candidate parts, for input and for state."""
+    biases = np.zeros((2, 3 * units))
+    biases[0, :units] = update
+    return keras.initializers.Constant(biases)
 
 
 def _join(codes, name):

@@ -128,3 +128,30 @@ def test_without_normalisation_there_are_biases_and_no_statistics():
     plain = built(VideoDiscriminator(ndf=2, norm="none"), 16, 64, 64, 3)
     assert not plain.non_trainable_variables
     assert sum("bias" in variable.path for variable in plain.weights) == 5
+
+
+@pytest.mark.parametrize("make", [ImageDiscriminator, PatchImageDiscriminator, VideoDiscriminator])
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_spectral_normalisation_divides_by_the_largest_singular_value(make, policy):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        keras.utils.set_random_seed(0)
+        shape = (4, 32, 32, 3) if make is VideoDiscriminator else (32, 32, 3)
+        sizes = {"video_length": 4} if make is VideoDiscriminator else {}
+        discriminator = built(make(ndf=4, image_size=32, norm="spectral", **sizes), *shape)
+    finally:
+        keras.config.set_dtype_policy(before)
+    clips = np.random.default_rng(0).uniform(-1, 1, (2, *shape)).astype("float32")
+    layer = discriminator.convolutions[0]
+    layer.bias.assign(np.arange(4, dtype="float32"))
+    for _ in range(60):  # The power iteration converges.
+        discriminator(clips, training=True)
+    kernel = layer.convolution.kernel.numpy()
+    sigma = np.linalg.svd(kernel.reshape(-1, kernel.shape[-1]), compute_uv=False)[0]
+    expected = np.array(layer.layer(clips), "float32") / sigma + np.arange(4)
+    tolerance = 1e-4 if policy == "float32" else 3e-2
+    np.testing.assert_allclose(np.array(layer(clips), "float32"), expected, rtol=tolerance, atol=tolerance)
+    left = layer.left.numpy()
+    discriminator(clips, training=False)
+    np.testing.assert_array_equal(layer.left.numpy(), left)

@@ -131,3 +131,16 @@ def test_configuration_and_file_round_trips(tmp_path):
 def test_unsupported_arguments_are_refused(wrong):
     with pytest.raises(ValueError, match="Received"):
         make(**wrong)
+
+
+def test_the_update_gate_starts_where_it_is_told_and_slows_motion():
+    def mean_change(bias):
+        keras.utils.set_random_seed(0)
+        generator = VideoGenerator(dim_content=4, dim_motion=10, ngf=4, image_size=32, update_gate_bias=bias)
+        assert generator.motion.cell.bias.numpy()[0, :10].tolist() == [bias] * 10
+        rng = np.random.default_rng(0)
+        shapes = generator.latents.shapes(50, 20)
+        codes = generator.codes({name: rng.standard_normal(shape).astype("float32") for name, shape in shapes.items()})
+        return np.abs(np.diff(codes.numpy()[:, 5:, 4:], axis=1)).mean()
+
+    assert mean_change(2.0) < 0.5 * mean_change(0.0)
