@@ -67,7 +67,7 @@ def _save_film(path, frames):
 
 def config_of(folder, cache, profile="cpu", **changes):
     """Returns the configuration whose batches are made."""
-    fields = {**cli.PROFILES[profile], "dataset": "folder", "data_dir": str(folder), "cache_dir": str(cache)}
+    fields = {**cli.PROFILES[profile]["mocogan"], "dataset": "folder", "data_dir": str(folder), "cache_dir": str(cache)}
     return Config(**{**fields, **changes})
 
 
