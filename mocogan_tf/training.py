@@ -6,7 +6,6 @@ import sys
 
 import keras
 import tensorflow as tf
-from absl import logging
 
 from mocogan_tf import callbacks, checkpoints, cluster, footprint, run_directory, watch
 from mocogan_tf.building import build_gan
@@ -35,8 +34,7 @@ def dry_run(config):
     """Prints what a run would be, without writing one: configuration, parameter counts, shapes, memory and disk."""
     machines = cluster.from_environment()
     config = dataclasses.replace(config, precision=choose_precision(config.precision))
-    few = dataclasses.replace(config, num_clips=min(config.num_clips, 8))  # A generated set need not be whole for this.
-    videos = open_videos(few)
+    videos = open_videos(config, few=8)  # The set need not be whole for this.
     config = config.resolve_categories(len(videos.categories))
     # This machine alone, though it may be one of several: nobody is waited for.
     num_replicas = make_strategy(config).num_replicas_in_sync * machines.num_workers
@@ -119,15 +117,10 @@ def _train(config, run_dir, resume, strategy, workers):
     except tf.errors.ResourceExhaustedError as error:
         if "No space left" in str(error):  # TensorFlow has one word for a full memory and a full disk.
             raise OSError(f"The disk is full; earlier checkpoints in {run_dir} are kept.") from error
-        images = config.image_discriminator != "none"
+        batches = ("video_batch",) if config.image_discriminator == "none" else ("video_batch", "image_batch")
         raise ValueError(
-            f"Out of memory at video_batch={config.video_batch}"
-            + (
-                f", image_batch={config.image_batch}. Lower --video_batch or --image_batch"
-                if images
-                else ". Lower --video_batch"
-            )
-            + ", or --ngf and --ndf."
+            f"Out of memory at {', '.join(f'{name}={getattr(config, name)}' for name in batches)}. "
+            f"Lower {' or '.join(f'--{name}' for name in batches)}, or --ngf and --ndf."
         ) from error
     workers.wait()  # Whoever ends first would look like a lost worker to the others.
     if not workers.is_chief:
@@ -195,20 +188,13 @@ def _callbacks(config, run_dir, start_step, videos, is_chief):
             start_step,
             config.checkpoint_every,
             {"keep": config.keep_checkpoints, "keep_every": config.keep_every, "best_of": best_of},
-            _evaluations(config, run_dir, start_step, videos, tensorboard),
+            watch.Evaluations(
+                run_dir,
+                start_step,
+                config.evaluate_every,
+                lambda: Monitor(config, videos, seed=config.seed),
+                best_of[0],
+                tensorboard,
+            ),
         ),
     ]
-
-
-def _evaluations(config, run_dir, start_step, videos, tensorboard):
-    """What scores the generator at checkpoints, or None where that is not asked for or the clips do not allow it."""
-    if not config.evaluate_every:
-        return None
-    try:
-        monitor = Monitor(config, videos, seed=config.seed)
-    except ValueError as error:
-        if config.best_metric != "auto":
-            raise
-        logging.warning("Checkpoints are not scored, so that there will be no best one: %s", error)
-        return None
-    return watch.Evaluations(run_dir, start_step, config.evaluate_every, monitor, tensorboard)

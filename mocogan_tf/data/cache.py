@@ -7,7 +7,9 @@ and renamed when complete, so that an entry that exists is whole, whoever else i
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -60,6 +62,7 @@ def cached_videos(
     image_size: int,
     channels: int,
     cache_dir: str = "",
+    few: int = 0,
 ) -> videos.VideoSet:
     """Opens the set that `key` names, making it first if it is not there.
 
@@ -75,20 +78,26 @@ def cached_videos(
         image_size: Height and width of the frames.
         channels: Channels of the frames.
         cache_dir: Where to keep it; see `cache_root`.
+        few: Where the set is not there, make one of this many of its first clips only. 0: the whole set.
 
     Raises:
         ValueError: No video could be made, or the disk is full or not writable.
     """
     key = {**key, "image_size": image_size, "channels": channels, "format_version": videos.FORMAT_VERSION}
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     root = cache_root(cache_dir)
-    entry = root / f"{_file_name(pathlib.PurePath(name).name)}-{image_size}px-{digest}"
+    label = f"{_file_name(pathlib.PurePath(name).name)}-{image_size}px"
+    entry = root / f"{label}-{_digest(key)}"
+    limit = few if few < total and not entry.exists() else 0
+    if limit:
+        entry = root / f"{label}-{_digest({**key, 'few': limit})}"
     if not entry.exists():
-        print(f"{doing} {total} clips of {name}, once; they are kept in {entry}.", file=sys.stderr, flush=True)
+        number = f"{limit} of {total}" if limit else total
+        print(f"{doing} {number} clips of {name}, once; they are kept in {entry}.", file=sys.stderr, flush=True)
         try:
             root.mkdir(parents=True, exist_ok=True)
             _sweep(root)
-            _make_entry(entry, produce, total, name, doing, categories, default_fps, image_size, channels)
+            first = functools.partial(itertools.islice, produce(), limit or None)
+            _make_entry(entry, first, limit or total, name, doing, categories, default_fps, image_size, channels)
         except OSError as error:
             raise ValueError(
                 f"Cannot keep decoded clips in {root}: {error.strerror or error}. Free some space there, or choose "
@@ -98,6 +107,10 @@ def cached_videos(
     for note in notes:
         logging.warning("%s: %s", name, note)
     return opened
+
+
+def _digest(key: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _make_entry(

@@ -16,7 +16,7 @@ from mocogan_tf.data.readers import ClipSource
 from mocogan_tf.data.videos import VideoSet
 
 
-def open_tfds(config: Config, split: str) -> VideoSet:
+def open_tfds(config: Config, split: str, few: int = 0) -> VideoSet:
     """Opens the set `NAME` of `config.dataset == "tfds:NAME"`, decoding it once into the cache.
 
     `config.data_dir` is the folder in which that library keeps its sets (empty: its own default). A set that is not
@@ -25,6 +25,7 @@ def open_tfds(config: Config, split: str) -> VideoSet:
     Args:
         config: Names the set, and the size and colour of its frames.
         split: Split of the set; a set without it is read from its first split.
+        few: As in `cached_videos`.
 
     Raises:
         ValueError: The library is missing, has no such set, or the set has no video.
@@ -58,6 +59,7 @@ def open_tfds(config: Config, split: str) -> VideoSet:
         image_size=config.image_size,
         channels=config.channels,
         cache_dir=config.cache_dir,
+        few=few,
     )
 
 

@@ -98,8 +98,8 @@ def read_manifest(folder: str) -> dict[str, Any]:
     return manifest
 
 
-def open_prepared(config: Config, split: str, decode_webp: Decoder | None = None) -> VideoSet:
-    """Opens a prepared folder, path or URI, reading its shards once into the cache.
+def open_prepared(config: Config, split: str, decode_webp: Decoder | None = None, few: int = 0) -> VideoSet:
+    """Opens a prepared folder, path or URI, reading its shards once into the cache; `few` as in `cached_videos`.
 
     Raises:
         ValueError: It is no prepared folder, a damaged one, or one prepared for another size or colour.
@@ -123,6 +123,7 @@ def open_prepared(config: Config, split: str, decode_webp: Decoder | None = None
         image_size=config.image_size,
         channels=config.channels,
         cache_dir=config.cache_dir,
+        few=few,
     )
 
 

@@ -114,7 +114,7 @@ def get_dataset(name: str) -> DatasetSpec:
     return DATASETS[name]
 
 
-def open_videos(config: Config, split: str = "train") -> VideoSet:
+def open_videos(config: Config, split: str = "train", few: int = 0) -> VideoSet:
     """Opens the videos that a configuration names: those in `data_dir`, or else rendered ones.
 
     The first call decodes or renders them into the cache, with a line that says so. Videos with fewer frames than a
@@ -124,41 +124,54 @@ def open_videos(config: Config, split: str = "train") -> VideoSet:
     Args:
         config: Names the set, and the size and length of its clips.
         split: Which clips of a set that is divided into `train`, `val` or `test`; other sets are taken whole.
+        few: For a look at the set: unless it is in the cache already, decode or render only this many clips, or more
+            if none of them can be used, and keep all classes. 0: all clips.
 
     Raises:
         ValueError: The set is unknown, its clips are not there, or none of them can be read or is long enough.
     """
+    if few:
+        try:
+            videos = _long_enough(_open(config, split, few), config)
+            return videos if len(videos.categories) != 1 else videos.without_empty_categories()[0]
+        except ValueError:  # Perhaps of these few only; if not, it is raised again.
+            pass
+    videos = _long_enough(_open(config, split), config)
+    # The classes of rendered clips are a property of the set, and those of other splits must be those of training.
+    is_rendered = not config.data_dir and not config.dataset.startswith(TFDS_PREFIX)
+    return videos if split != "train" or is_rendered else _without_empty_categories(videos)
+
+
+def _open(config: Config, split: str, few: int = 0) -> VideoSet:
     if config.dataset.startswith(TFDS_PREFIX):
         from mocogan_tf.data import from_tfds  # Imports TensorFlow.
 
-        return _usable(from_tfds.open_tfds(config, split), config, split)
+        return from_tfds.open_tfds(config, split, few)
     spec = get_dataset(config.dataset)
     if "://" in config.data_dir:
         from mocogan_tf.data import remote
 
-        videos = remote.open_remote(config, split)
-    elif config.data_dir and (pathlib.Path(config.data_dir) / MANIFEST).exists():
+        return remote.open_remote(config, split, few)
+    if config.data_dir and (pathlib.Path(config.data_dir) / MANIFEST).exists():
         from mocogan_tf.data import records  # Imports TensorFlow.
 
-        videos = records.open_prepared(config, split)
-    elif config.data_dir and (pathlib.Path(config.data_dir) / STATE).is_dir():
+        return records.open_prepared(config, split, few=few)
+    if config.data_dir and (pathlib.Path(config.data_dir) / STATE).is_dir():
         raise ValueError(
             f"{config.data_dir} has no {MANIFEST}: prepare.py was stopped before the end. Run the same command again."
         )
-    elif config.data_dir:
-        videos = _read_folder(config, split)
-    elif spec.generator:
-        return _long_enough(_render(config, spec), config)
-    else:
-        prepared = f"python prepare.py CLIPS --out=DIR {spec.prepare}".strip() + ", then --data_dir=DIR"
-        raise ValueError(
-            f"--dataset={config.dataset} needs --data_dir: {spec.obtained}"
-            + (f" ({spec.homepage}), then {prepared}." if spec.prepare else " with --data_dir=DIR.")
-        )
-    return _usable(videos, config, split)
+    if config.data_dir:
+        return _read_folder(config, split, few)
+    if spec.generator:
+        return _render(config, spec, few)
+    prepared = f"python prepare.py CLIPS --out=DIR {spec.prepare}".strip() + ", then --data_dir=DIR"
+    raise ValueError(
+        f"--dataset={config.dataset} needs --data_dir: {spec.obtained}"
+        + (f" ({spec.homepage}), then {prepared}." if spec.prepare else " with --data_dir=DIR.")
+    )
 
 
-def _read_folder(config: Config, split: str) -> VideoSet:
+def _read_folder(config: Config, split: str, few: int) -> VideoSet:
     found = find_clips(config.data_dir)
     chosen = choose_split({clip.split for clip in found.clips}, split, config.data_dir)
     sources = [clip for clip in found.clips if clip.split == chosen]
@@ -169,7 +182,7 @@ def _read_folder(config: Config, split: str) -> VideoSet:
             "clips": [source.fingerprint() for source in sources],
             "categories": found.categories,
         },
-        produce=lambda: parallel.map_in_processes(decode, sources),
+        produce=lambda: parallel.map_in_processes(decode, sources, workers=_workers(few)),
         total=len(sources),
         name=config.data_dir,
         doing="Decoding",
@@ -178,6 +191,7 @@ def _read_folder(config: Config, split: str) -> VideoSet:
         image_size=config.image_size,
         channels=config.channels,
         cache_dir=config.cache_dir,
+        few=few,
     )
 
 
@@ -189,7 +203,7 @@ def _decode(source: ClipSource, image_size: int, channels: int) -> CachedVideo:
     return CachedVideo(source.name, source.category, clip.frames, clip.fps, clip.notes)
 
 
-def _render(config: Config, spec: DatasetSpec) -> VideoSet:
+def _render(config: Config, spec: DatasetSpec, few: int) -> VideoSet:
     generator = importlib.import_module(spec.generator)
     num_frames = max(generator.NUM_FRAMES, config.source_frames)
     render = functools.partial(
@@ -207,7 +221,7 @@ def _render(config: Config, spec: DatasetSpec) -> VideoSet:
             "num_clips": config.num_clips,
             "num_frames": num_frames,
         },
-        produce=lambda: parallel.map_in_processes(render, range(config.num_clips)),
+        produce=lambda: parallel.map_in_processes(render, range(config.num_clips), workers=_workers(few)),
         total=config.num_clips,
         name=config.dataset,
         doing="Rendering",
@@ -216,6 +230,7 @@ def _render(config: Config, spec: DatasetSpec) -> VideoSet:
         image_size=config.image_size,
         channels=config.channels,
         cache_dir=config.cache_dir,
+        few=few,
     )
 
 
@@ -243,10 +258,11 @@ def _render_clip(index: int, generator: str, num_frames: int, image_size: int, c
     return CachedVideo(f"{index:06d}", module.CATEGORIES[clip.label], frames)
 
 
-def _usable(videos: VideoSet, config: Config, split: str) -> VideoSet:
-    videos = _long_enough(videos, config)
-    if split != "train":
-        return videos
+def _workers(few: int) -> int | None:
+    return 1 if few else None  # A few clips are done before another process has started.
+
+
+def _without_empty_categories(videos: VideoSet) -> VideoSet:
     videos, empty = videos.without_empty_categories()
     if empty:
         left = f"the categories are {', '.join(videos.categories)}" if videos.categories else "there are no categories"

@@ -23,8 +23,8 @@ from mocogan_tf.data.videos import VideoSet, load_videos
 WITH_TENSORFLOW_IO = ("s3", "http", "https", "az", "azfs", "hdfs", "viewfs", "har")
 
 
-def open_remote(config: Config, split: str) -> VideoSet:
-    """Opens the prepared folder at the URI `config.data_dir`.
+def open_remote(config: Config, split: str, few: int = 0) -> VideoSet:
+    """Opens the prepared folder at the URI `config.data_dir`; `few` as in `cached_videos`.
 
     Raises:
         ValueError: tensorflow-io is needed and missing, or as `records.open_prepared`.
@@ -35,7 +35,7 @@ def open_remote(config: Config, split: str) -> VideoSet:
             f"Reading {scheme}:// needs tensorflow-io: pip install 'mocogan-tf[io]' (which brings TensorFlow 2.16), or "
             f"copy the prepared folder here. Received: --data_dir={config.data_dir}"
         )
-    request = json.dumps({"config": dataclasses.asdict(config), "split": split})
+    request = json.dumps({"config": dataclasses.asdict(config), "split": split, "few": few})
     root = str(pathlib.Path(mocogan_tf.__file__).parent.parent)
     environment = {
         **os.environ,
@@ -66,7 +66,7 @@ def _main() -> None:
             def decode_webp(frame, channels):
                 return tensorflow_io.image.decode_webp(frame)[..., :channels]  # It returns RGBA.
 
-        videos = records.open_prepared(config, request["split"], decode_webp)
+        videos = records.open_prepared(config, request["split"], decode_webp, request["few"])
         answer = {"done": str(videos.folder)}
     except ValueError as error:
         answer = {"error": str(error)}

@@ -6,6 +6,7 @@ row-major order, and `index.json`, which says how they divide into videos. Tenso
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -124,7 +125,8 @@ class VideoSetWriter:
 
     def abandon(self) -> None:
         """Closes the file without an index."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # What is still in the buffer of a file on a full disk.
+            self._file.close()
 
 
 def load_videos(folder: pathlib.Path) -> tuple[VideoSet, list[str]]:

@@ -7,9 +7,9 @@ import types
 
 import numpy as np
 import pytest
-from made_clips import frames_of
 
 from mocogan_tf.config import Config
+from tests.data.made_clips import frames_of
 
 
 @pytest.fixture

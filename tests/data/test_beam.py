@@ -1,11 +1,11 @@
 """The Beam pipeline writes what prepare.py writes. Runs where Apache Beam is installed."""
 
 import pytest
-from made_clips import frames_of, save_strip
 
 from mocogan_tf.data import beam_pipeline
 from mocogan_tf.data.prepare import prepare
 from mocogan_tf.data.prepare_options import PrepareOptions
+from tests.data.made_clips import frames_of, save_strip
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from made_clips import frames_of
 
 from mocogan_tf.data.registry import open_videos
+from tests.data.made_clips import frames_of
 
 
 def test_without_the_library_the_error_names_the_extra(make_config, monkeypatch):

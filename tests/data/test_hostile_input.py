@@ -8,7 +8,6 @@ import zipfile
 
 import numpy as np
 import pytest
-from made_clips import frames_of, save_huge_png, save_strip, save_video
 from PIL import Image
 
 from mocogan_tf.data import archives, layouts
@@ -16,6 +15,7 @@ from mocogan_tf.data.fitting import decode_clip
 from mocogan_tf.data.prepare import prepare, read_rejected
 from mocogan_tf.data.prepare_options import PrepareOptions
 from mocogan_tf.data.registry import open_videos
+from tests.data.made_clips import frames_of, save_huge_png, save_strip, save_video
 
 pytestmark = pytest.mark.core
 

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from made_clips import frames_of, save_strip, save_video
 from PIL import Image
 
 from mocogan_tf.data.arrays import guess_axes
@@ -12,6 +11,7 @@ from mocogan_tf.data.layouts import LayoutOptions, find
 from mocogan_tf.data.prepare import prepare, read_rejected
 from mocogan_tf.data.prepare_options import PrepareOptions
 from mocogan_tf.data.registry import open_videos
+from tests.data.made_clips import frames_of, save_strip, save_video
 
 pytestmark = pytest.mark.core
 

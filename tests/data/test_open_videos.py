@@ -6,10 +6,12 @@ import os
 
 import numpy as np
 import pytest
-from made_clips import REAL_CLIPS, frames_of, save_strip
 
 from mocogan_tf.data import cache
+from mocogan_tf.data.prepare import prepare
+from mocogan_tf.data.prepare_options import PrepareOptions
 from mocogan_tf.data.registry import DATASETS, open_videos
+from tests.data.made_clips import REAL_CLIPS, frames_of, save_strip
 
 pytestmark = pytest.mark.core
 
@@ -104,6 +106,43 @@ def three_classes(tmp_path):
         for i in range(3):
             save_strip(tmp_path / "three" / name / f"{i}.png", frames_of(length))
     return tmp_path / "three"
+
+
+@pytest.mark.parametrize("kind", ["folder", "prepared"])
+def test_a_look_decodes_a_few_clips_and_keeps_the_classes(make_config, tmp_path, kind, capsys):
+    folder = three_classes(tmp_path)
+    if kind == "prepared":
+        prepare(folder, tmp_path / "out", PrepareOptions(image_size=32, min_frames=6, clips_per_shard=2))
+        folder = tmp_path / "out"
+    config = make_config(data_dir=str(folder), video_length=4, every_nth=1)
+    look = open_videos(config, few=2)
+    assert len(look) == 2 and look.categories == ("first", "last", "middle")
+    assert "2 of 9 clips" in capsys.readouterr().err
+    whole = open_videos(config)
+    for i, name in enumerate(look.names):
+        np.testing.assert_array_equal(look[i], whole[whole.names.index(name)])
+    assert len(open_videos(config, few=2)) == 9  # Now that it is there.
+    assert len(entries(config)) == 2
+
+
+def test_a_look_goes_on_where_the_first_clips_cannot_be_used(make_config, tmp_path):
+    folder = tmp_path / "clips"
+    save_strip(folder / "3.png", frames_of(6))
+    save_strip(folder / "4.png", frames_of(9))
+    for i in range(3):
+        (folder / f"{i}.png").write_bytes(b"")
+    config = make_config(data_dir=str(folder), video_length=8, every_nth=1)
+    assert open_videos(config, few=2).names == open_videos(config, few=4).names == ("4.png",)
+    (folder / "4.png").unlink()
+    with pytest.raises(ValueError, match="1 of 1 clips .* 8 frames"):
+        open_videos(config, few=3)
+
+
+def test_a_single_class_is_none_at_a_look_too(make_config, tmp_path):
+    for i in range(3):
+        save_strip(tmp_path / "clips" / "only" / f"{i}.png", frames_of(9))
+    config = make_config(data_dir=str(tmp_path / "clips"))
+    assert open_videos(config, few=2).categories == open_videos(config).categories == ()
 
 
 @pytest.mark.parametrize("problem", ["too short", "unreadable"])

@@ -6,10 +6,10 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
-from made_clips import frames_of
 
 from mocogan_tf.data.pipeline import training_batches
 from mocogan_tf.data.videos import VideoSet
+from tests.data.made_clips import frames_of
 
 pytestmark = pytest.mark.core
 

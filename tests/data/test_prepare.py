@@ -11,13 +11,13 @@ import time
 
 import numpy as np
 import pytest
-from made_clips import frames_of, save_strip
 from PIL import Image
 
 from mocogan_tf.data import prepare as prepare_module
 from mocogan_tf.data.prepare import make_in_processes, prepare, read_rejected, summary
 from mocogan_tf.data.prepare_options import PrepareOptions
 from mocogan_tf.data.registry import open_videos
+from tests.data.made_clips import frames_of, save_strip
 
 pytestmark = pytest.mark.core
 ROOT = pathlib.Path(__file__).parents[2]

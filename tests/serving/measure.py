@@ -13,13 +13,12 @@ import sys
 import tempfile
 import time
 
-from conftest import running
-from made_bundles import BundleSpec, write_bundle
-
 from serving.bundle import read_bundle
 from serving.engine import Engine, EngineOptions, to_pixels
 from serving.latents import sample_latents
 from serving.load import run_load
+from tests.serving.made_bundles import BundleSpec, write_bundle
+from tests.serving.servers import running
 
 
 def say(what, **numbers):

@@ -7,12 +7,12 @@ import sys
 import numpy as np
 import onnxruntime as ort
 import pytest
-from made_bundles import BundleSpec, write_bundle
 
 from serving.bundle import read_bundle
 from serving.engine import Engine, EngineError, EngineOptions, FrameSession, frame_buckets, plan_buckets, to_pixels
 from serving.errors import BundleError
 from serving.latents import sample_latents
+from tests.serving.made_bundles import BundleSpec, write_bundle
 
 SPECS = {
     "category to motion": BundleSpec(),

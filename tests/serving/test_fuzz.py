@@ -2,9 +2,9 @@
 
 import httpx
 import pytest
-from conftest import running
 
 from serving.service import Limits
+from tests.serving.servers import running
 
 schemathesis = pytest.importorskip("schemathesis")
 hypothesis = pytest.importorskip("hypothesis")

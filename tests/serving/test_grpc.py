@@ -4,10 +4,10 @@ import asyncio
 
 import numpy as np
 import pytest
-from conftest import make_service
 
 from serving.guard import Keys
 from serving.latents import sample_latents
+from tests.serving.servers import make_service
 
 grpc = pytest.importorskip("grpc")
 pytest.importorskip("tensorflow_serving")

@@ -11,8 +11,6 @@ import time
 import httpx
 import numpy as np
 import pytest
-from conftest import make_service, running
-from made_bundles import BundleSpec, write_bundle
 from starlette.testclient import TestClient
 
 from serving.app import create_app
@@ -20,6 +18,8 @@ from serving.guard import Keys, read_api_keys
 from serving.repository import BatchOptions
 from serving.server import make_server
 from serving.service import Limits
+from tests.serving.made_bundles import BundleSpec, write_bundle
+from tests.serving.servers import make_service, running
 
 KEY = "correct-horse-battery"
 

@@ -7,8 +7,6 @@ import time
 import httpx
 import numpy as np
 import pytest
-from conftest import make_service
-from made_bundles import BundleSpec, write_bundle
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
@@ -20,6 +18,8 @@ from serving.interpolate import slerp
 from serving.latents import sample_latents
 from serving.service import Limits
 from serving.stream import FIELDS, Walk
+from tests.serving.made_bundles import BundleSpec, write_bundle
+from tests.serving.servers import make_service
 
 
 def begin(socket, **fields):

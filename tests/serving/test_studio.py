@@ -5,8 +5,9 @@ import pathlib
 import shutil
 
 import pytest
-from conftest import running
-from made_bundles import BundleSpec, write_bundle
+
+from tests.serving.made_bundles import BundleSpec, write_bundle
+from tests.serving.servers import running
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -167,8 +168,10 @@ def test_endless_play_and_back(browser, painted):
         first = page.evaluate(COUNT)
         page.click("[data-dice=content]")  # Glides there without a break.
         page.wait_for_function(f"first => ({COUNT})() > first + 16", arg=first)
+        assert page.evaluate(COUNT) > first + 16
         page.click("#endless")
         page.wait_for_function("() => document.getElementById('status').textContent.includes('rendered in')")
+        assert "rendered in" in page.text_content("#status")
 
 
 def test_a_file_is_saved(browser, painted):
@@ -216,8 +219,10 @@ def test_a_server_with_keys_asks_for_one(browser, painted):
         page.fill("#key", "a-key-for-the-studio")
         page.click("#key-dialog button")
         page.wait_for_selector(".cell canvas")
+        assert page.locator("#key-dialog[open]").count() == 0 and page.locator(".cell canvas").count() > 0
         page.click("#endless")
         page.wait_for_function(STREAMING)
+        assert page.evaluate(COUNT) > 0
         context.close()
 
 

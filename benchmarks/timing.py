@@ -1,0 +1,80 @@
+"""What the timings share: sides take turns, medians count, and the machine's own matrix-product rate is the limit."""
+
+import contextlib
+import multiprocessing
+import os
+import pathlib
+import resource
+import statistics
+import time
+
+import numpy as np
+import torch
+
+
+def summary(seconds, scale=1.0):
+    """Returns `median_s`, `min_s`, `max_s` of times, multiplied by `scale`."""
+    return {
+        "median_s": scale * statistics.median(seconds),
+        "min_s": scale * min(seconds),
+        "max_s": scale * max(seconds),
+    }
+
+
+def cpu_seconds():
+    """Returns the processor time of this process and its children so far. Unlike the clock's, it does not grow while
+    other programs have the processors."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = time.process_time() + ended.ru_utime + ended.ru_stime
+    for child in multiprocessing.active_children():
+        with contextlib.suppress(FileNotFoundError):  # It has just ended.
+            fields = pathlib.Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+            seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return seconds
+
+
+def in_turns(sides, rounds, warm_up=1):
+    """Times all sides in turns: a machine that slows down slows all of them.
+
+    Args:
+        sides: Functions of nothing, by name.
+        rounds: Timed calls of each.
+        warm_up: Calls of each before.
+
+    Returns:
+        Seconds by name, one per round.
+    """
+    seconds = {name: [] for name in sides}
+    for turn in range(warm_up + rounds):
+        for name, side in sides.items():
+            started = time.perf_counter()
+            side()
+            if turn >= warm_up:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def ratios(results, ours):
+    """Compares medians.
+
+    Args:
+        results: `summary` by name.
+        ours: Name of our side.
+
+    Returns:
+        `ratio`, the fastest rival's median over ours, and `ratio_vs`, each rival's; `ratio_cpu_vs`, the same of the
+        processor time, where it was taken.
+    """
+    against = {name: result["median_s"] / results[ours]["median_s"] for name, result in results.items() if name != ours}
+    report = {"ratio": min(against.values()), "ratio_vs": against}
+    if "cpu_s" in results[ours]:
+        cpu = {name: result["cpu_s"] / results[ours]["cpu_s"] for name, result in results.items() if name != ours}
+        report["ratio_cpu_vs"] = cpu
+    return report
+
+
+def matrix_rate(size=2048, rounds=5, dtype=torch.float32):
+    """Returns the machine's rate of matrix products, in operations per second: the best of some, of square matrices."""
+    a, b = (torch.from_numpy(np.random.default_rng(i).normal(size=(size, size))).to(dtype) for i in range(2))
+    times = in_turns({"product": lambda: a @ b}, rounds)["product"]
+    return 2 * size**3 / min(times)
