@@ -43,7 +43,16 @@ PROFILES = {
             "ema_decay": 0.995,
         },
         "vgan": {"num_clips": 2000, "ngf": 24, "ndf": 24, "video_batch": 8, "steps": 5000, "ema_decay": 0.995},
-        "tgan": {"num_clips": 2000, "ngf": 24, "ndf": 24, "video_batch": 8, "steps": 5000, "ema_decay": 0.995},
+        "tgan": {
+            "num_clips": 2000,
+            "ngf": 24,
+            "ndf": 24,
+            "video_batch": 8,
+            "steps": 5000,
+            "learning_rate": 3e-4,
+            "learning_rate_d": 3e-4,
+            "ema_decay": 0.995,
+        },
     },
     # About a minute: everything runs, nothing is learnt.
     "smoke": {
