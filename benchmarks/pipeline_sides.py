@@ -67,7 +67,7 @@ def _save_film(path, frames):
 
 def config_of(folder, cache, profile="cpu", **changes):
     """Returns the configuration whose batches are made."""
-    fields = {**cli.PROFILES[profile], "dataset": "folder", "data_dir": str(folder), "cache_dir": str(cache)}
+    fields = {**cli.PROFILES[profile]["mocogan"], "dataset": "folder", "data_dir": str(folder), "cache_dir": str(cache)}
     return Config(**{**fields, **changes})
 
 
@@ -159,7 +159,7 @@ def step_of(config, precision):
     strategy = training.make_strategy(resolved)
     with strategy.scope():
         gan = building.build_gan(resolved, policy=precision)
-    step = tf.function(lambda batch: strategy.run(gan.train_step, args=(batch,)))
+    step = tf.function(lambda batch: strategy.run(gan.train_step, args=(batch,)), autograph=False)
     return lambda batch: float(step(batch)["loss_g"])
 
 

@@ -1,96 +1,152 @@
-"""What several devices and machines cost on one machine: python -m benchmarks.scaling
+"""How step time and memory grow with the sizes of a run: python -m benchmarks.scaling [--json]
 
-Trains the same global batches on one device, on two virtual devices of one process, and in two processes joined by
-TF_CONFIG, and compares seconds and processor seconds per step. Where one device already fills all cores nothing can
-become faster; the ratios say what splitting and summing add.
+One size is varied at a time: filters (of all networks), frame size, clip length, batch (clips; images follow). Every
+point is timed in a process of its own, so that its peak memory is its own; points of one size take turns over the
+rounds. Beside each stand the operations of one step, counted in its graph (`flops`), and the memory that
+`--dry_run` would have announced (`memory_estimate`). `growth` is the slope of a straight line through the logarithms,
+the power with which a number grows: measured time and memory, and computed operations and memory.
 """
 
 import argparse
 import json
 import os
-import pathlib
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).parent.parent
-PORTS = (23461, 23462)
-WARM_UP = 4  # Steps before the first that counts.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+
+from benchmarks import timing
+
+BASE = {"ngf": 16, "image_size": 64, "video_length": 16, "video_batch": 4}
+VARIED = {
+    "filters": ("ngf", [8, 16, 32, 64]),
+    "frame size": ("image_size", [32, 64, 128]),
+    "frames": ("video_length", [8, 16, 32, 64]),
+    "batch": ("video_batch", [2, 4, 8, 16]),
+}
 
 
-def train(folder, name, flags, steps, tf_config=None):
-    command = [
-        *[sys.executable, "train.py", f"--run_dir={folder / name}", f"--cache_dir={folder / 'cache'}"],
-        *["--log_every=1", "--checkpoint_every=100000", "--sample_every=100000", "--evaluate_every=0"],
-        *[f"--steps={steps}", *flags],
+def point(sizes, steps):
+    """Makes one network and times its steps, in this process.
+
+    Args:
+        sizes: `ngf`, `image_size`, `video_length`, `video_batch`.
+        steps: How many, after one that is not timed.
+
+    Returns:
+        `seconds` of each step, `flops`, `memory`: the process's peak less what it had before, `memory_estimate`.
+    """
+    import resource
+
+    import tensorflow as tf
+
+    from benchmarks import flops
+    from mocogan_tf import building, footprint
+    from mocogan_tf.config import Config
+
+    config = Config(ndf=sizes["ngf"], image_batch=2 * sizes["video_batch"], precision="float32", **sizes)
+    config = config.resolve_categories(0)
+    estimate = footprint.memory(config, 1).total
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    gan = building.build_gan(config)
+    frame = (config.image_size, config.image_size, config.channels)
+    batch = {
+        "images": tf.random.stateless_uniform((config.image_batch, *frame), (0, 0), -1, 1),
+        "videos": tf.random.stateless_uniform((config.video_batch, config.video_length, *frame), (0, 1), -1, 1),
+        "labels": tf.zeros(config.video_batch, tf.int32),
+    }
+    step = tf.function(gan.train_step, autograph=False)
+    operations = flops.count(step.get_concrete_function(batch).graph)
+    seconds = []
+    for _ in range(1 + steps):
+        started = time.perf_counter()
+        float(step(batch)["loss_g"])
+        seconds.append(time.perf_counter() - started)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "seconds": seconds[1:],
+        "flops": operations,
+        "memory": 1024 * (peak - before),
+        "memory_estimate": estimate,
+    }
+
+
+def in_a_process(sizes, steps):
+    """`point` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.scaling", "--point", json.dumps(sizes), f"--steps={steps}"]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+
+
+def growth(sizes, values):
+    """Returns the power p of the fit `value = c * size**p`, by least squares of the logarithms."""
+    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
+
+
+def vary(name, numbers, rounds, steps, base=None, measure=in_a_process):
+    """Times all points of one size, in turns.
+
+    Args:
+        name: Field that is varied.
+        numbers: Its values.
+        rounds: Processes per point.
+        steps: Timed steps per process.
+        base: The other sizes; `BASE` if None.
+        measure: `point`, or `in_a_process`.
+
+    Returns:
+        `points`, one per value, and `growth` of `median_s`, `flops`, `memory` and `memory_estimate`.
+    """
+    taken = {number: [] for number in numbers}
+    for _ in range(rounds):
+        for number in numbers:
+            taken[number].append(measure({**(base or BASE), name: number}, steps))
+    points = [
+        {
+            name: number,
+            **timing.summary([seconds for run in runs for seconds in run["seconds"]]),
+            "flops": runs[0]["flops"],
+            "memory": max(run["memory"] for run in runs),
+            "memory_estimate": runs[0]["memory_estimate"],
+        }
+        for number, runs in taken.items()
     ]
-    environ = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    if tf_config:
-        environ["TF_CONFIG"] = json.dumps(tf_config)
-    out = open(folder / f"{name}.txt", "a")
-    return subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, env=environ)
-
-
-def processor_seconds(process):
-    """Of a running process, user and system."""
-    fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def lines_of(log):
-    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-
-
-def measure(processes, log, steps):
-    """Returns the median seconds and the mean processor seconds per step, of all processes together."""
-    marks = []
-    while len(marks) < 2:
-        if any(process.poll() not in (None, 0) for process in processes):
-            sys.exit(f"a run has failed; see {log.parent}.txt")
-        done = len(lines_of(log))
-        if done >= (WARM_UP, steps - 1)[len(marks)]:
-            marks.append((done, sum(map(processor_seconds, processes))))
-        time.sleep(0.02)
-    for process in processes:
-        process.wait()
-    seconds = statistics.median(line["seconds_per_step"] for line in lines_of(log)[WARM_UP:-1])
-    (first, before), (last, after) = marks
-    return seconds, (after - before) / (last - first)
+    keys = ("median_s", "flops", "memory", "memory_estimate")
+    return {"points": points, "growth": {key: growth(numbers, [p[key] for p in points]) for key in keys}}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("flags", nargs="*", help="train.py's flags, after --; default: the cpu profile on shapes")
-    options = parser.parse_args()
-    flags = options.flags or ["--dataset=shapes", "--profile=cpu", "--num_clips=64", "--precision=float32"]
-    addresses = [f"127.0.0.1:{port}" for port in PORTS]
-    with tempfile.TemporaryDirectory() as name:
-        folder = pathlib.Path(name)
-        results = {}
-        one = [train(folder, "one", flags, options.steps)]
-        results["one device"] = measure(one, folder / "one" / "log.jsonl", options.steps)
-        two = [train(folder, "two", [*flags, "--cpu_devices=2"], options.steps)]
-        results["two devices"] = measure(two, folder / "two" / "log.jsonl", options.steps)
-        workers = [
-            train(
-                folder,
-                f"worker{i}",
-                flags,
-                options.steps,
-                {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}},
+    """Prints a table, or with --json one object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vary", nargs="+", choices=list(VARIED), default=list(VARIED), help="which sizes")
+    parser.add_argument("--rounds", type=int, default=3, help="processes per point")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps per process")
+    parser.add_argument("--point", help=argparse.SUPPRESS)
+    parser.add_argument("--json", action="store_true")
+    flags = parser.parse_args()
+    if flags.point:
+        print(json.dumps(point(json.loads(flags.point), flags.steps)))
+        return
+    peak = timing.matrix_rate()
+    results = {name: vary(*VARIED[name], flags.rounds, flags.steps) for name in flags.vary}
+    for result in results.values():
+        for place in result["points"]:
+            place["share_of_peak"] = place["flops"] / place["median_s"] / peak
+    if flags.json:
+        print(json.dumps({"base": BASE, "results": results, "matrix_rate": peak}))
+        return
+    for name, result in results.items():
+        field = VARIED[name][0]
+        for place in result["points"]:
+            print(
+                f"{name:10} {place[field]:4} {place['median_s']:8.3f} s {place['flops'] / 1e9:8.1f} GFLOP "
+                f"{place['share_of_peak']:5.0%} of the matrix rate; {place['memory'] / 2**20:6.0f} MiB, estimated "
+                f"{place['memory_estimate'] / 2**20:6.0f}"
             )
-            for i in range(2)
-        ]
-        results["two processes"] = measure(workers, folder / "worker0" / "log.jsonl", options.steps)
-    first = results["one device"]
-    print(f"{'':15} seconds per step      processor seconds per step   (ratio to one device)")
-    for case, (seconds, processor) in results.items():
-        print(
-            f"{case:15} {seconds:.3f} ({seconds / first[0]:.2f})          {processor:.3f} ({processor / first[1]:.2f})"
-        )
+        powers = ", ".join(f"{key} {power:.2f}" for key, power in result["growth"].items())
+        print(f"{name:10} grows with the power: {powers}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,227 @@
+"""Clips from latents, our engine against others on the same weights: python -m benchmarks.inference [--json]
+
+Needs the extra `bench`. `engine` is what the server runs (motion.onnx and frames.onnx of a bundle, ONNX Runtime);
+`model.onnx` is the bundle's whole graph in a plain ONNX Runtime session. The rivals: TensorFlow on the bundle's
+SavedModel, Keras `predict`, PyTorch eager, channels_last and (with --compile) compiled, and ONNX Runtime on the model
+as tf2onnx alone converts it. All in float32 on all processors of this process; that their clips agree is checked
+first. Per batch and length `ratio` is the fastest rival's time over the engine's, `flops` what the decoder must
+compute, `share_of_peak` the engine's rate over the machine's own of matrix products, measured in the same run.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import sys
+import tempfile
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import onnxruntime
+import tensorflow as tf
+import tf2onnx
+import torch
+
+from benchmarks import flops, timing
+from benchmarks.torch_generator import GivenLatents
+from export.bundle import write_bundle
+from export.contract import Contract
+from export.source import library_versions
+from mocogan_tf.latents import sample_latents
+from mocogan_tf.models.generator import VideoGenerator
+from serving.bundle import read_bundle
+from serving.engine import Engine, EngineOptions, available_cpus
+
+OURS, WHOLE = "engine", "model.onnx"
+TOLERANCE = 1e-3  # Of values in [-1, 1]: float32 sums in another order.
+
+
+def make_generator(contract, ngf):
+    """Builds a generator whose clips use the whole range of values: random weights cost what trained ones cost."""
+    names = ("dim_content", "dim_category", "dim_motion", "category_to", "image_size", "channels")
+    generator = VideoGenerator(ngf=ngf, **{name: getattr(contract, name) for name in names})
+    rng = np.random.default_rng(0)
+    for layer in generator.decoder.layers:
+        if layer.name.startswith("conv"):
+            # Products that one output adds up: all of the 1x1 map, a quarter of the kernel where it doubles the size.
+            taps = layer.kernel.shape[-1] * (1 if layer.padding == "valid" else 4)
+            layer.kernel.assign(rng.normal(0, np.sqrt(2 / taps), layer.kernel.shape))
+        if layer.name.startswith("norm"):
+            layer.beta.assign(rng.normal(0, 0.3, layer.beta.shape))
+            layer.moving_mean.assign(rng.normal(0, 0.3, layer.moving_mean.shape))
+            layer.moving_variance.assign(rng.uniform(0.5, 2, layer.moving_variance.shape))
+    return generator
+
+
+def make_contract(**sizes):
+    """Returns the contract of a model of the paper's sizes, but for what is given."""
+    fields = {
+        "name": "benchmark",
+        "version": 1,
+        "model": "mocogan",
+        "dim_content": 50,
+        "dim_category": 4,
+        "dim_motion": 10,
+        "category_to": "motion",
+        "categories": (),
+        "fps": 16.0,
+        "image_size": 64,
+        "channels": 3,
+        "video_length": 16,
+        "frame_buckets": (16, 64),
+    }
+    return Contract(**{**fields, **sizes})
+
+
+def _session(model):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = available_cpus()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def plain_conversion(generator, contract):
+    """Returns the whole generator as tf2onnx converts it, serialised."""
+    shapes = {
+        name: [None if isinstance(size, str) else size for size in s.shape] for name, s in contract.inputs.items()
+    }
+    signature = [{name: tf.TensorSpec(shape, tf.float32, name=name) for name, shape in shapes.items()}]
+    generate = tf.function(lambda latents: {"video": generator(latents, training=False)["video"]}, signature)
+    return tf2onnx.convert.from_function(generate, signature, opset=17)[0].SerializeToString()
+
+
+def make_sides(generator, contract, bundle, compiled=False):
+    """Writes a bundle and makes the sides.
+
+    Args:
+        generator: `VideoGenerator`.
+        contract: Its contract.
+        bundle: Folder of the bundle.
+        compiled: Also make PyTorch's compiled module.
+
+    Returns:
+        By name, functions from latents (arrays by name) to clips `[B, T, H, W, C]`.
+    """
+    provenance = {
+        "step": 0,
+        "metrics": {},
+        "data": {"name": "none"},
+        "generator": generator.get_config(),
+        "config": {},
+        "libraries": library_versions(),
+    }
+    write_bundle(generator, contract, provenance, bundle)
+    engine = Engine(read_bundle(bundle), EngineOptions(provider="cpu", precision="float32"))
+    whole, plain = _session(str(bundle / "model.onnx")), _session(plain_conversion(generator, contract))
+    loaded = tf.saved_model.load(str(bundle / "saved_model" / str(contract.version)))
+    signature = loaded.signatures["generate"]
+    network = GivenLatents(generator)
+    last = GivenLatents(generator).to(memory_format=torch.channels_last)
+    sides = {
+        OURS: lambda latents: engine.generate(latents)[0],
+        WHOLE: lambda latents: whole.run(["video"], latents)[0],
+        "TensorFlow SavedModel": lambda latents: signature(**_constants(latents))["video"].numpy(),
+        "Keras predict": lambda latents: generator.predict(latents, batch_size=2**20, verbose=0)["video"],
+        "PyTorch eager": lambda latents: _torch(network, latents),
+        "PyTorch channels_last": lambda latents: _torch(last, latents),
+        "plain tf2onnx": lambda latents: plain.run(None, _named_as(plain, latents))[0],
+    }
+    if compiled:
+        faster = torch.compile(network)
+        sides["PyTorch compiled"] = lambda latents: _torch(faster, latents)
+    return sides
+
+
+def _constants(latents):
+    return {name: tf.constant(value) for name, value in latents.items()}
+
+
+def _torch(network, latents):
+    with torch.inference_mode():
+        video = network({name: torch.from_numpy(value) for name, value in latents.items()})
+    return video.permute(0, 1, 3, 4, 2).numpy()  # Another view of the same memory: nothing is copied.
+
+
+def _named_as(session, latents):
+    """tf2onnx puts a suffix to the names of inputs."""
+    names = [value.name for value in session.get_inputs()]
+    return {next(name for name in names if name.startswith(key)): value for key, value in latents.items()}
+
+
+def largest_differences(sides, latents):
+    """Returns, by name, each side's largest difference to the engine's clips."""
+    clips = {name: np.array(side(latents)) for name, side in sides.items()}
+    return {name: float(np.abs(clip - clips[OURS]).max()) for name, clip in clips.items()}
+
+
+def decoder_flops(generator, frames):
+    """Operations of the frame decoder for so many frames."""
+    codes = tf.TensorSpec((frames, generator.decoder.input_shape[-1]), tf.float32)
+    decode = tf.function(lambda z: generator.decoder(z, training=False), autograph=False)
+    return flops.count(decode.get_concrete_function(codes).graph)
+
+
+def run(batches, lengths, rounds, ngf=64, compiled=False, **sizes):
+    """Checks all sides against each other, times them in turns, and returns the report."""
+    contract = make_contract(**sizes)
+    generator = make_generator(contract, ngf)
+    peak = timing.matrix_rate()
+    cases = []
+    with tempfile.TemporaryDirectory() as folder:
+        sides = make_sides(generator, contract, pathlib.Path(folder) / "bundle", compiled)
+        differences = largest_differences(sides, sample_latents(contract.latents, 2, lengths[0], seed=1))
+        if max(differences.values()) > TOLERANCE:
+            raise SystemExit(f"The sides make other clips than the engine: {differences}")
+        for batch in batches:
+            for length in lengths:
+                latents = sample_latents(contract.latents, batch, length, seed=0)
+                calls = {name: (lambda side=side, latents=latents: side(latents)) for name, side in sides.items()}
+                results = {name: timing.summary(times) for name, times in timing.in_turns(calls, rounds).items()}
+                operations = decoder_flops(generator, batch * length)
+                rate = operations / results[OURS]["median_s"]
+                rivals = {name: result for name, result in results.items() if name != WHOLE}
+                cases.append(
+                    {
+                        "batch": batch,
+                        "frames": length,
+                        "results": results,
+                        **timing.ratios(rivals, OURS),
+                        "flops": operations,
+                        "share_of_peak": rate / peak,
+                    }
+                )
+    return {
+        "cases": cases,
+        "ratio": min(case["ratio"] for case in cases),
+        "matrix_rate": peak,
+        "largest_difference": max(differences.values()),
+    }
+
+
+def main():
+    """Prints a table, or with --json one object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32], help="clips per call")
+    parser.add_argument("--frames", type=int, nargs="+", default=[16, 64], help="frames per clip")
+    parser.add_argument("--ngf", type=int, default=64, help="filters of the generator's last hidden layer")
+    parser.add_argument("--rounds", type=int, default=5, help="timed calls of each")
+    parser.add_argument("--compile", action="store_true", help="torch.compile as well, which takes minutes first")
+    parser.add_argument("--json", action="store_true")
+    flags = parser.parse_args()
+    with contextlib.redirect_stdout(sys.stderr):
+        report = run(flags.batches, flags.frames, flags.rounds, flags.ngf, flags.compile)
+    if flags.json:
+        print(json.dumps(report))
+        return
+    for case in report["cases"]:
+        print(f"{case['batch']} clips of {case['frames']} frames; {case['share_of_peak']:.0%} of the matrix rate")
+        for name, result in case["results"].items():
+            against = f"{case['ratio_vs'][name]:6.2f} x the engine's time" if name in case["ratio_vs"] else ""
+            print(f"  {name:22} {result['median_s']:8.4f} s{against}")
+    print(f"fastest rival over the engine, the least of all: {report['ratio']:.2f}")
+
+
+if __name__ == "__main__":
+    main()
