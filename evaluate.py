@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import shlex
+import sys
 import time
 
 from absl import flags
@@ -81,12 +83,19 @@ def _line(score, seconds, step):
     }
 
 
+def _command():
+    return f"python {pathlib.Path(sys.argv[0]).name} {shlex.join(sys.argv[1:])}"
+
+
 def main(argv):
     """Prints one JSON line per number; of a run they are kept in its metrics.jsonl too."""
+    del argv
     from mocogan_tf.metrics import registry  # Here, so that --help need not wait for TensorFlow.
 
-    files = [pathlib.Path(FLAGS.run_dir) / HISTORY] if FLAGS.run_dir else []
+    for name in FLAGS.metrics:
+        registry.find(name)  # Before anything is loaded.
     material = _material()
+    files = [pathlib.Path(FLAGS.run_dir) / HISTORY] if FLAGS.run_dir else []
     if FLAGS.json_out:
         files.append(pathlib.Path(FLAGS.json_out))
         files[-1].parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +112,7 @@ def main(argv):
         from mocogan_tf.metrics import report
 
         path = report.write(
-            FLAGS.report, material, scores, run_dir=FLAGS.run_dir, command=argv, date=time.strftime("%Y-%m-%d")
+            FLAGS.report, material, scores, run_dir=FLAGS.run_dir, command=_command(), date=time.strftime("%Y-%m-%d")
         )
         print(f"report: {path}")
     return 0

@@ -65,7 +65,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["mocogan_tf", "mocogan_tf.*", "export", "export.*", "serving", "serving.*"]),
-    package_data={"serving": ["studio/*", "requirements.txt"], "mocogan_tf": ["py.typed"]},
+    package_data={"serving": ["studio/*", "requirements.txt"], "mocogan_tf": ["py.typed", "metrics/*.html"]},
     install_requires=[
         "tensorflow>=2.16.2,<2.22",
         "keras>=3.12",

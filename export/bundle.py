@@ -49,7 +49,7 @@ def write_bundle(
     """Exports a generator and proves what was written.
 
     Args:
-        generator: `VideoGenerator` with the weights to export, in float32.
+        generator: With the weights to export, in float32.
         contract: The bundle's, with the version of `next_version`.
         provenance: Where the weights are from, for bundle.json.
         out: The bundle's folder. A bundle that is there is replaced once the new one is proven.
@@ -109,7 +109,8 @@ def _write_and_verify(
 def _write_golden(generator: Any, contract: Contract, path: pathlib.Path) -> None:
     """Records clips of one seed, as Keras makes them: what every runtime must give for it."""
     latents = sample_latents(contract.latents, GOLDEN_VIDEOS, contract.video_length, seed=GOLDEN_SEED)
-    outputs = {name: np.asarray(value) for name, value in generator(latents, training=False).items()}
+    made = generator(latents, training=False)
+    outputs = {name: np.asarray(made[name]) for name in contract.outputs}
     arrays: dict[str, Any] = {"seed": np.int64(GOLDEN_SEED), **latents, **outputs}
     np.savez_compressed(path, **arrays)
 

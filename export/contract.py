@@ -11,14 +11,19 @@ import pathlib
 import re
 from typing import Any
 
-from mocogan_tf.latents import LatentSpec
+from mocogan_tf.latents import CodeSpec, LatentSpec
 
 FORMAT_VERSION = 1
 LAYOUT = "BTHWC"
 VALUE_RANGE = (-1.0, 1.0)
 POSTPROCESS = "uint8 = clip(round((x + 1) * 127.5), 0, 255)"
 
-# The files of a bundle by their role. `onnx_uint8` is there only if it was asked for.
+# Sizes that only some models have: those with content and motion apart, or those with one code for both.
+_SPLIT = ("dim_content", "dim_motion", "category_to")
+_CODE = ("dim_z", "z_distribution")
+
+# The files of a bundle by their role. `onnx_uint8` is there only if it was asked for, and `motion` and `frames` only of
+# a model that has these parts.
 FILES = {
     "onnx": "model.onnx",
     "onnx_fp16": "model.fp16.onnx",
@@ -54,6 +59,8 @@ class Contract:
         version: Counts up with every export to the same place; also the SavedModel's folder.
         model: Architecture.
         dim_content, dim_category, dim_motion, category_to: As in `Config`.
+        dim_z: Size of the one code of a model that makes clips of one length only (VGAN, TGAN); 0: it is not such.
+        z_distribution: What that code is drawn from, as in `CodeSpec`.
         categories: Name of each category, in order; empty if there are none or they have no names.
         fps: Frames per second at which a clip plays at the speed of the training clips.
         image_size: Height and width of a frame.
@@ -68,16 +75,18 @@ class Contract:
     name: str
     version: int
     model: str
-    dim_content: int
     dim_category: int
-    dim_motion: int
-    category_to: str
     categories: tuple[str, ...]
     fps: float
     image_size: int
     channels: int
     video_length: int
     frame_buckets: tuple[int, ...]
+    dim_content: int = 0
+    dim_motion: int = 0
+    category_to: str = "motion"
+    dim_z: int = 0
+    z_distribution: str = ""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", self.name):
@@ -87,6 +96,11 @@ class Contract:
             )
         if not self.frame_buckets or min(self.frame_buckets) < 1:
             raise ValueError(f"`frame_buckets` must be lengths of at least 1. Received: {list(self.frame_buckets)}")
+        if self.dim_z and self.frame_buckets != (self.video_length,):
+            raise ValueError(
+                f"`frame_buckets` must be {self.video_length}, the only length of this model's clips. "
+                f"Received: {list(self.frame_buckets)}"
+            )
         if self.categories and len(self.categories) != self.dim_category:
             raise ValueError(
                 f"There must be as many category names as categories ({self.dim_category}). "
@@ -94,24 +108,39 @@ class Contract:
             )
 
     @property
-    def latents(self) -> LatentSpec:
+    def latents(self) -> LatentSpec | CodeSpec:
         """Sizes of the latents, as `sample_latents` takes them."""
+        if self.dim_z:
+            return CodeSpec(num_frames=self.video_length, dim_z=self.dim_z, distribution=self.z_distribution)
         return LatentSpec(dim_content=self.dim_content, dim_motion=self.dim_motion, dim_category=self.dim_category)
+
+    @property
+    def length(self) -> int | str:
+        """Frames of a clip: "time" where that is free."""
+        return self.video_length if self.dim_z else "time"
 
     @property
     def inputs(self) -> dict[str, TensorSpec]:
         """The model's inputs by name."""
-        specs = [TensorSpec("content", ("batch", self.dim_content), distribution="standard_normal")]
-        if self.dim_category:
-            specs.append(TensorSpec("category", ("batch", self.dim_category), distribution="one_hot"))
-        specs.append(TensorSpec("motion_init", ("batch", self.dim_motion), distribution="standard_normal"))
-        specs.append(TensorSpec("motion_noise", ("batch", "time", self.dim_motion), distribution="standard_normal"))
-        return {spec.name: spec for spec in specs}
+        distributions = self.latents.distributions
+        shapes = {
+            "z": ("batch", self.dim_z),
+            "content": ("batch", self.dim_content),
+            "category": ("batch", self.dim_category),
+            "motion_init": ("batch", self.dim_motion),
+            "motion_noise": ("batch", "time", self.dim_motion),
+        }
+        return {
+            name: TensorSpec(name, shape, distribution=distributions[name])
+            for name, shape in shapes.items()
+            if name in distributions
+        }
 
     @property
     def outputs(self) -> dict[str, TensorSpec]:
         """The model's outputs by name."""
-        return {"video": self.video("video", "float32"), "motion_state": self.motion_state}
+        state = {} if self.dim_z else {"motion_state": self.motion_state}
+        return {"video": self.video("video", "float32"), **state}
 
     @property
     def motion(self) -> TensorSpec:
@@ -125,11 +154,12 @@ class Contract:
 
     def video(self, name: str, dtype: str) -> TensorSpec:
         """A clip under another name or in another type."""
-        return TensorSpec(name, ("batch", "time", self.image_size, self.image_size, self.channels), dtype)
+        return TensorSpec(name, ("batch", self.length, self.image_size, self.image_size, self.channels), dtype)
 
     def to_dict(self, files: dict[str, str], provenance: dict[str, Any]) -> dict[str, Any]:
         """Returns the content of bundle.json."""
-        sizes = dataclasses.asdict(self)
+        absent = _SPLIT if self.dim_z else _CODE
+        sizes = {field.name: getattr(self, field.name) for field in _fields() if field.name not in absent}
         sizes |= {"categories": list(self.categories), "frame_buckets": list(self.frame_buckets)}
         return {
             "format_version": FORMAT_VERSION,
@@ -158,6 +188,10 @@ class Contract:
         return {key: value if isinstance(value, str) else json.dumps(value) for key, value in described.items()}
 
 
+def _fields() -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(Contract)
+
+
 def read_contract(bundle: pathlib.Path) -> tuple[Contract, dict[str, Any]]:
     """Reads the contract of a bundle.
 
@@ -175,7 +209,8 @@ def read_contract(bundle: pathlib.Path) -> tuple[Contract, dict[str, Any]]:
     if found != FORMAT_VERSION:
         raise ValueError(f"{bundle} has bundle format {found}; this version reads format {FORMAT_VERSION}.")
     try:
-        sizes = {field.name: described[field.name] for field in dataclasses.fields(Contract)}
+        absent = _SPLIT if "dim_z" in described else _CODE
+        sizes = {field.name: described[field.name] for field in _fields() if field.name not in absent}
         sizes |= {key: tuple(sizes[key]) for key in ("categories", "frame_buckets")}
         contract = Contract(**sizes)
     except (KeyError, TypeError, ValueError) as error:

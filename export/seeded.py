@@ -13,14 +13,14 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from mocogan_tf import latents
-from mocogan_tf.latents import LatentSpec
+from mocogan_tf.latents import CodeSpec, LatentSpec
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _MASK = 0xFFFFFFFF
 
 
-def draw_latents(seeds: Any, spec: LatentSpec, num_frames: int) -> dict[str, Any]:
+def draw_latents(seeds: Any, spec: LatentSpec | CodeSpec, num_frames: int) -> dict[str, Any]:
     """Draws the first clip of each seed, as `sample_latents(spec, 1, num_frames, seed=seed)` does.
 
     Args:
@@ -30,8 +30,14 @@ def draw_latents(seeds: Any, spec: LatentSpec, num_frames: int) -> dict[str, Any
 
     Returns:
         dict of float32 tensors: `content` [B, dim_content], `motion_init` [B, dim_motion], `motion_noise`
-        [B, T, dim_motion] and, if there are categories, one-hot `category` [B, dim_category].
+        [B, T, dim_motion] and, if there are categories, one-hot `category` [B, dim_category]; of a `CodeSpec` `z`
+        [B, dim_z].
     """
+    if isinstance(spec, CodeSpec):
+        counters = _counters(latents.STREAM_CODE, spec.dim_z)
+        words = tf.reshape(philox4x32(counters, seeds), (tf.size(seeds), counters.size))  # Four per counter.
+        draw = _uniforms if spec.distribution == "uniform" else _normals
+        return {"z": draw(words)[:, : spec.dim_z]}
     streams = {
         "content": (latents.STREAM_CONTENT, (spec.dim_content,)),
         "motion_init": (latents.STREAM_MOTION_INIT, (spec.dim_motion,)),
@@ -92,3 +98,8 @@ def _normals(words: Any) -> Any:
     radius, angle = tf.sqrt(-2.0 * tf.math.log(pairs[..., 0])), 2.0 * np.pi * pairs[..., 1]
     normals = tf.stack([radius * tf.cos(angle), radius * tf.sin(angle)], axis=-1)
     return tf.cast(tf.reshape(normals, tf.shape(words)), tf.float32)
+
+
+def _uniforms(words: Any) -> Any:
+    """Numbers on (-1, 1), one per word: int64 `[B, N]` to float32 `[B, N]`."""
+    return tf.cast(2.0 * (tf.cast(words, tf.float64) + 0.5) / 2.0**32 - 1.0, tf.float32)

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from export.contract import Contract
 from mocogan_tf import __version__, checkpoints, run_directory
+from mocogan_tf.latents import CodeSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ def open_run(
         checkpoint: Which, as `checkpoints.load_generator` takes it.
         version: Of the bundle.
         name: To serve under; from architecture and data set if None.
-        frame_buckets: Clip lengths; the trained length and twice it if None.
+        frame_buckets: Clip lengths; the trained length and, if clips of any length can be made, twice it if None.
 
     Raises:
         ValueError: There is no such run or checkpoint, it is damaged, or an argument is unusable.
@@ -51,21 +52,26 @@ def open_run(
     generator, config, step = checkpoints.load_generator(run_dir, checkpoint)
     data = run_directory.read_data(run_dir)
     categories = tuple(data["categories"])
+    spec = generator.latents
+    if isinstance(spec, CodeSpec):
+        sizes: dict[str, Any] = {"dim_z": spec.dim_z, "z_distribution": spec.distribution}
+        buckets = _lengths(frame_buckets, (spec.num_frames,))
+    else:
+        sizes = {name: getattr(config, name) for name in ("dim_content", "dim_motion", "category_to")}
+        buckets = _lengths(frame_buckets, (config.video_length, 2 * config.video_length))
     contract = Contract(
         name=name or re.sub(r"[^a-z0-9]+", "-", f"{config.model}-{data['name']}".lower()).strip("-"),
         version=version,
         model=config.model,
-        dim_content=config.dim_content,
         dim_category=config.dim_category,
-        dim_motion=config.dim_motion,
-        category_to=config.category_to,
         # Categories that the model found by itself have no names, whatever the clips' labels are.
         categories=categories if len(categories) == config.dim_category else (),
         fps=data["fps"],
         image_size=config.image_size,
         channels=config.channels,
         video_length=config.video_length,
-        frame_buckets=_lengths(frame_buckets, config.video_length),
+        frame_buckets=buckets,
+        **sizes,
     )
     description = json.loads(checkpoints.paths(run_dir, step)[1].read_text())
     metrics = {key: value for key, value in description.items() if isinstance(value, float) and np.isfinite(value)}
@@ -77,7 +83,7 @@ def open_run(
         "data": data,
         "generator": generator.get_config(),
         # Where data lay on the machine that trained is nobody's business.
-        "config": {key: value for key, value in dataclasses.asdict(config).items() if not key.endswith("_dir")},
+        "config": {key: value for key, value in json.loads(config.to_json()).items() if not key.endswith("_dir")},
         "libraries": library_versions(),
     }
     return Source(generator, contract, provenance)
@@ -96,9 +102,9 @@ def library_versions() -> dict[str, str]:
     }
 
 
-def _lengths(given: list[str] | None, video_length: int) -> tuple[int, ...]:
+def _lengths(given: list[str] | None, default: tuple[int, ...]) -> tuple[int, ...]:
     if given is None:
-        return (video_length, 2 * video_length)
+        return default
     if not all(text.strip().isdigit() for text in given):
         raise ValueError(f"`frame_buckets` must be whole numbers, such as 16,32. Received: {','.join(given)}")
     return tuple(sorted({int(text) for text in given}))

@@ -7,6 +7,7 @@ CUDA graphs and from cuDNN, while ONNX's own `GRU` operator computes the same fu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,13 +28,13 @@ def to_onnx(generator: Any, contract: Contract, *, uint8: bool = False) -> dict[
     """Converts a generator.
 
     Args:
-        generator: A `VideoGenerator` with the weights to export.
+        generator: With the weights to export.
         contract: Its contract.
         uint8: Also make the variant whose only picture output is `video_uint8`.
 
     Returns:
-        Models by their role in `bundle.json`: `onnx`, `onnx_fp16`, `motion`, `frames`, `frames_fp16` and, if asked for,
-        `onnx_uint8`.
+        Models by their role in `bundle.json`: `onnx`, `onnx_fp16`, of MoCoGAN also `motion`, `frames`, `frames_fp16`,
+        and, if asked for, `onnx_uint8`.
 
     Raises:
         ValueError: The model's architecture has no ONNX builder, or a weight does not fit float16.
@@ -71,7 +72,33 @@ def mocogan_models(generator: Any, contract: Contract, uint8: bool) -> dict[str,
     return models
 
 
-BUILDERS = {"mocogan": mocogan_models}
+def vgan_models(generator: Any, contract: Contract, uint8: bool) -> dict[str, onnx.ModelProto]:
+    """Builds VGAN's models, all of it converted."""
+    whole = convert(lambda z: generator({"z": z}, training=False)["video"], contract.dim_z, "generator", "z", "video")
+    return _code_models(whole, contract, uint8)
+
+
+def tgan_models(generator: Any, contract: Contract, uint8: bool) -> dict[str, onnx.ModelProto]:
+    """Builds TGAN's models: the temporal generator by hand, then the converted image generator on every frame."""
+    decoder = convert_decoder(generator.decoder)
+    return _code_models(temporal_graph(generator, contract, decoder), contract, uint8)
+
+
+def _code_models(whole: Graph, contract: Contract, uint8: bool) -> dict[str, onnx.ModelProto]:
+    """The files of a generator that makes whole clips of one code: of a graph from `z` to `video`."""
+    inputs, outputs = [contract.inputs["z"]], [contract.outputs["video"]]
+    half = half_precision(whole, "generator", "z", "video")
+    models = {
+        "onnx": _model(whole, "generator", inputs, outputs, contract),
+        "onnx_fp16": _model(half, "generator_fp16", inputs, outputs, contract),
+    }
+    if uint8:
+        pixels = [contract.video("video_uint8", "uint8")]
+        models["onnx_uint8"] = _model(whole + pixels_graph(), "generator_uint8", inputs, pixels, contract)
+    return models
+
+
+BUILDERS = {"mocogan": mocogan_models, "vgan": vgan_models, "tgan": tgan_models}
 
 
 def part_inputs(contract: Contract) -> tuple[list[str], list[str]]:
@@ -151,6 +178,53 @@ def frames_graph(decoder: Graph, contract: Contract) -> Graph:
     return Graph(nodes, weights | decoder.weights)
 
 
+def temporal_graph(generator: Any, contract: Contract, decoder: Graph) -> Graph:
+    """Writes TGAN's temporal generator and puts the decoder over its frames: `z` -> `video`.
+
+    By hand, because tf2onnx computes every size of a transposed convolution along time anew when the graph runs.
+    """
+    size, length = contract.image_size, contract.video_length
+    weights: dict[str, Any] = {
+        "time/axis_after": np.array([2], np.int64),
+        "time/axis": np.array([1], np.int64),
+        "time/repeats": np.array([1, length, 1], np.int64),
+        "frames/code_shape": np.array([-1, 2 * contract.dim_z], np.int64),
+        "frames/video_shape": np.array([-1, length, size, size, contract.channels], np.int64),
+    }
+    nodes = [helper.make_node("Unsqueeze", ["z", "time/axis_after"], ["time/signal"])]
+    value, doublings = "time/signal", length.bit_length() - 1
+    for i in range(doublings + 1):
+        kernel, bias = _temporal_weights(generator, i)
+        weights |= {f"time/W_{i}": kernel, f"time/B_{i}": bias}
+        sizes = {"kernel_shape": [1]} if i == 0 else {"kernel_shape": [4], "strides": [2], "pads": [1, 1]}
+        nodes.append(
+            helper.make_node("ConvTranspose", [value, f"time/W_{i}", f"time/B_{i}"], [f"time/conv_{i}"], **sizes)
+        )
+        value = f"time/map_{i}"
+        nodes.append(helper.make_node("Tanh" if i == doublings else "Relu", [f"time/conv_{i}"], [value]))
+    nodes += [
+        helper.make_node("Transpose", [value], ["time/path"], perm=[0, 2, 1]),
+        helper.make_node("Unsqueeze", ["z", "time/axis"], ["time/z_once"]),
+        helper.make_node("Expand", ["time/z_once", "time/repeats"], ["time/z"]),
+        helper.make_node("Concat", ["time/z", "time/path"], ["time/codes"], axis=2),
+        helper.make_node("Reshape", ["time/codes", "frames/code_shape"], ["frames/z"]),
+    ]
+    after = [helper.make_node("Reshape", ["frames/pictures", "frames/video_shape"], ["video"])]
+    return Graph(_named(nodes, "time"), weights) + decoder + Graph(_named(after, "frames/after"), {})
+
+
+def _temporal_weights(generator: Any, index: int) -> tuple[Any, Any]:
+    """Kernel `[I, O, K]` and bias `[O]` of a layer of the temporal generator, its normalisation folded in, float64."""
+    layer = generator.get_layer(f"temporal_conv_{index}")
+    kernel = np.asarray(layer.kernel, np.float64).transpose(2, 1, 0)
+    if layer.use_bias:  # The last, which has no normalisation.
+        return kernel.astype(np.float32), np.asarray(layer.bias)
+    norm = generator.get_layer(f"temporal_norm_{index}")
+    mean, variance = np.asarray(norm.moving_mean, np.float64), np.asarray(norm.moving_variance, np.float64)
+    scale = np.asarray(norm.gamma, np.float64) / np.sqrt(variance + norm.epsilon)
+    return (kernel * scale[:, None]).astype(np.float32), (-mean * scale).astype(np.float32)
+
+
 def pixels_graph() -> Graph:
     """Writes `video` -> `video_uint8` by the contract's postprocess rule."""
     nodes = [
@@ -165,25 +239,34 @@ def pixels_graph() -> Graph:
 
 
 def convert_decoder(decoder: Any) -> Graph:
-    """Converts the Keras decoder `[N, dim_z] -> [N, H, W, C]` with tf2onnx and folds it.
+    """Converts the Keras decoder `[N, dim_z] -> [N, H, W, C]`: a graph from `frames/z` to `frames/pictures`."""
+    codes = decoder.input_shape[-1]
+    return convert(lambda z: decoder(z, training=False), codes, "frames", "frames/z", "frames/pictures")
 
-    Returns:
-        Graph from `frames/z` to `frames/pictures`.
+
+def convert(function: Callable[[Any], Any], dim_z: int, prefix: str, source: str, result: str) -> Graph:
+    """Converts a function of one batch of codes with tf2onnx and folds the graph.
+
+    Args:
+        function: From float32 `[N, dim_z]` to one tensor, in TensorFlow.
+        dim_z: Size of a code.
+        prefix: Of the graph's names.
+        source: Name of the input.
+        result: Name of the output.
     """
     import tensorflow as tf
     import tf2onnx
 
-    @tf.function(input_signature=[tf.TensorSpec((None, decoder.input_shape[-1]), tf.float32, name="z")])
-    def decode(z: Any) -> Any:
-        return {"pictures": decoder(z, training=False)}
+    @tf.function(input_signature=[tf.TensorSpec((None, dim_z), tf.float32, name="z")])
+    def convertible(z: Any) -> Any:
+        return {"result": function(z)}
 
-    converted, _ = tf2onnx.convert.from_function(decode, decode.input_signature, opset=OPSET)
+    converted, _ = tf2onnx.convert.from_function(convertible, convertible.input_signature, opset=OPSET)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in converted.graph.initializer}
     graph = Graph(list(converted.graph.node), constants)
     fold_scale_and_shift(graph)
     project_first_map(graph)
-    kept = {converted.graph.input[0].name: "frames/z", converted.graph.output[0].name: "frames/pictures"}
-    rename(graph, "frames", kept)
+    rename(graph, prefix, {converted.graph.input[0].name: source, converted.graph.output[0].name: result})
     return graph
 
 

@@ -40,7 +40,8 @@ def signatures(contract: Contract) -> dict[str, Signature]:
     lengths = sorted({trained, *contract.frame_buckets})
     table = {"serving_default": _generate(contract, trained), "generate": _generate(contract, "time")}
     table |= {f"generate_{length}": _generate(contract, length) for length in lengths}
-    table["continue"] = _continue(contract)
+    if "motion_state" in contract.outputs:
+        table["continue"] = _continue(contract)
     table |= {f"generate_{kind}": _generate(contract, "time", kind) for kind in _PICTURES}
     table["seed"] = _seed(contract, trained)
     table |= {f"seed_{kind}": _seed(contract, trained, kind) for kind in _PICTURES}
@@ -51,7 +52,7 @@ def write_saved_model(generator: Any, contract: Contract, folder: pathlib.Path) 
     """Writes the generator with all signatures.
 
     Args:
-        generator: A `VideoGenerator` with the weights to export.
+        generator: With the weights to export.
         contract: Its contract.
         folder: Of this version, `.../saved_model/<version>`.
     """
@@ -68,7 +69,11 @@ def portable_gru(generator: Any) -> Iterator[None]:
     """Traces the GRU as ordinary operations inside the context.
 
     Where a GPU is visible Keras would trace cuDNN's own operator, which neither a server on a CPU nor ONNX can run.
+    A generator without a GRU is left as it is.
     """
+    if not hasattr(generator, "motion"):
+        yield
+        return
     before, generator.motion.use_cudnn = generator.motion.use_cudnn, False
     try:
         yield
@@ -100,7 +105,7 @@ def _generate(contract: Contract, length: int | str, kind: str = "") -> Signatur
     """The model itself, with a clip length and, by `kind`, another form of the pictures."""
 
     def compute(generator: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-        return _pictures(generator(inputs, training=False), kind)
+        return _pictures(contract, generator(inputs, training=False), kind)
 
     inputs = {name: _with_length(spec, length) for name, spec in contract.inputs.items()}
     return Signature(inputs, _outputs(contract, length, kind), compute)
@@ -122,16 +127,18 @@ def _seed(contract: Contract, length: int, kind: str = "") -> Signature:
 
     def compute(generator: Any, inputs: dict[str, Any]) -> dict[str, Any]:
         latents = draw_latents(inputs["seed"], contract.latents, length)
-        return _pictures(generator(latents, training=False), kind)
+        return _pictures(contract, generator(latents, training=False), kind)
 
     return Signature({"seed": TensorSpec("seed", ("batch",), "int64")}, _outputs(contract, length, kind), compute)
 
 
-def _pictures(outputs: dict[str, Any], kind: str) -> dict[str, Any]:
-    if not kind:
-        return dict(outputs)
-    name, convert = _PICTURES[kind]
-    return {name: convert(outputs["video"]), "motion_state": outputs["motion_state"]}
+def _pictures(contract: Contract, outputs: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The outputs that the contract names: VGAN's generator also gives the layers of its clips."""
+    outputs = {name: outputs[name] for name in contract.outputs}
+    if kind:
+        name, convert = _PICTURES[kind]
+        outputs[name] = convert(outputs.pop("video"))
+    return outputs
 
 
 def _outputs(contract: Contract, length: int | str, kind: str) -> dict[str, TensorSpec]:
@@ -139,8 +146,9 @@ def _outputs(contract: Contract, length: int | str, kind: str) -> dict[str, Tens
     if kind == "uint8":
         video = contract.video("video_uint8", "uint8")
     elif kind == "png":
-        video = TensorSpec("png_bytes", ("batch", "time"), "string")
-    return {video.name: _with_length(video, length), "motion_state": contract.motion_state}
+        video = TensorSpec("png_bytes", ("batch", contract.length), "string")
+    others = {name: spec for name, spec in contract.outputs.items() if name != "video"}
+    return {video.name: _with_length(video, length), **others}
 
 
 def _with_length(spec: TensorSpec, length: int | str) -> TensorSpec:

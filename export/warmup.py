@@ -28,7 +28,7 @@ def sample_inputs(inputs: dict[str, TensorSpec], contract: Contract, num_videos:
     """
     if "seed" in inputs:
         return {"seed": np.arange(seed, seed + num_videos, dtype=np.int64)}
-    length = inputs["motion_noise"].shape[1]
+    length = inputs["motion_noise"].shape[1] if "motion_noise" in inputs else contract.length
     num_frames = length if isinstance(length, int) else contract.video_length
     latents = sample_latents(contract.latents, num_videos, num_frames, seed=seed)
     if "motion_state" in inputs:

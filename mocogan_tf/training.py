@@ -6,7 +6,6 @@ import sys
 
 import keras
 import tensorflow as tf
-from absl import logging
 
 from mocogan_tf import callbacks, checkpoints, cluster, footprint, run_directory, watch
 from mocogan_tf.building import build_gan
@@ -118,15 +117,10 @@ def _train(config, run_dir, resume, strategy, workers):
     except tf.errors.ResourceExhaustedError as error:
         if "No space left" in str(error):  # TensorFlow has one word for a full memory and a full disk.
             raise OSError(f"The disk is full; earlier checkpoints in {run_dir} are kept.") from error
-        images = config.image_discriminator != "none"
+        batches = ("video_batch",) if config.image_discriminator == "none" else ("video_batch", "image_batch")
         raise ValueError(
-            f"Out of memory at video_batch={config.video_batch}"
-            + (
-                f", image_batch={config.image_batch}. Lower --video_batch or --image_batch"
-                if images
-                else ". Lower --video_batch"
-            )
-            + ", or --ngf and --ndf."
+            f"Out of memory at {', '.join(f'{name}={getattr(config, name)}' for name in batches)}. "
+            f"Lower {' or '.join(f'--{name}' for name in batches)}, or --ngf and --ndf."
         ) from error
     workers.wait()  # Whoever ends first would look like a lost worker to the others.
     if not workers.is_chief:
@@ -177,7 +171,8 @@ def _callbacks(config, run_dir, start_step, videos, is_chief):
         stop_on_non_finite,
         callbacks.JsonLog(run_dir, start_step, config.log_every, clips_per_step),
         callbacks.Progress(start_step, config.steps, config.log_every, clips_per_step),
-        watch.BalanceWatch(run_dir, start_step),
+        # Its thresholds are those of MoCoGAN's losses, and so is its advice.
+        *([watch.BalanceWatch(run_dir, start_step)] if config.model == "mocogan" else []),
         tensorboard,
         callbacks.Samples(
             run_dir,
@@ -194,20 +189,13 @@ def _callbacks(config, run_dir, start_step, videos, is_chief):
             start_step,
             config.checkpoint_every,
             {"keep": config.keep_checkpoints, "keep_every": config.keep_every, "best_of": best_of},
-            _evaluations(config, run_dir, start_step, videos, tensorboard),
+            watch.Evaluations(
+                run_dir,
+                start_step,
+                config.evaluate_every,
+                lambda: Monitor(config, videos, seed=config.seed),
+                best_of[0],
+                tensorboard,
+            ),
         ),
     ]
-
-
-def _evaluations(config, run_dir, start_step, videos, tensorboard):
-    """What scores the generator at checkpoints, or None where that is not asked for or the clips do not allow it."""
-    if not config.evaluate_every:
-        return None
-    try:
-        monitor = Monitor(config, videos, seed=config.seed)
-    except ValueError as error:
-        if config.best_metric != "auto":
-            raise
-        logging.warning("Checkpoints are not scored, so that there will be no best one: %s", error)
-        return None
-    return watch.Evaluations(run_dir, start_step, config.evaluate_every, monitor, tensorboard)

@@ -115,23 +115,42 @@ class Evaluations:
         run_dir: The run directory.
         start_step: Step from which the run goes on; later lines of `evaluations.jsonl` are cut off.
         every: Steps between two scores.
-        monitor: `metrics.monitor.Monitor`, or any function from a generator to scores by name.
+        make_monitor: Makes a `metrics.monitor.Monitor`, or any function from a generator to scores by name; called when
+            the first scores are due. Where the clips do not allow it, its ValueError is told, and nothing is scored.
+        best_metric: The score by which the best checkpoint is chosen.
         tensorboard: `TensorBoardLog`.
     """
 
-    def __init__(self, run_dir, start_step, every, monitor, tensorboard: TensorBoardLog):
+    def __init__(self, run_dir, start_step, every, make_monitor, best_metric, tensorboard: TensorBoardLog):
         self.path = pathlib.Path(run_dir) / "evaluations.jsonl"
-        self.every, self.monitor, self.tensorboard = every, monitor, tensorboard
+        self.every, self.make_monitor, self.best_metric, self.tensorboard = (
+            every,
+            make_monitor,
+            best_metric,
+            tensorboard,
+        )
         self.last_step = start_step
+        self.monitor = None
         self.warnings = _Warnings(run_dir)
         drop_after(self.path, start_step)
 
     def __call__(self, model, step):
         """Returns scores by name if they are due at this step, else an empty dict."""
-        if not due(self.every, self.last_step, step):
+        if not self.every or not due(self.every, self.last_step, step):
             return {}
         self.last_step = step
+        if self.monitor is None:
+            try:
+                self.monitor = self.make_monitor()
+            except ValueError as error:
+                logging.warning("Checkpoints are not scored, and there will be no best one: %s", error)
+                self.every = 0
+                return {}
         scores = self.monitor(model.sampler)
+        if self.best_metric not in scores:
+            logging.warning(
+                "There will be no best checkpoint: %s is none of %s.", self.best_metric, ", ".join(sorted(scores))
+            )
         with open(self.path, "a") as file:
             file.write(json.dumps({"step": step, **{name: round(value, 6) for name, value in scores.items()}}) + "\n")
         self.tensorboard.write_scalars({f"metrics/{name}": value for name, value in scores.items()}, step)

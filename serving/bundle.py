@@ -131,6 +131,11 @@ def read_bundle(folder: pathlib.Path | str) -> Bundle:
     if not isinstance(facts, dict) or facts.get("format_version") != FORMAT_VERSION:
         received = facts.get("format_version") if isinstance(facts, dict) else facts
         raise BundleError(f"{path}: `format_version` must be {FORMAT_VERSION}. Received: format_version={received!r}")
+    if "dim_z" in facts:
+        raise BundleError(
+            f"{folder} holds a model ({facts.get('model')}) that makes clips of one length out of one code. This "
+            "server needs content and motion apart, as MoCoGAN has them. Serve it by its tf_serving/ or triton/."
+        )
     categories = tuple(_fact(facts, "categories", list, path))
     dim_category = _positive(facts, "dim_category", path, least=0)
     if categories and len(categories) != dim_category:

@@ -12,6 +12,8 @@ import sys
 import time
 import traceback
 
+import tensorflow as tf
+
 from mocogan_tf import callbacks, checkpoints, training
 from mocogan_tf.config import Config
 from tests.tiny import TINY
@@ -92,6 +94,8 @@ def start(folder, run_dir, steps, moment=None):
     os.dup2(out, 2)
     try:
         arm(moment)
+        # Half of a process's time would go into making a graph fast that runs for a second.
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
         os._exit(training.train(make_config(folder, steps), run_dir))
     except BaseException:
         traceback.print_exc()

@@ -1,7 +1,7 @@
 """Trains the tiny networks a few steps on a number of virtual CPU devices and saves their weights.
 
 A script, because the devices of a process are chosen once:
-python -m tests.replicas NUM_DEVICES OUT.npz
+python -m tests.replicas NUM_DEVICES OUT.npz [MODEL]
 """
 
 import sys
@@ -11,14 +11,17 @@ import numpy as np
 import tensorflow as tf
 
 from mocogan_tf import building, training
-from tests.tiny import tiny_batch, tiny_config
+from tests.tiny import baseline_config, tiny_batch, tiny_config
 
 
-def main(num_devices, out):
+def main(num_devices, out, model="mocogan"):
     """Trains three steps on the same global batches, in float64: what is left between device counts is an error."""
     keras.config.set_floatx("float64")
     keras.utils.set_random_seed(0)
     config = tiny_config(cpu_devices=num_devices)
+    if model != "mocogan":
+        clipping = {"clip_every": 2} if model == "tgan" else {}
+        config = baseline_config(model, cpu_devices=num_devices, **clipping)
     with training.make_strategy(config).scope():
         gan = building.build_gan(config)
     batches = [tiny_batch(config, seed) for seed in range(3)]
@@ -29,4 +32,4 @@ def main(num_devices, out):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(int(sys.argv[1]), *sys.argv[2:])

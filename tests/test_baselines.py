@@ -208,7 +208,8 @@ def test_half_precision_gives_finite_losses_and_float32_clips(model, policy):
     config = baseline_config(model, precision=policy)
     gan = build_gan(config, policy=policy)
     before = weights(gan.generator)
-    logs = step(gan, tiny_batch(config), times=3)
+    # Several steps: the first loss scales of float16 are too high, and steps that overflow are left out.
+    logs = step(gan, tiny_batch(config), times=10 if policy == "mixed_float16" else 1)
     assert all(math.isfinite(value) for value in logs.values())
     assert isinstance(gan.g_optimizer, keras.optimizers.LossScaleOptimizer) == (policy == "mixed_float16")
     outputs = gan.generator(adversarial.draw_latents(gan.generator.latents, 1, None, tf.constant([0, 0])))

@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 
 from mocogan_tf import devices
-from mocogan_tf.config import Config
+from mocogan_tf.config import MODELS, Config
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.mark.slow
-def test_two_devices_end_in_the_weights_of_one_on_the_same_global_batches(tmp_path):
+@pytest.mark.parametrize("model", MODELS)
+def test_two_devices_end_in_the_weights_of_one_on_the_same_global_batches(model, tmp_path):
     results = []
     for num_devices in (1, 2):
         out = tmp_path / f"{num_devices}.npz"
-        command = [sys.executable, "-m", "tests.replicas", str(num_devices), str(out)]
+        command = [sys.executable, "-m", "tests.replicas", str(num_devices), str(out), model]
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
         results.append(np.load(out))
     one, two = results

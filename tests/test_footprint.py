@@ -64,8 +64,6 @@ def test_the_checkpoint_is_as_large_as_said(tmp_path):
     assert footprint.disk(more, said.checkpoint).growth == pytest.approx(said.growth + 10 * said.checkpoint, abs=2)
 
 
-@pytest.mark.parametrize(
-    ("number", "words"), [(0, "0 B"), (999, "999 B"), (1234, "1.23 kB"), (5e9, "5 GB"), (2e13, "2e+04 GB")]
-)
+@pytest.mark.parametrize(("number", "words"), [(0, "0 B"), (999, "999 B"), (1234, "1.23 kB"), (5e9, "5 GB")])
 def test_bytes_in_words(number, words):
     assert footprint.in_words(number) == words

@@ -39,7 +39,7 @@ def arrays(run_dir, step):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_a_run_killed_at_twenty_moments_writes_what_an_undisturbed_one_writes(tmp_path):
     folders = [tmp_path / "a", tmp_path / "b"]
     chains = []

@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 
-from mocogan_tf.latents import LatentSpec, philox4x32, sample_latents
+from mocogan_tf.latents import CodeSpec, LatentSpec, philox4x32, sample_latents
 
 pytestmark = pytest.mark.core
 SPEC = LatentSpec(dim_content=50, dim_motion=10, dim_category=4)
+FROZEN_CODES = {
+    "standard_normal": [0.6526873707771301, 1.1415103673934937, 0.9642333388328552, -1.3885915279388428],
+    "uniform": [-0.157495379447937, -0.6653324961662292, 0.2115810364484787, 0.6525783538818359],
+}
 
 
 @pytest.mark.parametrize(
@@ -92,3 +96,36 @@ def test_the_draw_is_frozen():
         rtol=1e-6,
     )
     assert latents["category"].argmax(axis=1).tolist() == [3, 0, 3]
+
+
+def test_a_single_code_follows_the_written_rule():
+    # Number 6 of clip 1 of seed 3: stream 4, block 1, its third word, or the cosine of its second pair.
+    words = philox4x32(np.array([1, 0, 4, 1], np.uint32), (3, 0)).astype(np.float64)
+    uniform = sample_latents(CodeSpec(16, distribution="uniform"), 2, 16, seed=3)["z"]
+    assert uniform.shape == (2, 100) and uniform[1, 6] == np.float32(2 * (words[2] + 0.5) / 2**32 - 1)
+    u, v = (words[2:] + 0.5) / 2**32
+    normal = sample_latents(CodeSpec(16), 2, 16, seed=3)["z"]
+    assert normal[1, 6] == np.float32(np.sqrt(-2 * np.log(u)) * np.cos(2 * np.pi * v))
+
+
+def test_single_codes_have_their_distributions():
+    uniform = sample_latents(CodeSpec(16, distribution="uniform"), 4000, 16, seed=5)["z"]
+    assert -1 < uniform.min() < -0.999 and 0.999 < uniform.max() < 1
+    assert abs(uniform.mean()) < 0.005 and uniform.var() == pytest.approx(1 / 3, rel=0.02)
+    normal = sample_latents(CodeSpec(16), 4000, 16, seed=5)["z"]
+    assert abs(normal.mean()) < 0.01 and normal.var() == pytest.approx(1, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"content_seed": 1}, {"motion_seed": 1}, {"category": 0}, {"first_frame": 1}, {"num_frames": 32}]
+)
+def test_what_a_single_code_cannot_say_is_refused(asked):
+    with pytest.raises(ValueError, match="one code for the whole clip|clips of 16 frames only"):
+        sample_latents(CodeSpec(16), 1, **{"num_frames": 16, "seed": 0, **asked})
+
+
+def test_the_draw_of_a_single_code_is_frozen():
+    # Recorded from this module once it had passed the tests above.
+    for distribution, recorded in FROZEN_CODES.items():
+        z = sample_latents(CodeSpec(16, distribution=distribution), 3, 16, seed=12345)["z"]
+        np.testing.assert_allclose(z[2, [0, 1, 2, 99]], recorded, rtol=1e-6)

@@ -156,7 +156,7 @@ def weights_of(run_dir, step):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2400)
 def test_two_processes_end_in_the_weights_of_one_though_a_worker_is_killed_on_the_way(tmp_path):
     flags = [*FLAGS, f"--cache_dir={tmp_path}/cache"]
     folders = [tmp_path / "chief", tmp_path / "other"]  # Not shared: state must reach the other worker by itself.

@@ -6,6 +6,8 @@ import pytest
 from mocogan_tf import sampling
 from mocogan_tf.latents import sample_latents
 from mocogan_tf.models.generator import VideoGenerator
+from mocogan_tf.models.tgan import TGANGenerator
+from mocogan_tf.models.vgan import VGANGenerator
 from mocogan_tf.video import to_uint8
 from tests import reference
 
@@ -69,3 +71,29 @@ def test_interpolation_goes_from_one_content_to_the_other_at_constant_length(gen
 def test_categories_of_a_generator_without_any_are_refused():
     with pytest.raises(ValueError, match="no categories"):
         sampling.all_categories(VideoGenerator(ngf=2, image_size=32), 1, 4, seed=0)
+
+
+@pytest.fixture(scope="module", params=["vgan", "tgan"])
+def fixed(request):
+    """A generator of clips of one length: VGAN's 32 frames, of which 16 are kept, or TGAN's 16."""
+    made = VGANGenerator(image_size=32, ngf=2) if request.param == "vgan" else TGANGenerator(image_size=32, ngf=2)
+    reference.random_weights(made)
+    return made
+
+
+def test_all_models_give_sixteen_frames_and_vgan_every_second_of_its_own(fixed):
+    clips = sampling.random_clips(fixed, 3, 16, seed=1)
+    made = fixed(sample_latents(fixed.latents, 3, None, seed=1))["video"]
+    assert made.shape[1] == {"VGANGenerator": 32, "TGANGenerator": 16}[type(fixed).__name__]
+    assert clips.shape == (3, 16, 32, 32, 3)
+    assert close(clips, to_uint8(made[:, :: fixed.frame_stride]))
+    overview, columns = sampling.overview(fixed, 16, seed=1)
+    assert overview.shape == (16, 16, 32, 32, 3) and columns == 4 and close(overview[:3], clips)
+
+
+def test_what_a_model_of_one_code_and_length_cannot_do_is_said_in_one_line(fixed):
+    for make in (sampling.content_motion_grid, sampling.all_categories, sampling.interpolated_contents):
+        with pytest.raises(ValueError, match="one code for content and motion.*--mode=random"):
+            make(fixed, *[2] * (make is sampling.content_motion_grid), 2, 16, seed=0)
+    with pytest.raises(ValueError, match="have 16 frames and cannot be made longer. Received: 64"):
+        sampling.random_clips(fixed, 1, 64, seed=0)

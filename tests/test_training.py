@@ -82,6 +82,27 @@ def test_a_run_that_goes_on_writes_the_losses_of_one_that_was_never_stopped(conf
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
 
 
+@pytest.mark.core
+def test_checkpoints_are_scored_the_best_outlives_the_latest_and_resume_cuts_the_scores(config, tmp_path, monkeypatch):
+    scores = iter([2.0, 1.0, 3.0, 4.0, 5.0])
+    around = {"diversity": 1.0, "diversity_real": 1.0, "motion": 1.0, "motion_real": 1.0}
+
+    def make_monitor(config, videos, seed):
+        return lambda generator: {"frechet_video": next(scores), **around}
+
+    monkeypatch.setattr(training, "Monitor", make_monitor)
+    every = dataclasses.replace(config, steps=4, checkpoint_every=1, evaluate_every=1, keep_checkpoints=1)
+    training.train(every, tmp_path)
+    assert checkpoints.steps(tmp_path) == [2, 4]
+    assert checkpoints.load_generator(tmp_path, "best")[2] == 2
+    with open(tmp_path / "evaluations.jsonl", "a") as file:
+        file.write('{"step": 5, "frechet_video": 0.1}\n')  # Of a run that was killed before its checkpoint.
+    training.train(dataclasses.replace(every, steps=5), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "evaluations.jsonl").read_text().splitlines()]
+    assert {line["step"]: line["frechet_video"] for line in lines} == {1: 2.0, 2: 1.0, 3: 3.0, 4: 4.0, 5: 5.0}
+    assert checkpoints.steps(tmp_path) == [2, 5]
+
+
 def test_other_seeds_give_other_losses(config, tmp_path):
     short = dataclasses.replace(config, steps=1)
     training.train(short, tmp_path / "a")

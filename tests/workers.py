@@ -51,7 +51,7 @@ def start(run_dirs, flags):
     ]
 
 
-def wait(processes, timeout=400):
+def wait(processes, timeout=900):
     """Waits for all; returns exit codes, outputs and errors. Kills those that do not end."""
     results = []
     try:

@@ -26,6 +26,7 @@ PAGE = "index.html"
 TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 ARROWS = {True: "↑", False: "↓", None: "→"}
 _GRID = 4  # Clips per side of a sample grid.
+_GAP = 128  # Grey between clips, for a light and a dark page.
 _ROWS_AT_A_TIME = 16  # Frames per row of the filmstrip.
 
 
@@ -35,7 +36,7 @@ def write(
     scores: Sequence[Score],
     *,
     run_dir: str | None,
-    command: Sequence[str],
+    command: str,
     date: str,
 ) -> pathlib.Path:
     """Writes the page.
@@ -66,7 +67,7 @@ def write(
         curves=_curves(run_dir, scores),
         swaps=_swaps(material),
         long=_long(material),
-        command=html.escape(" ".join(command)),
+        command=html.escape(command),
         config=_config(material),
         footer=f"mocogan-tf {mocogan_tf.__version__}. {_features(scores)}",
     )
@@ -115,13 +116,12 @@ def _number(value: float) -> str:
     return f"{value:.{min(decimals, 4)}f}"
 
 
-def _figure(picture: str, caption: str, alt: str, *, wide: bool = False) -> str:
-    image = f"{picture.replace('ALT', html.escape(alt, quote=True))}"
+def _figure(image: str, caption: str, *, wide: bool = False) -> str:
     inner = f"<div class='scroll'>{image}</div>" if wide else image
     return f"<figure>{inner}<figcaption>{caption}</figcaption></figure>"
 
 
-def _film(frames: NDArray[np.uint8], fps: float) -> str:
+def _film(frames: NDArray[np.uint8], fps: float, alt: str) -> str:
     """uint8 `[T, H, W, C]` as a moving picture; standing still for who prefers that."""
     first, *rest = [video.to_image(frame) for frame in frames]
     moving = io.BytesIO()
@@ -131,7 +131,7 @@ def _film(frames: NDArray[np.uint8], fps: float) -> str:
     height, width = frames.shape[1:3]
     return (
         f"<picture><source media='(prefers-reduced-motion: reduce)' srcset='{still}'>"
-        f"<img src='{uri}' width='{width}' height='{height}' alt='ALT' style='height:auto'></picture>"
+        f"<img src='{uri}' width='{width}' height='{height}' alt='{alt}' style='height:auto'></picture>"
     )
 
 
@@ -156,9 +156,9 @@ def _samples(material: Material) -> str:
     figures = []
     for title, clips in shown:
         side = min(_GRID, math.isqrt(len(clips)))
-        film = video.grid(clips.frames[: side * side], side)
+        film = video.grid(clips.frames[: side * side], side, background=_GAP)
         names = _classes(clips, side * side)
-        figures.append(_figure(_film(film, _fps(material)), f"<b>{title}</b>{names}", f"{title} clips in a grid"))
+        figures.append(_figure(_film(film, _fps(material), f"{title} clips"), f"<b>{title}</b>{names}"))
     return f"<div class='pair'>{''.join(figures)}</div>"
 
 
@@ -178,7 +178,9 @@ def _swaps(material: Material) -> str:
     by_column = material.generator.config["category_to"] == "motion"
     words = f" Classes, by {'column' if by_column else 'row'}: {html.escape(', '.join(names))}." if names else ""
     caption = f"A row shares its content code, a column its motion codes.{words}"
-    film = _figure(_film(video.grid(clips, columns), _fps(material)), caption, "Contents by motions", wide=True)
+    film = _figure(
+        _film(video.grid(clips, columns, background=_GAP), _fps(material), "Contents by motions"), caption, wide=True
+    )
     return f"<h2>Content and motion, swapped</h2>{film}"
 
 
@@ -190,9 +192,9 @@ def _long(material: Material) -> str:
         frames, words = material.clips.frames[0], "All frames of the first clip."
     rows = [frames[first : first + _ROWS_AT_A_TIME] for first in range(0, len(frames), _ROWS_AT_A_TIME)]
     full = [row for row in rows if len(row) == len(rows[0])]
-    strip = _png(video.film_strips(np.stack(full)))
-    image = f"<img src='{strip}' alt='ALT'>"
-    return f"<h2>The longest clip, frame by frame</h2>{_figure(image, words, 'All frames of one clip', wide=True)}"
+    strip = _png(video.film_strips(np.stack(full), background=_GAP))
+    image = f"<img src='{strip}' alt='All frames of one clip'>"
+    return f"<h2>The longest clip, frame by frame</h2>{_figure(image, words, wide=True)}"
 
 
 def _config(material: Material) -> str:

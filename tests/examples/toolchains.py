@@ -1,0 +1,165 @@
+"""How each example is built and started. What is missing on this machine skips the tests that need it, by name."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tarfile
+
+import onnxruntime
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+DOWNLOADS = ROOT / "build" / "examples"  # Ignored by git; kept, so that a download happens once.
+
+# The runtime's headers are in no Python or Node package of its own. This one, for Unity, carries them unchanged, with
+# the .NET sources and, inside Android's archive, the Java classes.
+UNITY = "com.github.asus4.onnxruntime@0.4.9"
+UNITY_SHA256 = "e59788788818fdde1b2e522e766a21ba0f7d8391de55737abf81e32cc801785d"
+
+
+def tool(name: str) -> str:
+    """Path of a program; skips without it."""
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(f"no {name} on this machine")
+    return path
+
+
+def done(*command: object, **options: object) -> str:
+    """Runs a build step, which must succeed."""
+    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)
+    assert result.returncode == 0, f"{' '.join(map(str, command))}\n{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+def downloaded(what: str, *command: object, **options: object) -> None:
+    """Runs a step that needs the network; skips without it."""
+    result = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300, **options)
+    if result.returncode:
+        said = (result.stdout + result.stderr).strip().splitlines() or [f"exit code {result.returncode}"]
+        pytest.skip(f"{what} could not be downloaded: {said[0][:120]}")
+
+
+@functools.cache
+def node_modules(folder: pathlib.Path) -> pathlib.Path:
+    """The packages of an example, by its own lock file."""
+    npm = tool("npm")
+    if not (folder / "node_modules").is_dir():
+        downloaded(f"the packages of {folder.name}", npm, "ci", cwd=folder)
+    return folder / "node_modules"
+
+
+@functools.cache
+def unity_package() -> pathlib.Path:
+    """A folder with the package's `headers`, `csharp` and `classes.jar`."""
+    folder = DOWNLOADS / "unity"
+    if folder.is_dir():
+        return folder
+    npm = tool("npm")
+    made = DOWNLOADS / f"unity-{os.getpid()}"
+    made.mkdir(parents=True)
+    try:
+        downloaded("ONNX Runtime's headers", npm, "pack", UNITY, "--pack-destination", made)
+        (archive,) = made.glob("*.tgz")
+        assert hashlib.sha256(archive.read_bytes()).hexdigest() == UNITY_SHA256
+        with tarfile.open(archive) as package:
+            for member in package:
+                path = pathlib.PurePosixPath(member.name)
+                if path.suffix == ".h" and "ios-arm64_x86_64-simulator" in path.parts:
+                    place = made / "headers" / path.name
+                elif path.suffix == ".cs" and "Runtime" in path.parts and "Training" not in path.parts:
+                    place = made / "csharp" / path.name
+                elif path.name == "onnxruntime.aar":
+                    place = made / path.name
+                else:
+                    continue
+                place.parent.mkdir(exist_ok=True)
+                place.write_bytes(package.extractfile(member).read())
+        archive.unlink()
+        shutil.unpack_archive(made / "onnxruntime.aar", made / "android", "zip")
+        (made / "android" / "classes.jar").rename(made / "classes.jar")
+        shutil.rmtree(made / "android")
+        (made / "onnxruntime.aar").unlink()
+        made.rename(folder)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return folder
+
+
+@functools.cache
+def onnxruntime_root() -> pathlib.Path:
+    """A folder like the runtime's release archives: `include`, and `lib` with the library of the installed wheel."""
+    given = os.environ.get("ONNXRUNTIME_ROOT")
+    if given:
+        return pathlib.Path(given)
+    libraries = sorted((pathlib.Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*"))
+    if not libraries:
+        pytest.skip("this wheel of onnxruntime has no shared library to link against")
+    root = DOWNLOADS / f"onnxruntime-{onnxruntime.__version__}"
+    (root / "lib").mkdir(parents=True, exist_ok=True)
+    # Linked under its plain name, loaded under the one it gives itself.
+    for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
+        (root / "lib" / name).unlink(missing_ok=True)
+        (root / "lib" / name).symlink_to(libraries[-1])
+    (root / "include").unlink(missing_ok=True)
+    (root / "include").symlink_to(unity_package() / "headers")
+    return root
+
+
+def python(_: pathlib.Path) -> list[str]:
+    return [sys.executable, str(EXAMPLES / "python" / "generate.py")]
+
+
+def node(_: pathlib.Path) -> list[str]:
+    program = tool("node")
+    node_modules(EXAMPLES / "node")
+    return [program, str(EXAMPLES / "node" / "generate.mjs")]
+
+
+def cmake(language: str, compiler: str, flags: str, build: pathlib.Path) -> list[str]:
+    """Configures and builds as the README says; warnings are errors."""
+    program, _ = tool("cmake"), tool(compiler)
+    variable = {"c": "CMAKE_C_FLAGS", "cpp": "CMAKE_CXX_FLAGS"}[language]
+    settings = [f"-DONNXRUNTIME_ROOT={onnxruntime_root()}", "-DCMAKE_BUILD_TYPE=Release", f"-D{variable}={flags}"]
+    done(program, "-S", EXAMPLES / language, "-B", build, *settings)
+    done(program, "--build", build)
+    return [str(build / "generate")]
+
+
+def java(build: pathlib.Path) -> list[str]:
+    """Compiles with Maven, which also brings the runtime."""
+    program, maven = tool("java"), tool("mvn")
+    shutil.copytree(EXAMPLES / "java", build)
+    downloaded(
+        "ONNX Runtime for Java", maven, "-q", "-B", "dependency:build-classpath", "-Dmdep.outputFile=jars", cwd=build
+    )
+    done(maven, "-q", "-B", "compile", cwd=build)
+    jars = (build / "jars").read_text().strip()
+    return [program, "-cp", os.pathsep.join([str(build / "target" / "classes"), jars]), "Generate"]
+
+
+def csharp(build: pathlib.Path) -> list[str]:
+    """Compiles with the .NET SDK, which also brings the runtime."""
+    dotnet = tool("dotnet")
+    shutil.copytree(EXAMPLES / "csharp", build / "source")
+    downloaded("ONNX Runtime for .NET", dotnet, "restore", build / "source")
+    done(dotnet, "build", "--no-restore", "-c", "Release", "-o", build / "out", build / "source")
+    return [dotnet, str(build / "out" / "Generate.dll")]
+
+
+WARNINGS = "-Werror -Wall -Wextra -Wpedantic -Wshadow -Wconversion"
+LANGUAGES = {
+    "python": python,
+    "node": node,
+    "c": functools.partial(cmake, "c", "cc", WARNINGS),
+    "cpp": functools.partial(cmake, "cpp", "c++", WARNINGS),
+    "java": java,
+    "csharp": csharp,
+}

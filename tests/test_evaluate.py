@@ -1,0 +1,181 @@
+"""Promises of evaluate.py: clips of any origin score as the arrays they came from; every refusal is one line."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mocogan_tf import video
+from mocogan_tf.data import shapes
+from mocogan_tf.metrics import material, registry
+from tests.test_commands import TINY, complaint, run
+
+LOSSLESS = ("webp", "apng", "png", "npy", "gif")  # A GIF holds clips of few colours without loss.
+
+
+def rendered(number=12, num_frames=8, image_size=32):
+    clips = [shapes.render_clip(i, seed=1, num_frames=num_frames, image_size=image_size) for i in range(number)]
+    return np.stack([clip.frames for clip in clips]), [shapes.CATEGORIES[clip.label] for clip in clips]
+
+
+def write_clips(folder, frames, suffix, classes=None):
+    for i, clip in enumerate(frames):
+        at = folder / classes[i] if classes else folder
+        at.mkdir(parents=True, exist_ok=True)
+        video.write_video(at / f"clip-{i:03d}.{suffix}", clip, fps=8)
+    return folder
+
+
+def scores_of(found, *names):
+    return {score.metric: score for score, _ in registry.evaluate(names, found)}
+
+
+def two_colours(frames):
+    """The same clips, of which the second half of each is darker: their distance is not zero."""
+    changed = frames.copy()
+    changed[:, frames.shape[1] // 2 :] //= 2
+    return changed
+
+
+@pytest.mark.parametrize("suffix", LOSSLESS)
+def test_clips_of_a_folder_score_exactly_as_the_arrays_they_came_from(suffix, tmp_path):
+    frames = two_colours(rendered()[0])
+    folder = write_clips(tmp_path / "clips", frames, suffix)
+    np.testing.assert_array_equal(material.folder_clips(folder).frames, frames)
+    read = material.of_folder(folder, num_videos=None, seed=0)
+    given = material.Material(None, num_videos=12, num_frames=8, seed=0, given=material.Clips(frames))
+    from_files, from_arrays = (scores_of(found, "acd_color", "diversity") for found in (read, given))
+    assert from_files == from_arrays
+    assert from_files["acd_color"].value > 5
+
+
+def test_films_score_nearly_as_the_arrays_they_came_from(tmp_path):
+    pytest.importorskip("av")
+    frames = two_colours(rendered(6, image_size=64)[0])
+    found = material.of_folder(write_clips(tmp_path / "clips", frames, "mp4"), num_videos=None, seed=0)
+    given = material.Material(None, num_videos=6, num_frames=8, seed=0, given=material.Clips(frames))
+    for name in ("diversity", "motion"):
+        assert scores_of(found, name)[name].value == pytest.approx(scores_of(given, name)[name].value, rel=0.15)
+
+
+def test_class_folders_are_labels_by_name_not_by_order(tmp_path):
+    frames, classes = rendered()
+    folder = write_clips(tmp_path / "clips", frames, "npy", classes)
+    options = {"num_videos": None, "seed": 0, "dataset": "shapes", "cache_dir": str(tmp_path / "cache"), "every_nth": 1}
+    found = material.of_folder(folder, **options, num_real=20)
+    by_pixels = {frames[i].tobytes(): shapes.CATEGORIES.index(classes[i]) for i in range(len(frames))}
+    assert found.clips.categories == shapes.CATEGORIES == ("up", "left")  # Not in the order of their names.
+    for clip, label in zip(found.clips.frames, found.clips.labels, strict=True):
+        assert by_pixels[clip.tobytes()] == label
+    (folder / "up").rename(folder / "upwards")
+    with pytest.raises(ValueError, match="named as the real ones, up, left. Received: upwards"):
+        _ = material.of_folder(folder, **options, num_real=20).clips
+
+
+def test_fewer_clips_than_asked_for_or_than_the_protocol_are_errors(tmp_path):
+    folder = write_clips(tmp_path / "clips", rendered(4)[0], "npy")
+    with pytest.raises(ValueError, match="4 clips were given, 5 are to be scored"):
+        scores_of(material.of_folder(folder, num_videos=5, seed=0), "diversity")
+    found = material.of_folder(folder, num_videos=None, seed=0)
+    with pytest.raises(ValueError, match="`frechet_video` needs at least 128 clips. Received: --num_videos=4"):
+        scores_of(found, "frechet_video")
+    with pytest.raises(ValueError, match="`fvd` needs at least 2048 clips"):
+        scores_of(found, "fvd:i3d.onnx")
+
+
+def test_clips_of_mixed_sizes_or_lengths_are_named(tmp_path):
+    folder = write_clips(tmp_path / "clips", rendered(2)[0], "npy")
+    video.write_video(folder / "other.npy", rendered(1, num_frames=9)[0][0], fps=8)
+    with pytest.raises(ValueError, match="clip-000.npy.* has 8 frames of 32x32 .* other.npy.* has 9 frames"):
+        material.of_folder(folder, num_videos=None, seed=0)
+
+
+def test_nan_frames_are_an_error_that_names_the_file(tmp_path):
+    broken = rendered(1)[0][0] / np.float32(255)
+    broken[2, 3, 3] = np.nan
+    np.save(tmp_path / "broken.npy", broken)
+    with pytest.raises(ValueError, match="broken.npy"):
+        material.of_folder(tmp_path, num_videos=None, seed=0)
+
+
+def test_what_needs_real_clips_or_a_run_says_so(tmp_path):
+    found = material.of_folder(write_clips(tmp_path / "c", rendered(128, 4)[0], "npy"), num_videos=None, seed=0)
+    with pytest.raises(ValueError, match="compares with real clips. Name them: --dataset"):
+        scores_of(found, "frechet_video")
+    with pytest.raises(ValueError, match="rendered `shapes` or `taichi`"):
+        scores_of(found, "identity")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("fid", "Unknown metric 'fid'. Known: acd_color, acd:FILE.onnx"),
+        ("fvd", "`fvd` needs a network: --metrics=fvd:FILE.onnx"),
+        ("mcs:net.onnx", "`mcs` takes no file"),
+    ],
+)
+def test_names_of_metrics_are_checked(name, words):
+    with pytest.raises(ValueError, match=words):
+        registry.find(name)
+
+
+def test_every_metric_is_found_by_the_names_of_its_scores():
+    for key, entry in registry.METRICS.items():
+        for name in entry.names:
+            assert registry.find(f"{name}:net.onnx" if entry.takes_file else name)[0] == key
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of two steps on eight clips."""
+    folder = tmp_path_factory.mktemp("trained")
+    flags = [f"--run_dir={folder}/run", f"--cache_dir={folder}/cache", "--steps=2", "--evaluate_every=0"]
+    status, _, err = run("train.py", *TINY, *flags)
+    assert status == 0, err
+    return folder / "run"
+
+
+FIELDS = "metric value std_error num_videos frames protocol features checkpoint_step seed seconds".split()
+
+
+@pytest.mark.slow
+def test_a_run_gets_one_json_line_per_number_in_its_folder_too_and_a_page_that_needs_no_network(trained, tmp_path):
+    status, out, err = run(
+        "evaluate.py",
+        f"--run_dir={trained}",
+        "--metrics=acd_color,diversity,loop,identity",
+        "--num_videos=16",
+        f"--json_out={tmp_path}/scores.jsonl",
+        f"--report={tmp_path}/report",
+    )
+    assert status == 0, err
+    lines = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    assert [list(line) for line in lines] == [FIELDS] * len(lines)
+    assert {"acd_color", "coverage", "diversity", "motion", "loop", "drift", "identity"} <= {
+        line["metric"] for line in lines
+    }
+    assert {line["checkpoint_step"] for line in lines} == {2}
+    for kept in (trained / "metrics.jsonl", tmp_path / "scores.jsonl"):
+        assert [json.loads(line) for line in kept.read_text().splitlines()] == lines
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "<td><code>acd_color</code>" in page and "data:image/webp;base64," in page
+    assert "src='http" not in page and "href=" not in page and "$" not in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--run_dir=/nowhere"], "/nowhere"),
+        ([], "either --run_dir=DIR, a run, or --clips=DIR"),
+        (["--clips=/nowhere"], "no folder /nowhere"),
+        (["--run_dir=RUN", "--metrics=fid"], "Unknown metric 'fid'"),
+        (["--run_dir=RUN", "--checkpoint=77"], "There are: latest, best, 2"),
+        (["--run_dir=RUN", "--metrics=frechet_video", "--num_videos=100"], "at least 128 clips"),
+        (["--run_dir=RUN", "--metrics=frechet_video"], "holds"),
+    ],
+)
+def test_bad_input_gets_one_line_and_exit_code_1(trained, flags, words):
+    status, _, err = run("evaluate.py", *[flag.replace("RUN", str(trained)) for flag in flags])
+    assert status == 1
+    assert words in complaint(err)
