@@ -1,7 +1,7 @@
 """What a run will take: memory per device, disk per 1,000 steps, bytes sent between devices. For `--dry_run`.
 
-Memory is what the networks' tensors need. The convolutions' scratch and the process itself come on top; docs/training.md
-says how much was measured.
+Memory is what the networks' tensors need. The convolutions' scratch and the process itself come on top: what was
+measured stands in docs/training.md.
 """
 
 import dataclasses
