@@ -51,6 +51,7 @@ EXTRAS = {
         "schemathesis>=4",
         "playwright>=1.49",
         "tritonclient[http]>=2.50",
+        "kubernetes-validate>=1.31",
         "ruff>=0.8",
         "mypy>=1.13",
         "types-PyYAML",
