@@ -1,6 +1,7 @@
 """What a run will take: memory per device, disk per 1,000 steps, bytes sent between devices. For `--dry_run`.
 
-Memory is what the networks need; the program around them takes another half gigabyte, on a GPU about as much again.
+Memory is what the networks' tensors need. The convolutions' scratch and the process itself come on top: what was
+measured stands in docs/training.md.
 """
 
 import dataclasses

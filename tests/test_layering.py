@@ -21,6 +21,9 @@ WITHOUT_TENSORFLOW = [
     "mocogan_tf.video",
     "mocogan_tf.data.shapes",
     "mocogan_tf.data.taichi",
+    "mocogan_tf.cluster",
+    "mocogan_tf.metrics.statistics",
+    "mocogan_tf.metrics.acd",
 ]
 
 
