@@ -26,7 +26,8 @@ EXTRAS = {
     "io": ["tensorflow-io==0.37.1", "tensorflow==2.16.*", "onnx<1.18"],
     "gpu": ["tensorflow[and-cuda]>=2.16.2,<2.22"],
     "video": ["av>=14"],
-    "tfds": ["tensorflow-datasets>=4.9"],
+    # importlib_resources: tensorflow-datasets imports it without saying so.
+    "tfds": ["tensorflow-datasets>=4.9", "importlib_resources"],
     "beam": ["apache-beam>=2.60"],
     "serving": serving_requirements(),
     "grpc": ["grpcio>=1.60", "protobuf>=4.25"],
@@ -42,8 +43,8 @@ EXTRAS = {
         "av>=14",
         *serving_requirements(),
     ],
-    # PyTorch, to measure against: `python -m benchmarks.train_step`.
-    "bench": ["torch>=2.5"],
+    # PyTorch, to measure against, and video files for it to read: `python -m benchmarks.train_step` and its sisters.
+    "bench": ["torch>=2.5", "av>=14"],
     # What some tests need beside `test`, and skip without.
     "ci": [
         "grpcio>=1.60",
@@ -65,7 +66,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["mocogan_tf", "mocogan_tf.*", "export", "export.*", "serving", "serving.*"]),
-    package_data={"serving": ["studio/*", "requirements.txt"], "mocogan_tf": ["py.typed"]},
+    package_data={"serving": ["studio/*", "requirements.txt"], "mocogan_tf": ["py.typed", "metrics/*.html"]},
     install_requires=[
         "tensorflow>=2.16.2,<2.22",
         "keras>=3.12",

@@ -67,7 +67,7 @@ def _save_film(path, frames):
 
 def config_of(folder, cache, profile="cpu", **changes):
     """Returns the configuration whose batches are made."""
-    fields = {**cli.PROFILES[profile], "dataset": "folder", "data_dir": str(folder), "cache_dir": str(cache)}
+    fields = {**cli.PROFILES[profile]["mocogan"], "dataset": "folder", "data_dir": str(folder), "cache_dir": str(cache)}
     return Config(**{**fields, **changes})
 
 
@@ -153,8 +153,17 @@ def _summary(pairs, clips):
     return {**result, "cpu_s": cpu, "clips_per_s": clips / result["median_s"]}
 
 
+def ratio_of_run(result, epochs):
+    """The DataLoader's time over ours for so many epochs, the first included: computed from a source's medians."""
+    ours, theirs = (
+        result[FIRST][name]["median_s"] + (epochs - 1) * result[LATER][name]["median_s"] for name in (OURS, TORCH)
+    )
+    return theirs / ours
+
+
 def step_of(config, precision):
     """Returns our training step, as a function of a batch that returns when it is done."""
+    tf.config.optimizer.set_experimental_options({"remapping": False})  # As `training.train` does.
     resolved = config.resolve_categories(0)
     strategy = training.make_strategy(resolved)
     with strategy.scope():
@@ -183,7 +192,7 @@ def measure_step(config, steps):
     return working, waiting
 
 
-def run(folder, clips, rounds, steps, num_frames=taichi.NUM_FRAMES, image_size=64, **changes):
+def run(folder, clips, rounds, timed_steps, num_frames=taichi.NUM_FRAMES, image_size=64, **changes):
     """Makes the files, measures every source, and returns the report."""
     make_files(folder, clips, num_frames, image_size)
     results, configs = {}, {}
@@ -193,7 +202,8 @@ def run(folder, clips, rounds, steps, num_frames=taichi.NUM_FRAMES, image_size=6
         config = configs[source] = config_of(folder / source, cache, image_size=image_size, **changes)
         measured = measure(config, make_dataset, rounds)
         results[source] = {epoch: {**sides, **timing.ratios(sides, OURS)} for epoch, sides in measured.items()}
-    working, waiting = measure_step(configs["png shards"], steps)
+    epochs = max(1, config.steps * config.video_batch // config.num_clips)
+    working, waiting = measure_step(configs["png shards"], timed_steps)
     step = timing.summary(working)
     slowest = {epoch: max(result[epoch][OURS]["median_s"] for result in results.values()) for epoch in (FIRST, LATER)}
     return {
@@ -203,6 +213,8 @@ def run(folder, clips, rounds, steps, num_frames=taichi.NUM_FRAMES, image_size=6
         "step": {**step, "clips_per_s": config.video_batch / step["median_s"]},
         "ratio": min(result[LATER]["ratio_vs"][TORCH] for result in results.values()),
         "ratio_first_epoch": min(result[FIRST]["ratio"] for result in results.values()),
+        "epochs_of_a_run": epochs,
+        "ratio_run": {source: ratio_of_run(result, epochs) for source, result in results.items()},
         "ratio_step": step["median_s"] / slowest[LATER],
         "ratio_step_first_epoch": step["median_s"] / slowest[FIRST],
         "waiting_share": sum(waiting) / (sum(waiting) + sum(working)),

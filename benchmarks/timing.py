@@ -9,7 +9,6 @@ import statistics
 import time
 
 import numpy as np
-import torch
 
 
 def summary(seconds, scale=1.0):
@@ -73,8 +72,10 @@ def ratios(results, ours):
     return report
 
 
-def matrix_rate(size=2048, rounds=5, dtype=torch.float32):
-    """Returns the machine's rate of matrix products, in operations per second: the best of some, of square matrices."""
-    a, b = (torch.from_numpy(np.random.default_rng(i).normal(size=(size, size))).to(dtype) for i in range(2))
+def matrix_rate(size=2048, rounds=5):
+    """Returns the machine's rate of float32 matrix products, in operations per second: the best of some, square."""
+    import torch
+
+    a, b = (torch.from_numpy(np.random.default_rng(i).normal(size=(size, size))).float() for i in range(2))
     times = in_turns({"product": lambda: a @ b}, rounds)["product"]
     return 2 * size**3 / min(times)

@@ -42,14 +42,14 @@ class GivenLatents(nn.Module):
 
 
 def _tensor(variable):
-    return torch.from_numpy(np.array(variable))
+    return torch.from_numpy(variable.numpy())
 
 
 def _copy_gru(cell, gru):
     """Keras orders the gates update, reset, candidate; PyTorch reset, update, candidate."""
 
     def reordered(weights):
-        update, reset, candidate = np.split(np.array(weights), 3, axis=-1)
+        update, reset, candidate = np.split(weights.numpy(), 3, axis=-1)
         return torch.from_numpy(np.concatenate([reset, update, candidate], axis=-1))
 
     with torch.no_grad():

@@ -23,8 +23,8 @@ def model_card(contract: Contract, provenance: dict[str, Any], checks: str) -> s
     return f"""# {contract.name}, version {contract.version}
 
 Generates short videos: {contract.channels}-channel frames of {contract.image_size}x{contract.image_size} at \
-{contract.fps:g} frames per second, trained on clips of {contract.video_length} frames. The architecture is MoCoGAN
-(Tulyakov et al., CVPR 2018, arXiv 1707.04993): one content code per clip, one motion code per frame.
+{contract.fps:g} frames per second, trained on clips of {contract.video_length} frames. \
+The architecture is {_ARCHITECTURES[contract.model]}.
 
 | | |
 |---|---|
@@ -44,9 +44,8 @@ Generates short videos: {contract.channels}-channel frames of {contract.image_si
 {_rows([*contract.inputs.values()])}
 {_rows([*contract.outputs.values()])}
 
-`video` is {LAYOUT} in [-1, 1]; {POSTPROCESS}. `motion_state`, given as the next call's `motion_init`, continues the
-clip. `bundle.json` says the same to programs; the rule by which a seed draws the inputs is Philox4x32-10, written down
-with test vectors in `golden.npz`.
+`video` is {LAYOUT} in [-1, 1]; {POSTPROCESS}.{_continuing(contract)} `bundle.json` says the same to programs;
+the rule by which a seed draws the inputs is Philox4x32-10, written down with test vectors in `golden.npz`.
 
 ## Use
 
@@ -63,9 +62,13 @@ rng = np.random.default_rng(0)
 inputs = {{}}
 for spec in bundle["inputs"]:
     shape = [sizes.get(size, size) for size in spec["shape"]]
-    one_hot = spec["distribution"] == "one_hot"
-    inputs[spec["name"]] = np.eye(shape[1], dtype="float32")[[0]] if one_hot else rng.standard_normal(shape, "float32")
-video, motion_state = session.run(["video", "motion_state"], inputs)  # [1, T, H, W, C] in [-1, 1]
+    if spec["distribution"] == "one_hot":
+        inputs[spec["name"]] = np.eye(shape[1], dtype="float32")[[0]]
+    elif spec["distribution"] == "uniform":
+        inputs[spec["name"]] = rng.uniform(-1, 1, shape).astype("float32")
+    else:
+        inputs[spec["name"]] = rng.standard_normal(shape, "float32")
+(video,) = session.run(["video"], inputs)  # [1, T, H, W, C] in [-1, 1]
 ```
 
 TensorFlow Serving: `docker compose -f tf_serving/docker-compose.yml --profile cpu up`, then
@@ -77,7 +80,7 @@ curl -d '{{"signature_name": "seed_png", "instances": [7]}}' localhost:8501/v1/m
 ## Limits
 
 * It makes clips like those it was trained on and nothing else; how well is for the metrics above, if any, to say.
-* Clips longer than {contract.video_length} frames continue the motion; the model was never trained on their later part.
+* {_longer(contract)}
 * What the weights may be used for depends on the rights in the training clips, which this bundle does not settle.
 
 ## Proof
@@ -88,6 +91,30 @@ Checked when it was written; `python -m export.verify` does it again.
 {checks}
 ```
 """
+
+
+_ARCHITECTURES = {
+    "mocogan": (
+        "MoCoGAN\n(Tulyakov et al., CVPR 2018, arXiv 1707.04993): one content code per clip, one motion code per frame"
+    ),
+    "vgan": "VGAN\n(Vondrick et al., NIPS 2016, arXiv 1609.02612): a moving foreground over a still background",
+    "tgan": "TGAN\n(Saito et al., ICCV 2017, arXiv 1611.06624): a path of codes in time, and a frame for each of them",
+}
+
+
+def _continuing(contract: Contract) -> str:
+    if "motion_state" not in contract.outputs:
+        return ""
+    return " `motion_state`, given as the next call's\n`motion_init`, continues the clip."
+
+
+def _longer(contract: Contract) -> str:
+    if contract.length != "time":
+        return f"Clips have {contract.length} frames, no more and no fewer."
+    return (
+        f"Clips longer than {contract.video_length} frames continue the motion; the model was never trained on their "
+        "later part."
+    )
 
 
 def _metrics(provenance: dict[str, Any]) -> str:

@@ -94,6 +94,7 @@ def save(gan, run_dir, *, keep, keep_every=0, best_of=None, **about):
     weights.parent.mkdir(parents=True, exist_ok=True)
     new_weights, new_description = (path.with_name(f"writing-{path.name}") for path in (weights, description))
     try:
+        _make_sure_of_room(new_weights, gan)
         gan.save_weights(new_weights)
         about = {"step": step, "sha256": _sha256(new_weights), **about}
         new_description.write_text(json.dumps(about, indent=2) + "\n")
@@ -107,6 +108,15 @@ def save(gan, run_dir, *, keep, keep_every=0, best_of=None, **about):
         raise
     _remove_old(run_dir, step, keep, keep_every, best(run_dir, *best_of) if best_of else None)
     return step
+
+
+def _make_sure_of_room(path, gan):
+    """Raises OSError unless the weights can be written: HDF5 takes the process with it where a disk fills under it."""
+    size = sum(math.prod(variable.shape) * variable.value.dtype.size + 4096 for variable in gan.state)
+    with open(path, "wb") as file:
+        if hasattr(os, "posix_fallocate"):  # macOS has none.
+            os.posix_fallocate(file.fileno(), 0, size)
+    path.unlink()
 
 
 def _remove_old(run_dir, step, keep, keep_every, kept_best):

@@ -1,6 +1,7 @@
 """What a run will take: memory per device, disk per 1,000 steps, bytes sent between devices. For `--dry_run`.
 
-Memory is what the networks need; the program around them takes another half gigabyte, on a GPU about as much again.
+Memory is what the networks' tensors need. The convolutions' scratch and the process itself come on top: what was
+measured stands in docs/training.md.
 """
 
 import dataclasses
@@ -60,13 +61,11 @@ def memory(config, num_replicas):
     Returns:
         `Memory`. Convolutions' scratch space is not in it.
     """
-    share = dataclasses.replace(
-        config,
-        image_batch=config.image_batch // num_replicas,
-        video_batch=config.video_batch // num_replicas,
-        r1_every=1,  # The steps with the penalty are the large ones.
-        jit_compile="off",
-    )
+    largest = {"video_batch": config.video_batch // num_replicas, "jit_compile": "off"}
+    if config.model == "mocogan":
+        largest["image_batch"] = config.image_batch // num_replicas
+        largest["r1_every"] = 1  # The steps with the penalty are the large ones.
+    share = dataclasses.replace(config, **largest)
     gan = build_gan(share, policy=config.precision)
     frame = (config.image_size, config.image_size, config.channels)
     batch = {
@@ -178,8 +177,9 @@ def describe(config, gan, num_replicas):
     lines = [
         f"memory per device: about {in_words(needed.total)} ({in_words(needed.weights)} weights, "
         f"{in_words(needed.average)} moving average, {in_words(needed.optimizers)} optimizers, "
-        f"{in_words(needed.activations)} activations and gradients of {config.video_batch // num_replicas} clips and "
-        f"{config.image_batch // num_replicas} images), and the program itself",
+        f"{in_words(needed.activations)} activations and gradients of {config.video_batch // num_replicas} clips"
+        + (f" and {config.image_batch // num_replicas} images" if config.image_discriminator != "none" else "")
+        + "), and the program itself",
         f"disk: {room.kept} checkpoints of {in_words(room.checkpoint)} at most at once"
         + (", those of --keep_every beside" if config.keep_every else "")
         + f"; {in_words(room.growth)} more per 1,000 steps",

@@ -171,7 +171,8 @@ def _callbacks(config, run_dir, start_step, videos, is_chief):
         stop_on_non_finite,
         callbacks.JsonLog(run_dir, start_step, config.log_every, clips_per_step),
         callbacks.Progress(start_step, config.steps, config.log_every, clips_per_step),
-        watch.BalanceWatch(run_dir, start_step),
+        # Its thresholds are those of MoCoGAN's losses, and so is its advice.
+        *([watch.BalanceWatch(run_dir, start_step)] if config.model == "mocogan" else []),
         tensorboard,
         callbacks.Samples(
             run_dir,

@@ -79,12 +79,12 @@ static const char *need(const OrtModelMetadata *metadata, const char *key, const
     return value;
 }
 
-static int64_t need_count(const OrtModelMetadata *metadata, const char *key, const char *path) {
+static int64_t need_count(const OrtModelMetadata *metadata, const char *key, int64_t least, const char *path) {
     const char *value = need(metadata, key, path);
     char *end;
     errno = 0;
     long long count = strtoll(value, &end, 10);
-    if (errno || end == value || *end || count < 0 || count > 999999)
+    if (errno || end == value || *end || count < least || count > 999999)
         fail("%s has no usable `%s`: %s", path, key, value);
     return count;
 }
@@ -101,13 +101,13 @@ static Contract read_contract(const OrtSession *session, const char *path) {
              "with it.", path, version, FORMAT_VERSION);
     Contract contract = {
         .name = need(metadata, "name", path),
-        .dim_content = need_count(metadata, "dim_content", path),
-        .dim_category = need_count(metadata, "dim_category", path),
-        .dim_motion = need_count(metadata, "dim_motion", path),
-        .height = need_count(metadata, "height", path),
-        .width = need_count(metadata, "width", path),
-        .channels = need_count(metadata, "channels", path),
-        .video_length = need_count(metadata, "video_length", path),
+        .dim_content = need_count(metadata, "dim_content", 1, path),
+        .dim_category = need_count(metadata, "dim_category", 0, path),
+        .dim_motion = need_count(metadata, "dim_motion", 1, path),
+        .height = need_count(metadata, "height", 1, path),
+        .width = need_count(metadata, "width", 1, path),
+        .channels = need_count(metadata, "channels", 1, path),
+        .video_length = need_count(metadata, "video_length", 1, path),
         .fps = strtod(need(metadata, "fps", path), NULL),
     };
     const char *rule = need(metadata, "postprocess", path);

@@ -57,9 +57,10 @@ Contract read_contract(const Ort::Session& session, const std::string& path) {
         if (!value) throw Error(path + " has no `" + key + "` in its metadata_props.");
         return std::string(value.get());
     };
-    const auto count = [&](const char* key) -> std::int64_t {
+    const auto count = [&](const char* key, std::int64_t least = 1) -> std::int64_t {
         const std::string value = read(key);
-        if (value.empty() || value.size() > 6 || value.find_first_not_of("0123456789") != value.npos)
+        const bool digits = !value.empty() && value.find_first_not_of("0123456789") == value.npos;
+        if (!digits || value.size() > 6 || std::stoll(value) < least)
             throw Error(path + " has no usable `" + key + "`: " + value);
         return std::stoll(value);
     };
@@ -69,7 +70,7 @@ Contract read_contract(const Ort::Session& session, const std::string& path) {
     if (const auto version = read("format_version"); version != kFormatVersion)
         throw Error(path + " has contract version " + version + ", this program reads " + kFormatVersion +
                     ": export the model again, or take the example that came with it.");
-    Contract contract{read("name"),    count("dim_content"), count("dim_category"), count("dim_motion"),
+    Contract contract{read("name"),    count("dim_content"), count("dim_category", 0), count("dim_motion"),
                       count("height"), count("width"),       count("channels"),     count("video_length"),
                       std::strtod(read("fps").c_str(), nullptr), 0, 0};
     const std::string rule = read("postprocess");

@@ -56,7 +56,8 @@ internal sealed class Contract
             ? value
             : throw new RefusedException($"{path} has no `{key}` in its metadata_props.");
         Func<string, int> count = key =>
-            int.TryParse(read(key), NumberStyles.None, CultureInfo.InvariantCulture, out int value)
+            int.TryParse(read(key), NumberStyles.None, CultureInfo.InvariantCulture, out int value) &&
+            value >= (key == "dim_category" ? 0 : 1) && value <= 999999
                 ? value
                 : throw new RefusedException($"{path} has no usable `{key}`: {read(key)}");
 

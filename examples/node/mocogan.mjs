@@ -65,6 +65,10 @@ export function readContract(bytes, path) {
     if (key in found) return found[key];
     throw new Error(`${path} has no \`${key}\` in its metadata_props.`);
   };
+  const count = (key, least = 1) => {
+    if (/^[0-9]{1,6}$/.test(read(key)) && Number(found[key]) >= least) return Number(found[key]);
+    throw new Error(`${path} has no usable \`${key}\`: ${found[key]}`);
+  };
   if (!("format_version" in found)) {
     throw new Error(
       `${path} has no contract in its metadata_props (no \`format_version\`): ` +
@@ -81,15 +85,15 @@ export function readContract(bytes, path) {
   if (!rule) throw new Error(`This program does not know how to make pixels by \`${found.postprocess}\`.`);
   return {
     name: read("name"),
-    dimContent: JSON.parse(read("dim_content")),
-    dimCategory: JSON.parse(read("dim_category")), // 0: there is no `category` input.
-    dimMotion: JSON.parse(read("dim_motion")),
+    dimContent: count("dim_content"),
+    dimCategory: count("dim_category", 0), // 0: there is no `category` input.
+    dimMotion: count("dim_motion"),
     categoryTo: read("category_to"),
     categories: JSON.parse(read("categories")),
-    height: JSON.parse(read("height")),
-    width: JSON.parse(read("width")),
-    channels: JSON.parse(read("channels")),
-    videoLength: JSON.parse(read("video_length")), // Of the training clips; here, the length of a piece.
+    height: count("height"),
+    width: count("width"),
+    channels: count("channels"),
+    videoLength: count("video_length"), // Of the training clips; here, the length of a piece.
     fps: JSON.parse(read("fps")),
     shift: Number(rule[1]),
     scale: Number(rule[2]),

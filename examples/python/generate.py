@@ -59,6 +59,9 @@ class Contract:
         missing = [name for name in fields if name not in found]
         if missing:
             raise ValueError(f"{path} has no `{missing[0]}` in its metadata_props.")
+        for name in (name for name, kind in fields.items() if kind is int):
+            if not re.fullmatch("[0-9]{1,6}", found[name]) or int(found[name]) < (name != "dim_category"):
+                raise ValueError(f"{path} has no usable `{name}`: {found[name]}")
         return cls(**{name: found[name] if kind is str else json.loads(found[name]) for name, kind in fields.items()})
 
     def __post_init__(self):

@@ -112,11 +112,17 @@ function chip(text, category) {
 
 // ---- A clip --------------------------------------------------------------------------------------------------------
 
-/** Generates the clip that is asked for; its pieces appear as they come. */
-async function make() {
+/** Generates the clip that is asked for, after the one at work: a session runs one thing at a time. */
+function make() {
   const order = ++state.order;
+  working = working.catch(() => {}).then(() => generateClip(order));
+  return working;
+}
+let working = Promise.resolve();
+
+async function generateClip(order) {
   const { model, seed, frames } = state;
-  if (!model) return;
+  if (!model || order !== state.order) return; // Another was asked for meanwhile.
   const { contract } = model;
   show();
   say("Generating");

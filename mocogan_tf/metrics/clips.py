@@ -42,6 +42,11 @@ class Clips:
         return dataclasses.replace(self, frames=self.frames[indices], labels=labels)
 
 
+def num_different_clips(videos: VideoSet, num_frames: int, every_nth: int) -> int:
+    """How many clips `real_clips` can cut: one per video and start."""
+    return int(np.clip(videos.lengths - (num_frames - 1) * every_nth, 0, None).sum())
+
+
 def real_clips(videos: VideoSet, num_clips: int, num_frames: int, every_nth: int, *, seed: int) -> Clips:
     """Cuts clips out of real videos: videos in a random order, again and again, each time from another random start.
 
@@ -56,7 +61,7 @@ def real_clips(videos: VideoSet, num_clips: int, num_frames: int, every_nth: int
         ValueError: The videos do not hold so many different clips.
     """
     starts_left = videos.lengths - (num_frames - 1) * every_nth
-    available = int(np.clip(starts_left, 0, None).sum())
+    available = num_different_clips(videos, num_frames, every_nth)
     if available < num_clips:
         raise ValueError(
             f"{videos.name} holds {available} different clips of {num_frames} frames (every {every_nth}), and "

@@ -6,15 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from mocogan_tf.metrics.statistics import mean_pairwise_distance
+from mocogan_tf.metrics.statistics import Floats, mean_pairwise_distance
 
 
-def thumbnails(frames: Any, side: int = 16) -> np.ndarray:
-    """Clips at `side` x `side` pixels by averaging, float64 `[N, T, side, side, C]`, 0 to 255."""
+def thumbnails(frames: Any, side: int = 16) -> Floats:
+    """Clips `[N, T, H, W, C]` at `side` x `side` pixels (or fewer, where they have fewer) by averaging, 0 to 255."""
     pixels = np.asarray(frames)
-    number, length, height, width, channels = pixels.shape
-    blocks = pixels.reshape(number, length, side, height // side, side, width // side, channels)
-    return np.asarray(blocks.mean(axis=(3, 5)))
+    for axis in (2, 3):
+        size = pixels.shape[axis]
+        edges = np.linspace(0, size, min(side, size) + 1).astype(int)
+        widths = np.diff(edges).reshape([-1 if i == axis else 1 for i in range(5)])
+        pixels = np.add.reduceat(pixels, edges[:-1], axis=axis, dtype=np.float64) / widths
+    return np.asarray(pixels)
 
 
 def diversity(frames: Any) -> float:

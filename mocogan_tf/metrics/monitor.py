@@ -9,7 +9,7 @@ import numpy as np
 from mocogan_tf.config import Config
 from mocogan_tf.data.videos import VideoSet
 from mocogan_tf.metrics import acd, collapse, statistics
-from mocogan_tf.metrics.clips import generated_clips, real_clips
+from mocogan_tf.metrics.clips import generated_clips, num_different_clips, real_clips
 from mocogan_tf.metrics.kept_network import open_network
 from mocogan_tf.metrics.network import NUM_FEATURES, Recipe
 
@@ -62,7 +62,8 @@ class Monitor:
     Args:
         config: Resolved `Config` of the run.
         videos: The real videos; those that the run trains on.
-        num_clips: Clips to draw, and real clips to compare them with; at least `MIN_CLIPS`.
+        num_clips: Clips to draw, at least `MIN_CLIPS`, and real clips to compare them with; all there are, of a set
+            of fewer, which must hold `MIN_CLIPS`.
         seed: Of the latents, by the rule of `mocogan_tf.latents`, and of the choice of real clips.
         recipe: How the feature network is trained; None: the default.
 
@@ -83,7 +84,9 @@ class Monitor:
         if num_clips < MIN_CLIPS:
             raise ValueError(f"`num_clips` must be at least {MIN_CLIPS}. Received: num_clips={num_clips}")
         self._num_frames, self._num_clips, self._seed = config.video_length, num_clips, seed
-        real = real_clips(videos, num_clips, config.video_length, config.every_nth, seed=seed)
+        different = num_different_clips(videos, config.video_length, config.every_nth)
+        num_real = max(MIN_CLIPS, min(num_clips, different))
+        real = real_clips(videos, num_real, config.video_length, config.every_nth, seed=seed)
         self._network = open_network(
             videos,
             num_frames=config.video_length,

@@ -26,6 +26,7 @@ PAGE = "index.html"
 TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 ARROWS = {True: "↑", False: "↓", None: "→"}
 _GRID = 4  # Clips per side of a sample grid.
+_GAP = 128  # Grey between clips, for a light and a dark page.
 _ROWS_AT_A_TIME = 16  # Frames per row of the filmstrip.
 
 
@@ -155,7 +156,7 @@ def _samples(material: Material) -> str:
     figures = []
     for title, clips in shown:
         side = min(_GRID, math.isqrt(len(clips)))
-        film = video.grid(clips.frames[: side * side], side)
+        film = video.grid(clips.frames[: side * side], side, background=_GAP)
         names = _classes(clips, side * side)
         figures.append(_figure(_film(film, _fps(material), f"{title} clips"), f"<b>{title}</b>{names}"))
     return f"<div class='pair'>{''.join(figures)}</div>"
@@ -177,7 +178,9 @@ def _swaps(material: Material) -> str:
     by_column = material.generator.config["category_to"] == "motion"
     words = f" Classes, by {'column' if by_column else 'row'}: {html.escape(', '.join(names))}." if names else ""
     caption = f"A row shares its content code, a column its motion codes.{words}"
-    film = _figure(_film(video.grid(clips, columns), _fps(material), "Contents by motions"), caption, wide=True)
+    film = _figure(
+        _film(video.grid(clips, columns, background=_GAP), _fps(material), "Contents by motions"), caption, wide=True
+    )
     return f"<h2>Content and motion, swapped</h2>{film}"
 
 
@@ -189,7 +192,7 @@ def _long(material: Material) -> str:
         frames, words = material.clips.frames[0], "All frames of the first clip."
     rows = [frames[first : first + _ROWS_AT_A_TIME] for first in range(0, len(frames), _ROWS_AT_A_TIME)]
     full = [row for row in rows if len(row) == len(rows[0])]
-    strip = _png(video.film_strips(np.stack(full)))
+    strip = _png(video.film_strips(np.stack(full), background=_GAP))
     image = f"<img src='{strip}' alt='All frames of one clip'>"
     return f"<h2>The longest clip, frame by frame</h2>{_figure(image, words, wide=True)}"
 

@@ -48,9 +48,16 @@ def test_an_epoch_of_the_rival_has_every_clip_once_and_full_batches(files, tmp_p
     assert -1 <= clips.min() < clips.max() <= 1
 
 
+def test_a_run_is_its_first_epoch_and_the_later_ones():
+    sides = {"first epoch": {"ours": 7.0, "torch": 4.0}, "later epochs": {"ours": 1.0, "torch": 3.0}}
+    result = {epoch: {name: {"median_s": value} for name, value in both.items()} for epoch, both in sides.items()}
+    assert pipeline_sides.ratio_of_run(result, 1) == 4 / 7
+    assert pipeline_sides.ratio_of_run(result, 5) == (4 + 4 * 3) / (7 + 4 * 1)
+
+
 @pytest.mark.slow
 def test_the_report_holds_every_source_epoch_and_side(tmp_path):
-    report = pipeline_sides.run(tmp_path, clips=6, rounds=1, steps=1, num_frames=8, **SIZES)
+    report = pipeline_sides.run(tmp_path, clips=6, rounds=1, timed_steps=1, num_frames=8, **SIZES, steps=9, num_clips=6)
     assert list(report["results"]) == ["png shards", "raw shards", "strips", "video files"]
     for epochs in report["results"].values():
         assert set(epochs["first epoch"]) == {"ours", "torch", "ratio", "ratio_vs", "ratio_cpu_vs"}
@@ -60,4 +67,7 @@ def test_the_report_holds_every_source_epoch_and_side(tmp_path):
             assert 0 < ours["min_s"] <= ours["median_s"] <= ours["max_s"] and ours["cpu_s"] > 0
             assert sides["ratio_vs"]["torch"] == pytest.approx(rival["median_s"] / ours["median_s"])
     assert report["ratio"] == min(e["later epochs"]["ratio_vs"]["torch"] for e in report["results"].values())
+    first, later = (report["results"]["strips"][epoch] for epoch in ("first epoch", "later epochs"))
+    theirs, ours = (first[side]["median_s"] + 2 * later[side]["median_s"] for side in ("torch", "ours"))
+    assert report["epochs_of_a_run"] == 3 and report["ratio_run"]["strips"] == pytest.approx(theirs / ours)
     assert 0 < report["ratio_step"] and 0 <= report["waiting_share"] < 1

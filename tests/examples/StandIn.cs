@@ -1,5 +1,5 @@
-// The part of ONNX Runtime's .NET interface that the C# example uses, without the runtime: enough to compile it with Mono
-// and to run it up to the point where a model would be loaded.
+// The part of ONNX Runtime's .NET interface that the C# example uses, without the runtime: enough to compile it with
+// Mono and to run it up to the point where a model would be loaded.
 
 using System;
 using System.Collections.Generic;
@@ -28,7 +28,8 @@ namespace Microsoft.ML.OnnxRuntime
 
     public class OrtValue : IDisposable
     {
-        public static OrtValue CreateTensorValueFromMemory<T>(T[] data, long[] shape) where T : struct => new OrtValue();
+        public static OrtValue CreateTensorValueFromMemory<T>(T[] data, long[] shape) where T : struct =>
+            new OrtValue();
         public ReadOnlySpan<T> GetTensorDataAsSpan<T>() where T : struct => new ReadOnlySpan<T>();
         public void Dispose() { }
     }
@@ -41,7 +42,9 @@ namespace Microsoft.ML.OnnxRuntime
         public ModelMetadata ModelMetadata { get; } = new ModelMetadata();
         public IReadOnlyList<string> OutputNames { get; } = new string[0];
         public IDisposableReadOnlyCollection<OrtValue> Run(
-            RunOptions options, IReadOnlyDictionary<string, OrtValue> inputs, IReadOnlyCollection<string> outputs) => null;
+            RunOptions options,
+            IReadOnlyDictionary<string, OrtValue> inputs,
+            IReadOnlyCollection<string> outputs) => null;
         public void Dispose() { }
     }
 }

@@ -81,6 +81,8 @@ BROKEN = {
     "of an older version": (changed(format_version="0"), "has contract version 0, this program reads 1"),
     "of a newer version": (changed(format_version="2"), "has contract version 2, this program reads 1"),
     "without a size": (without("dim_motion"), "has no `dim_motion` in its metadata_props"),
+    "with a length of nothing": (changed(video_length="0"), "has no usable `video_length`: 0"),
+    "with words for a size": (changed(dim_motion="many"), "has no usable `dim_motion`: many"),
     "without a rule for pixels": (without("postprocess"), "has no `postprocess` in its metadata_props"),
     "with another rule for pixels": (changed(postprocess="x * 255"), "does not know how to make pixels by `x * 255`"),
 }

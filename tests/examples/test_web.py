@@ -120,6 +120,15 @@ def test_controls_change_the_clip_and_playing_moves_it(browser, url):
         page.fill("#seed", "8")
         page.wait_for_function("() => document.getElementById('status').textContent.startsWith('Seed 8')")
         assert not same(shown(page, (16, 64, 64)), first)
+        # As a hand on the slider: many wishes at once, of which the last one counts.
+        page.evaluate("""() => {
+          const slider = document.getElementById('seed-slider');
+          for (let seed = 0; seed <= 20; seed++) {
+            slider.value = seed;
+            slider.dispatchEvent(new Event('input'));
+          }
+        }""")
+        page.wait_for_function("() => document.getElementById('status').textContent.startsWith('Seed 20')")
         page.focus("#frames")
         page.keyboard.press("ArrowRight")
         page.wait_for_function("() => document.getElementById('frame').textContent.endsWith('of 17')")

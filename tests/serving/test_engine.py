@@ -131,6 +131,7 @@ def edit(folder, **facts):
         ({"format_version": 2}, "`format_version` must be 1. Received: format_version=2"),
         ({"dim_motion": "ten"}, "`dim_motion` must be int. Received: dim_motion='ten'"),
         ({"dim_content": 0}, "`dim_content` must be at least 1"),
+        ({"model": "vgan", "dim_z": 100}, r"holds a model \(vgan\) that makes clips of one length.*tf_serving/"),
         ({"categories": ["a"]}, "1 `categories` and `dim_category` 3 must agree"),
         ({"category_to": "both"}, "`category_to` must be 'motion' or 'image'"),
         ({"channels": 4}, "`channels` must be 1 or 3"),

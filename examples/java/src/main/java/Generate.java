@@ -86,6 +86,13 @@ public final class Generate {
             while (quoted.find()) {
                 categories.add(quoted.group(1));
             }
+            for (String key : List.of("dim_content", "dim_category", "dim_motion", "height", "width", "channels",
+                    "video_length")) {
+                int least = key.equals("dim_category") ? 0 : 1;
+                if (!found.get(key).matches("[0-9]{1,6}") || Integer.parseInt(found.get(key)) < least) {
+                    throw new IllegalArgumentException(path + " has no usable `" + key + "`: " + found.get(key));
+                }
+            }
             return new Contract(
                     found.get("name"),
                     Integer.parseInt(found.get("dim_content")),
@@ -369,8 +376,6 @@ public final class Generate {
     public static void main(String[] arguments) {
         try {
             run(arguments);
-        } catch (NumberFormatException error) {
-            fail("The model's metadata_props hold something else where a number is due: " + error.getMessage());
         } catch (IllegalArgumentException | OrtException error) {
             fail(error.getMessage());
         } catch (IOException error) {
