@@ -183,7 +183,7 @@ def frames_graph(decoder: Graph, contract: Contract, motion: str) -> Graph:
     The decoder's first matrix product is taken apart: the rows of the clip's code are multiplied once per clip, those
     of the motion once per frame, and their sum broadcasts over time. Time and batch change places in that sum and not
     in the finished frames, where one `Transpose` could do it together with the channels: ONNX Runtime's CPU kernel
-    for two moves at once takes eight times as long, a tenth of the whole model's time at 24 filters.
+    for two moves at once takes seven to eight times as long, 8 % of the whole model at 24 filters.
 
     Args:
         decoder: From `frames/z` to `frames/pictures`.
