@@ -2,7 +2,8 @@
 
 A converter writes batch normalisation in inference as `Mul` and `Add` after the convolution, which ONNX Runtime does
 not fold by itself, and the decoder's first layer as a transposed convolution of a 1x1 map, which it runs one frame
-after the other.
+after the other. The product that this layer becomes can be taken off, for a caller who knows that a part of the code
+is the same in many frames.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ Array = NDArray[np.generic]
 
 # Axis of the output channels in a convolution's weights.
 _CHANNEL_AXIS = {"Conv": 0, "ConvTranspose": 1}
+
+# Under these attributes a `Gemm` is `x @ W + b`.
+_GEMM_DEFAULTS = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
 
 
 @dataclasses.dataclass
@@ -135,13 +139,55 @@ def project_first_map(graph: Graph) -> None:
     graph.drop_unused_weights()
 
 
-def half_precision(graph: Graph, prefix: str, source: str, result: str) -> Graph:
-    """Returns a copy that computes in float16 between two float32 values.
+def take_first_product(graph: Graph, source: str, dim_z: int) -> tuple[Graph, str, Array, Array]:
+    """Takes off the matrix product with which a graph begins.
 
     Args:
-        graph: From `source` to `result`; every floating-point constant becomes float16.
+        graph: Not changed.
+        source: Its input `[N, dim_z]`.
+        dim_z: Size of a code.
+
+    Returns:
+        (the rest of the graph, name of its input `[N, M]`, the product's weight `[dim_z, M]` and bias `[M]`). Of a
+        graph that begins otherwise: all of it, its input, the identity and zeros in float32.
+    """
+    readers = graph.consumers(source)
+    product = readers[0] if len(readers) == 1 else NodeProto()
+    weight, bias = (graph.weights.get(product.input[i]) if i < len(product.input) else None for i in (1, 2))
+    plain = all(_attribute(product, name, default) == default for name, default in _GEMM_DEFAULTS.items())
+    plain = plain and product.op_type in ("Gemm", "MatMul")
+    if not plain or weight is None or weight.ndim != 2 or (bias is None and len(product.input) > 2):
+        weight = bias = None
+    if weight is None or (bias is not None and bias.shape != weight.shape[1:]):
+        return graph, source, np.eye(dim_z, dtype=np.float32), np.zeros(dim_z, np.float32)
+    rest = Graph([node for node in graph.nodes if node is not product], graph.weights)
+    rest.drop_unused_weights()
+    return rest, product.output[0], weight, np.zeros(weight.shape[1], weight.dtype) if bias is None else bias
+
+
+def merge_reshapes(graph: Graph) -> None:
+    """Removes a `Reshape` whose result only another `Reshape` reads, to a shape that is constant and copies no size."""
+    for value in [node.output[0] for node in graph.nodes if node.op_type == "Reshape"]:
+        readers = graph.consumers(value)
+        if len(readers) != 1 or readers[0].op_type != "Reshape":
+            continue
+        shape = graph.weights.get(readers[0].input[1])
+        if shape is not None and 0 not in shape:
+            first = next(node for node in graph.nodes if value in node.output)
+            second = NodeProto()
+            second.CopyFrom(readers[0])  # The node may stand in another graph, too.
+            second.input[0] = first.input[0]
+            graph.nodes = [second if node is readers[0] else node for node in graph.nodes if node is not first]
+    graph.drop_unused_weights()
+
+
+def half_precision(graph: Graph, prefix: str, sources: list[str], result: str) -> Graph:
+    """Returns a copy that computes in float16 between float32 values.
+
+    Args:
+        graph: From `sources` to `result`; every floating-point constant becomes float16.
         prefix: Of the new names.
-        source: The graph's only input.
+        sources: The graph's inputs of floating point.
         result: The graph's only output.
 
     Raises:
@@ -153,8 +199,12 @@ def half_precision(graph: Graph, prefix: str, source: str, result: str) -> Graph
         if is_float and np.abs(value).max() > np.finfo(np.float16).max:
             raise ValueError(f"Weight {name} has values beyond float16's range, up to {np.abs(value).max():.3g}.")
         weights[name] = value.astype(np.float16) if is_float else value
-    names = {source: f"{prefix}/half_source", result: f"{prefix}/half_result"}
-    nodes = [helper.make_node("Cast", [source], [names[source]], f"{prefix}/Cast_to_half", to=TensorProto.FLOAT16)]
+    nodes, names = [], {result: f"{prefix}/half_result"}
+    for i, source in enumerate(sources, 1):
+        names[source] = f"{prefix}/half_source_{i}"
+        nodes.append(
+            helper.make_node("Cast", [source], [names[source]], f"{prefix}/Cast_to_half_{i}", to=TensorProto.FLOAT16)
+        )
     for node in graph.nodes:
         copy = NodeProto()
         copy.CopyFrom(node)

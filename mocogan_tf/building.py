@@ -12,7 +12,7 @@ from mocogan_tf.models.generator import VideoGenerator
 from mocogan_tf.models.tgan import TGANDiscriminator, TGANGenerator
 from mocogan_tf.models.vgan import VGANDiscriminator, VGANGenerator
 
-GENERATORS = {"mocogan": VideoGenerator, "vgan": VGANGenerator, "tgan": TGANGenerator}
+GENERATORS: dict[str, type[keras.Model]] = {"mocogan": VideoGenerator, "vgan": VGANGenerator, "tgan": TGANGenerator}
 
 
 def build_generator(config, name="generator", sync_batch_norm=False):

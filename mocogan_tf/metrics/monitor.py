@@ -137,8 +137,9 @@ class Monitor:
                 *self._real_frame, *statistics.mean_and_covariance(_flat(judged.frame_features))
             ),
         }
-        if self._has_labels:
-            scores["mcs"] = float((judged.categories == clips.labels).mean())
+        seen, asked = judged.categories, clips.labels
+        if self._has_labels and seen is not None and asked is not None:
+            scores["mcs"] = float(np.mean(seen == asked))
         if self._has_shapes:
             colour = acd.acd_color(clips.frames)
             scores["acd_color"] = colour.acd.value if colour.acd else 255.0 * np.sqrt(clips.frames.shape[-1])

@@ -5,7 +5,15 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.fold import Graph, fold_scale_and_shift, half_precision, project_first_map, rename
+from export.fold import (
+    Graph,
+    fold_scale_and_shift,
+    half_precision,
+    merge_reshapes,
+    project_first_map,
+    rename,
+    take_first_product,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -93,9 +101,63 @@ def test_a_first_layer_with_padding_is_left_alone():
     assert [node.op_type for node in graph.nodes] == ["Reshape", "ConvTranspose"]
 
 
+def begins_with(op_type, bias, **attributes):
+    inputs = ["x", "w", "b"] if bias else ["x", "w"]
+    nodes = [helper.make_node(op_type, inputs, ["p"], **attributes), helper.make_node("Tanh", ["p"], ["y"])]
+    return Graph(nodes, {"w": normal(5, 3)} | ({"b": normal(3)} if bias else {}))
+
+
+@pytest.mark.parametrize(("op_type", "bias"), [("Gemm", True), ("Gemm", False), ("MatMul", False)])
+def test_a_first_product_is_taken_off(op_type, bias):
+    graph, x = begins_with(op_type, bias), normal(7, 5)
+    rest, value, weight, shift = take_first_product(graph, "x", 5)
+    assert [node.op_type for node in rest.nodes] == ["Tanh"]
+    assert rest.nodes[0].input[0] == value
+    assert rest.weights == {}
+    np.testing.assert_allclose(np.tanh(x @ weight + shift), run(graph, x), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        begins_with("Gemm", True, alpha=2.0),
+        begins_with("Gemm", True, transA=1),
+        Graph([helper.make_node("Relu", ["x"], ["y"])], {}),
+        Graph([helper.make_node("MatMul", ["w", "x"], ["y"])], {"w": normal(5, 5)}),
+        Graph([*begins_with("Gemm", True).nodes[:1], helper.make_node("Add", ["x", "p"], ["y"])], {"w": normal(5, 5)}),
+    ],
+    ids=["scaled", "transposed", "another operator", "from the left", "input read twice"],
+)
+def test_a_graph_that_begins_otherwise_gets_the_identity(graph):
+    rest, value, weight, shift = take_first_product(graph, "x", 5)
+    assert rest is graph
+    assert value == "x"
+    np.testing.assert_array_equal(weight, np.eye(5))
+    np.testing.assert_array_equal(shift, np.zeros(5))
+
+
+def reshapes(*shapes):
+    values = ["x", *(f"r{i}" for i in range(1, len(shapes))), "y"]
+    nodes = [helper.make_node("Reshape", [values[i], f"s{i}"], [values[i + 1]]) for i in range(len(shapes))]
+    return Graph(nodes, {f"s{i}": np.array(shape, np.int64) for i, shape in enumerate(shapes)})
+
+
+@pytest.mark.parametrize(
+    ("shapes", "left"),
+    [([(-1, 6), (-1, 2, 3)], 1), ([(-1, 6), (3, -1), (-1, 2, 3)], 1), ([(-1, 6), (0, 2, 3)], 2)],
+    ids=["two", "three", "copies a size"],
+)
+def test_only_the_last_of_several_reshapes_is_kept(shapes, left):
+    graph, x = reshapes(*shapes), normal(4, 6)
+    before = run(graph, x)
+    merge_reshapes(graph)
+    assert len(graph.nodes) == left
+    np.testing.assert_array_equal(run(graph, x), before)
+
+
 def test_half_precision_is_near_and_keeps_the_interface():
     graph, x = conv_scale_shift(), normal(2, 4, 6, 6)
-    half = half_precision(graph, "half", "x", "y")
+    half = half_precision(graph, "half", ["x"], "y")
     expected, found = run(graph, x), run(half, x)
     assert found.dtype == np.float32
     assert 0 < np.abs(found - expected).max() < 2e-2 * np.abs(expected).max()
@@ -106,7 +168,7 @@ def test_a_weight_beyond_half_precision_is_refused():
     graph = conv_scale_shift()
     graph.weights["w"][0] = 7e4
     with pytest.raises(ValueError, match="Weight w has values beyond float16's range, up to 7e"):
-        half_precision(graph, "half", "x", "y")
+        half_precision(graph, "half", ["x"], "y")
 
 
 def test_names_do_not_depend_on_the_converter():

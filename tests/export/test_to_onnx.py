@@ -1,5 +1,7 @@
 """The ONNX files compute what Keras computes, for every configuration that trains, in the form that runtimes like."""
 
+import types
+
 import keras
 import numpy as np
 import onnx
@@ -8,11 +10,10 @@ import pytest
 from keras import layers
 
 from export.lint import lint_onnx
-from export.to_onnx import convert_decoder, motion_graph, part_inputs, to_onnx
+from export.to_onnx import motion_graph, part_inputs, to_onnx
 from mocogan_tf.latents import sample_latents
 from mocogan_tf.video import to_uint8
 from tests.export.conftest import make_contract, make_generator, run_keras
-from tests.export.test_fold import run as run_graph
 from tests.reference import gru
 
 TOLERANCE = 1e-4
@@ -80,8 +81,41 @@ def test_graphs_have_no_fault(changes):
         assert lint_onnx(model, *expected[role], contract) == []
     kinds = [node.op_type for node in models["onnx"].graph.node]
     assert kinds.count("GRU") == 1
-    assert not {"Mul", "Add", "BatchNormalization"} & set(kinds)  # Folded.
-    assert len(kinds) <= 31
+    assert kinds.count("Add") == 1  # Content and motion.
+    assert not {"Mul", "BatchNormalization"} & set(kinds)  # Folded.
+
+
+@pytest.mark.parametrize(
+    ("changes", "whole", "motion", "frames"),
+    [({}, 25, 10, 18), ({"category_to": "image"}, 23, 6, 19), ({"dim_category": 0}, 22, 6, 18)],
+    ids=["category to motion", "category to image", "no category"],
+)
+def test_the_files_have_as_few_nodes_as_documented(changes, whole, motion, frames):
+    contract = make_contract(**{"image_size": 64, **changes})
+    models = to_onnx(make_generator(contract), contract)
+    found = {role: len(model.graph.node) for role, model in models.items()}
+    # In half precision two values are cast before the decoder and one behind it.
+    expected = {"onnx": whole, "motion": motion, "frames": frames, "onnx_fp16": whole + 3, "frames_fp16": frames + 3}
+    assert found == expected
+
+
+@pytest.mark.parametrize("changes", [{}, {"category_to": "image"}], ids=["category to motion", "category to image"])
+def test_a_clip_is_the_same_alone_in_a_batch_and_in_chunks(changes):
+    contract = make_contract(**changes)
+    session = session_of(to_onnx(make_generator(contract), contract)["onnx"])
+    latents = sample_latents(contract.latents, 5, 9, seed=1)
+    whole = run(session, latents)
+    alone = run(session, {name: value[3:4] for name, value in latents.items()})
+    state, videos = latents["motion_init"], []
+    for first, last in [(0, 1), (1, 6), (6, 9)]:
+        noise = latents["motion_noise"][:, first:last]
+        chunk = run(session, {**latents, "motion_init": state, "motion_noise": noise})
+        state = chunk["motion_state"]
+        videos.append(chunk["video"])
+    chunks = {"video": np.concatenate(videos, axis=1), "motion_state": state}
+    for name, value in whole.items():
+        np.testing.assert_allclose(alone[name], value[3:4], atol=5e-6)
+        np.testing.assert_allclose(chunks[name], value, atol=5e-6)
 
 
 def test_the_same_weights_give_the_same_bytes():
@@ -107,21 +141,39 @@ def test_a_gru_of_another_kind_is_refused():
         motion_graph(layers.GRU(5, reset_after=False), make_contract())
 
 
-def test_a_decoder_of_other_layers_is_converted_too():
+def other_decoder(first):
+    """A decoder that shares no layer with the library's, from codes [N, 8] to pictures [N, 8, 8, 2]."""
     codes = keras.Input((8,))
-    x = layers.Dense(4 * 4 * 6, activation="leaky_relu")(codes)
+    x = layers.Rescaling(0.5, offset=0.25)(codes) if first == "normalisation" else codes
+    x = layers.Dense(4 * 4 * 6, activation="leaky_relu", bias_initializer="random_normal")(x)
     x = layers.Reshape((4, 4, 6))(x)
     x = layers.UpSampling2D()(x)
     x = layers.Conv2D(5, 3, padding="same")(x)
-    x = layers.BatchNormalization()(x)
-    x = layers.Activation("silu")(x)
-    decoder = keras.Model(codes, layers.Conv2D(3, 3, padding="same", activation="tanh")(x))
-    decoder.layers[5].set_weights([np.linspace(0.5, 1.5, 5)] * 4)
-    graph, z = convert_decoder(decoder), np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
-    # The test's runner calls the input x.
-    for node in graph.nodes:
-        node.input[:] = ["x" if name == "frames/z" else name for name in node.input]
-    np.testing.assert_allclose(run_graph(graph, z, "frames/pictures"), decoder.predict(z, verbose=0), atol=1e-5)
+    norm = layers.BatchNormalization()
+    x = layers.Activation("silu")(norm(x))
+    decoder = keras.Model(codes, layers.Conv2D(2, 3, padding="same", activation="tanh")(x))
+    norm.set_weights([np.linspace(0.5, 1.5, 5)] * 4)
+    return decoder
+
+
+def made_gru(dim_input, units):
+    gru = layers.GRU(units, return_sequences=True)
+    gru.build((None, None, dim_input))
+    return gru
+
+
+@pytest.mark.parametrize("first", ["product", "normalisation"])
+def test_a_decoder_of_other_layers_is_converted_too(first):
+    contract = make_contract(dim_category=0, dim_content=5, dim_motion=3, channels=2, image_size=8)
+    decoder = other_decoder(first)
+    models = to_onnx(types.SimpleNamespace(motion=made_gru(3, 3), decoder=decoder), contract)
+    latents = sample_latents(contract.latents, 2, 3, seed=0)
+    motion = run(session_of(models["motion"]), latents)["motion"]
+    codes = np.concatenate([np.repeat(latents["content"][:, None], 3, axis=1), motion], axis=-1)
+    expected = decoder.predict(codes.reshape(6, 8), verbose=0).reshape(2, 3, 8, 8, 2)
+    for role in ("onnx", "frames"):
+        found = run(session_of(models[role]), {**latents, "motion": motion})
+        np.testing.assert_allclose(found["video"], expected, atol=1e-5)
 
 
 def test_an_architecture_without_builder_is_named():
