@@ -58,7 +58,7 @@ def _variants(source, contract, folder):
             variants[name],
             Latents(contract),
             quant_format=form,
-            op_types_to_quantize=["Gemm", "ConvTranspose"],
+            op_types_to_quantize=["Gemm", "MatMul", "ConvTranspose"],
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )

@@ -149,7 +149,7 @@ def test_sample_writes_what_it_says_and_clip_i_of_a_seed_is_the_same_however_man
     [
         (["--run_dir=/nowhere"], "/nowhere"),
         (["--formats=bmp"], "Unknown format 'bmp'. Known: gif, webp"),
-        (["--checkpoint=77"], "There are: latest, 2"),
+        (["--checkpoint=77"], "There are: latest, best, 2"),
         (["--category=5"], "must be in [0, 2)"),
     ],
 )

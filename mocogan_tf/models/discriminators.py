@@ -72,13 +72,16 @@ class Discriminator(keras.Model):
         convolutions: Layers, each followed by a normalisation.
         last: The layer that gives the logits.
         norm: Makes a normalisation of a name, for all but the first; None: there is none.
+        spectral: Whether all layers' weights are divided by their largest singular value.
         noise_sigma: Deviation of the noise before each convolution.
         noise_before_last: Whether `last` gets noise too.
     """
 
-    def __init__(self, convolutions, last, *, norm=None, noise_sigma=0.0, noise_before_last=False, **kwargs):
+    def __init__(
+        self, convolutions, last, *, norm=None, spectral=False, noise_sigma=0.0, noise_before_last=False, **kwargs
+    ):
         super().__init__(**kwargs)
-        if norm == "spectral":
+        if spectral:
             convolutions = [SpectralNorm(layer, name=layer.name) for layer in convolutions]
             last = SpectralNorm(last, name=last.name)
         self.convolutions = convolutions
@@ -110,8 +113,9 @@ class Discriminator(keras.Model):
 
 
 def _normalization(norm, sync_batch_norm):
-    """Makes MoCoGAN's normalisation layers by name; None without any."""
-    return functools.partial(batch_norm, synchronized=sync_batch_norm) if norm == "batch" else None
+    """What "batch", "spectral" or "none" means to a `Discriminator`."""
+    batch = functools.partial(batch_norm, synchronized=sync_batch_norm)
+    return {"norm": batch if norm == "batch" else None, "spectral": norm == "spectral"}
 
 
 def _fold_in(seed, data):
@@ -129,7 +133,7 @@ class _FrameDiscriminator(Discriminator):
         ]
         last = layers.Conv2D(1, KERNEL, strides=last_strides, padding=last_padding, name=f"conv_{num_layers}", **shared)
         normalization = _normalization(norm, sync_batch_norm)
-        super().__init__(convolutions, last, norm=normalization, name=name or "image_discriminator", **kwargs)
+        super().__init__(convolutions, last, name=name or "image_discriminator", **normalization, **kwargs)
 
     def call(self, images, training=None, seed=None):
         """Returns logits `[B, P]`. `seed` int32 `[2]` draws the noise; None adds none."""
@@ -252,7 +256,7 @@ class VideoDiscriminator(Discriminator):
         super().__init__(
             convolutions,
             last,
-            norm=_normalization(norm, sync_batch_norm),
+            **_normalization(norm, sync_batch_norm),
             noise_sigma=noise_sigma,
             name=name or "video_discriminator",
         )
