@@ -34,8 +34,8 @@ def draw_latents(seeds: Any, spec: LatentSpec | CodeSpec, num_frames: int) -> di
         [B, dim_z].
     """
     if isinstance(spec, CodeSpec):
-        counters = _counters(latents.STREAM_CODE, spec.dim_z)
-        words = tf.reshape(philox4x32(counters, seeds), (tf.size(seeds), counters.size))  # Four per counter.
+        blocks = _counters(latents.STREAM_CODE, spec.dim_z)
+        words = tf.reshape(philox4x32(blocks, seeds), (tf.size(seeds), blocks.size))  # Four per block.
         draw = _uniforms if spec.distribution == "uniform" else _normals
         return {"z": draw(words)[:, : spec.dim_z]}
     streams = {

@@ -196,7 +196,9 @@ def temporal_graph(generator: Any, contract: Contract, decoder: Graph) -> Graph:
     for i in range(doublings + 1):
         kernel, bias = _temporal_weights(generator, i)
         weights |= {f"time/W_{i}": kernel, f"time/B_{i}": bias}
-        sizes = {"kernel_shape": [1]} if i == 0 else {"kernel_shape": [4], "strides": [2], "pads": [1, 1]}
+        sizes: dict[str, Any] = (
+            {"kernel_shape": [1]} if i == 0 else {"kernel_shape": [4], "strides": [2], "pads": [1, 1]}
+        )
         nodes.append(
             helper.make_node("ConvTranspose", [value, f"time/W_{i}", f"time/B_{i}"], [f"time/conv_{i}"], **sizes)
         )

@@ -208,10 +208,10 @@ def sample_latents(
                 "This generator has one code for the whole clip: no content, motion or category of their own, and no "
                 "later frames. Give `seed` alone."
             )
-        shape = spec.shapes(num_videos, num_frames)["z"][1:]
+        spec.shapes(num_videos, num_frames)  # Refuses another length.
         draw = _uniforms if spec.distribution == "uniform" else _normals
         clips = np.arange(first_clip, first_clip + num_videos, dtype=np.uint32)
-        return {"z": draw(seed, STREAM_CODE, clips, shape)}
+        return {"z": draw(seed, STREAM_CODE, clips, (spec.dim_z,))}
     content_seed = seed if content_seed is None else check_seed(content_seed, "content_seed")
     motion_seed = seed if motion_seed is None else check_seed(motion_seed, "motion_seed")
     clips = np.arange(first_clip, first_clip + num_videos, dtype=np.uint32)
