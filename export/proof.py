@@ -352,7 +352,8 @@ def rebuild_generator(saved_model: pathlib.Path, described: dict[str, Any]) -> A
     from mocogan_tf.building import GENERATORS
 
     try:
-        generator = GENERATORS[described["model"]].from_config(described["provenance"]["generator"])
+        make: Any = GENERATORS[described["model"]]
+        generator = make.from_config(described["provenance"]["generator"])
         stored = read_weights(saved_model)
         for weight in generator.weights:
             weight.assign(stored[weight.path])

@@ -50,13 +50,13 @@ def collapse_warnings(scores):
     if diversity < FEW:
         warnings.append(
             f"mode collapse: generated clips differ from each other {diversity:.2f} times as much as real ones do. "
-            "Go back to the best checkpoint, lower both learning rates, or raise --r1_video and --r1_image."
+            "Go back to the best checkpoint and lower both learning rates; of MoCoGAN, or raise --r1_video and --r1_image."
         )
     motion = scores["motion"] / max(scores["motion_real"], 1e-9)
     if motion < STILL:
         warnings.append(
             f"motion collapse: generated frames change {motion:.2f} times as much as real ones do. "
-            "Raise --dim_motion or lower --d_video_rate; if the clips hardly move, raise --every_nth."
+            "Lower --d_video_rate, of MoCoGAN raise --dim_motion; if the real clips hardly move, raise --every_nth."
         )
     if motion > FLICKER:
         warnings.append(
