@@ -50,7 +50,7 @@ def collapse_warnings(scores):
     if diversity < FEW:
         warnings.append(
             f"mode collapse: generated clips differ from each other {diversity:.2f} times as much as real ones do. "
-            "Go back to the best checkpoint and lower both learning rates; of MoCoGAN, or raise --r1_video and --r1_image."
+            "Go back to the best checkpoint and lower both learning rates; of MoCoGAN, or raise --r1_video, --r1_image."
         )
     motion = scores["motion"] / max(scores["motion_real"], 1e-9)
     if motion < STILL:
