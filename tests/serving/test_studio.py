@@ -82,7 +82,9 @@ def changes(page, canvas, was):
 
 
 def ready(page):
+    """Waits until grid and clip are painted: an empty canvas sums up to 0."""
     page.wait_for_selector(".cell canvas")
+    page.wait_for_function(f"() => ({SUM})('clip') !== 0")
 
 
 def test_frames_move_and_stop(browser, painted):
@@ -187,9 +189,9 @@ def test_a_file_is_saved(browser, painted):
 def test_a_link_brings_the_same_clip_back(browser, painted):
     with page_of(browser, painted.url, reduced_motion="reduce") as page:
         ready(page)
-        first = page.evaluate(COLOURS)
+        first, picture = page.evaluate(COLOURS), page.evaluate(SUM, "clip")
         page.fill("#motion-seed", "77")
-        changes(page, "clip", page.evaluate(SUM, "clip"))
+        changes(page, "clip", picture)
         fragment, colours = page.url.removeprefix(painted.url), page.evaluate(COLOURS)
     with page_of(browser, painted.url, fragment, reduced_motion="reduce") as page:
         ready(page)
