@@ -21,6 +21,7 @@ WARM_UP = 4  # Steps before the first that counts.
 
 
 def train(folder, name, flags, steps, tf_config=None):
+    """Starts a run in a process of its own; what it prints goes to a file of its name."""
     command = [
         *[sys.executable, "train.py", f"--run_dir={folder / name}", f"--cache_dir={folder / 'cache'}"],
         *["--log_every=1", "--checkpoint_every=100000", "--sample_every=100000", "--evaluate_every=0"],
@@ -29,8 +30,8 @@ def train(folder, name, flags, steps, tf_config=None):
     environ = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     if tf_config:
         environ["TF_CONFIG"] = json.dumps(tf_config)
-    out = open(folder / f"{name}.txt", "a")
-    return subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, env=environ)
+    with open(folder / f"{name}.txt", "a") as out:
+        return subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, env=environ)
 
 
 def processor_seconds(process):
@@ -40,6 +41,7 @@ def processor_seconds(process):
 
 
 def lines_of(log):
+    """The objects of a log.jsonl; none while there is no file."""
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
@@ -61,6 +63,7 @@ def measure(processes, log, steps):
 
 
 def main():
+    """Measures the three ways in turn, and prints their ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("flags", nargs="*", help="train.py's flags, after --; default: the cpu profile on shapes")

@@ -39,6 +39,7 @@ def peak(flags, batch, queue):
 
 
 def main():
+    """Measures two batch sizes in processes of their own, and prints growth by estimate and by measurement."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--precision", default="float32", choices=["float32", "mixed_bfloat16", "mixed_float16"])
     flags = vars(parser.parse_args())

@@ -205,6 +205,7 @@ def share(draw, size):
 
 
 def fold(seed, data):
+    """A seed int32 `[2]` that belongs to another one and a number."""
     return tf.random.experimental.stateless_fold_in(seed, data)
 
 

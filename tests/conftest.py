@@ -15,3 +15,16 @@ def real_clips():
     if not (folder / "actions").is_dir():
         pytest.skip("the authors' clips are not beside this checkout")
     return folder
+
+
+@pytest.fixture
+def float64():
+    """Everything that is built computes in float64."""
+    import keras  # Not at the top: many tests do without TensorFlow.
+
+    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_floatx(floatx)
+    keras.config.set_dtype_policy(policy)

@@ -17,16 +17,6 @@ MODELS = ("vgan", "tgan")
 NETWORKS = ("generator", "video_discriminator")
 
 
-@pytest.fixture
-def float64():
-    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx(floatx)
-    keras.config.set_dtype_policy(policy)
-
-
 def make(model, **changes):
     """A model whose weights keep activations of order one, and a batch."""
     keras.utils.set_random_seed(0)

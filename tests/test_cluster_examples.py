@@ -17,7 +17,9 @@ SERVICE, CLAIM, JOB = MANIFESTS
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda manifest: manifest["kind"])
 def test_the_manifests_have_kubernetes_own_schema(manifest):
     kubernetes_validate = pytest.importorskip("kubernetes_validate")
-    kubernetes_validate.validate(manifest, "1.31", strict=True)
+    assert kubernetes_validate.validate(manifest, "1.31", strict=True) == "1.31"
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate({**manifest, "spec": {"unheard_of": 1}}, "1.31", strict=True)
 
 
 def test_every_pod_of_the_job_finds_itself_in_tf_config_and_the_others_by_the_service():

@@ -14,7 +14,7 @@ from mocogan_tf import gan as gan_module
 from mocogan_tf.building import build_gan
 from tests.tiny import tiny_batch, tiny_config
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.usefixtures("float64")]
 
 NETWORKS = ("generator", "image_discriminator", "video_discriminator")
 R1 = {"discriminator_norm": "none", "r1_image": 30.0, "r1_video": 50.0, "r1_every": 2}
@@ -35,16 +35,6 @@ CASES = {
     "augmentation": {"category_loss": "none", "augment": "colour,translation,cutout", "image_frames": 2},
     "R1, one logit per image": {"category_loss": "none", "image_discriminator": "full", **R1},
 }
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx(floatx)
-    keras.config.set_dtype_policy(policy)
 
 
 def make_gan(**changes):

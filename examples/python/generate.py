@@ -160,12 +160,14 @@ def to_rgb(contract, piece):
 
 
 def whole_number(text, name, low, high):
+    """An argument as an integer within bounds; in digits only, since int() takes "1_0" and "+1" too."""
     if not re.fullmatch(r"[0-9]+", text) or not low <= int(text) <= high:
         raise ValueError(f"{name} must be a whole number from {low} to {high}. Received: {text}")
     return int(text)
 
 
 def main(arguments):
+    """Checks the arguments, makes the clip and writes it."""
     if len(arguments) != 4:
         raise ValueError("usage: python generate.py MODEL SEED FRAMES OUT")
     model, out = pathlib.Path(arguments[0]), pathlib.Path(arguments[3])

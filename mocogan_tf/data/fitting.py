@@ -53,11 +53,6 @@ class DecodedClip:
     notes: tuple[str, ...] = ()
 
 
-def decode_clip(source: ClipSource, image_size: int, channels: int) -> NDArray[np.uint8]:
-    """Returns uint8 `[F, image_size, image_size, channels]`, all frames of a clip; errors as in `read_clip`."""
-    return read_clip(source, Recipe(image_size=image_size, channels=channels)).frames
-
-
 def read_clip(source: ClipSource, recipe: Recipe) -> DecodedClip:
     """Reads one clip. A pure function of its files and its arguments.
 

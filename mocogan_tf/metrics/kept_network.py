@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 import sys
 import time
-import uuid
 import zipfile
 from typing import Any
 
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 
 from mocogan_tf.data.cache import cache_root
 from mocogan_tf.data.videos import VideoSet
+from mocogan_tf.metrics import kept_weights
 from mocogan_tf.metrics import network as networks
 from mocogan_tf.metrics.clips import Clips
 from mocogan_tf.metrics.network import FeatureNetwork, Recipe
@@ -109,7 +108,7 @@ def open_network(
         begun = time.monotonic()
         network, accuracy = networks.train(videos, num_frames=num_frames, every_nth=every_nth, recipe=recipe)
     logging.info("Trained %s in %.0f s.", name, time.monotonic() - begun)
-    _save(path, network, accuracy)
+    kept_weights.save(path, network.get_weights(), "judges clips", accuracy=json.dumps(accuracy))
     return ClipNetwork(network, name, accuracy)
 
 
@@ -130,25 +129,8 @@ def _digest(videos: VideoSet, num_frames: int, every_nth: int, recipe: Recipe) -
     return digest.hexdigest()[:16]
 
 
-def _save(path: pathlib.Path, network: FeatureNetwork, accuracy: dict[str, float]) -> None:
-    temporary = path.with_name(f".partial-{uuid.uuid4().hex[:8]}.npz")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        weights = {f"weight_{i}": weight for i, weight in enumerate(network.get_weights())}
-        np.savez(temporary, accuracy=json.dumps(accuracy), **weights)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ValueError(
-            f"Cannot keep the network that judges clips in {path.parent}: {error.strerror or error}. Free some space "
-            "there, or choose another folder with --cache_dir."
-        ) from error
-
-
 def _load(path: pathlib.Path, name: str, videos: VideoSet, num_frames: int, recipe: Recipe) -> ClipNetwork:
-    with np.load(path, allow_pickle=False) as stored:
-        accuracy = json.loads(str(stored["accuracy"]))
-        weights = [stored[f"weight_{i}"] for i in range(len(stored.files) - 1)]
+    weights, accuracy = kept_weights.load(path, "accuracy")
     network = FeatureNetwork(
         num_frames=num_frames,
         channels=videos.frames.shape[-1],
@@ -156,4 +138,4 @@ def _load(path: pathlib.Path, name: str, videos: VideoSet, num_frames: int, reci
         seed=recipe.seed,
     )
     network.set_weights(weights)
-    return ClipNetwork(network, name, accuracy)
+    return ClipNetwork(network, name, json.loads(str(accuracy)))

@@ -9,10 +9,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 import sys
-import uuid
 import zipfile
 from typing import Any
 
@@ -25,6 +23,7 @@ from numpy.typing import NDArray
 from mocogan_tf.data import parallel, taichi
 from mocogan_tf.data.cache import cache_root
 from mocogan_tf.data.generated import clip_rng
+from mocogan_tf.metrics import kept_weights
 from mocogan_tf.metrics.network import SIDE, shrink
 from mocogan_tf.metrics.truth import Sight
 
@@ -83,12 +82,14 @@ def open_pose_network(cache_dir: str = "", recipe: Recipe | None = None) -> Pose
         model = build(seed=0)
         if path.exists():
             try:
-                return _load(path, model)
+                weights, kept_errors = kept_weights.load(path, "errors")
+                model.set_weights(weights)
+                return PoseNetwork(model, path.stem, *kept_errors.tolist())
             except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
                 print(f"{path} is damaged ({error}); it is made again.", file=sys.stderr)
         print(f"Training the network that reads poses, once (about a minute); it is kept in {path}.", file=sys.stderr)
         errors = train(model, recipe)
-    _save(path, model, errors)
+    kept_weights.save(path, model.get_weights(), "reads poses", errors=np.array(errors))
     return PoseNetwork(model, path.stem, *errors)
 
 
@@ -151,22 +152,3 @@ def _sources() -> list[str]:
     from mocogan_tf.data import taichi_drawing, taichi_motion
 
     return [str(module.__file__) for module in (taichi, taichi_drawing, taichi_motion)]
-
-
-def _save(path: pathlib.Path, model: keras.Model, errors: tuple[float, float]) -> None:
-    temporary = path.with_name(f".partial-{uuid.uuid4().hex[:8]}.npz")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        weights = {f"weight_{i}": weight for i, weight in enumerate(model.get_weights())}
-        np.savez(temporary, errors=np.array(errors), **weights)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ValueError(f"Cannot keep the network that reads poses in {path.parent}: {error}.") from error
-
-
-def _load(path: pathlib.Path, model: keras.Model) -> PoseNetwork:
-    with np.load(path, allow_pickle=False) as stored:
-        errors = stored["errors"].tolist()
-        model.set_weights([stored[f"weight_{i}"] for i in range(len(stored.files) - 1)])
-    return PoseNetwork(model, path.stem, *errors)

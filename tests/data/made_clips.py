@@ -7,6 +7,8 @@ import zlib
 import numpy as np
 from PIL import Image
 
+from mocogan_tf.data.fitting import Recipe, read_clip
+
 REAL_CLIPS = pathlib.Path(__file__).parents[3] / "shared" / "data"
 
 
@@ -14,6 +16,11 @@ def frames_of(num_frames, *, first=0, size=32, channels=3):
     """uint8 [F, size, size, C]; frame f is filled with `first + f`, so that a frame says where it comes from."""
     values = (first + np.arange(num_frames)) % 256
     return np.broadcast_to(values.astype(np.uint8)[:, None, None, None], (num_frames, size, size, channels)).copy()
+
+
+def decode_clip(source, image_size, channels):
+    """uint8 [F, image_size, image_size, channels]: all frames of a clip, as the readers give them."""
+    return read_clip(source, Recipe(image_size=image_size, channels=channels)).frames
 
 
 def save_strip(path, frames, *, across=True, mode="RGB"):

@@ -11,11 +11,10 @@ import pytest
 from PIL import Image
 
 from mocogan_tf.data import archives, layouts
-from mocogan_tf.data.fitting import decode_clip
 from mocogan_tf.data.prepare import prepare, read_rejected
 from mocogan_tf.data.prepare_options import PrepareOptions
 from mocogan_tf.data.registry import open_videos
-from tests.data.made_clips import frames_of, save_huge_png, save_strip, save_video
+from tests.data.made_clips import decode_clip, frames_of, save_huge_png, save_strip, save_video
 
 pytestmark = pytest.mark.core
 

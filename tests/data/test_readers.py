@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mocogan_tf.data.fitting import Recipe, decode_clip, read_clip
+from mocogan_tf.data.fitting import Recipe, read_clip
 from mocogan_tf.data.layouts import find_clips
 from mocogan_tf.video import write_video
-from tests.data.made_clips import REAL_CLIPS, frames_of, save_huge_png, save_strip
+from tests.data.made_clips import REAL_CLIPS, decode_clip, frames_of, save_huge_png, save_strip
 
 pytestmark = pytest.mark.core
 

@@ -3,21 +3,16 @@
 import base64
 import contextlib
 import os
-import shutil
 import subprocess
 
 import numpy as np
 import pytest
 
+from tests.browser import CHROMIUM, launched, opened
 from tests.examples import models
 from tests.examples.toolchains import EXAMPLES, node_modules, tool
 
 playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")]
 WEB = EXAMPLES / "web"
 
@@ -59,27 +54,20 @@ def url():
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as library:
-        browser = library.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with launched(playwright) as browser:
         yield browser
-        browser.close()
 
 
 @contextlib.contextmanager
 def page_of(browser, url, fragment="", **context):
     """The page, its first clip made; whatever it logs as an error or asks of elsewhere fails the test."""
-    context = browser.new_context(**context)
-    page = context.new_page()
-    page.set_default_timeout(120_000)
-    problems = []
-    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("request", lambda request: problems.append(request.url) if not request.url.startswith(url) else None)
-    page.goto(url + fragment)
-    page.wait_for_function(MADE)
-    yield page
-    context.close()
-    assert [text for text in problems if not text.startswith(("blob:", "data:"))] == []
+
+    def is_own(asked):
+        return asked.startswith((url, "blob:", "data:"))
+
+    with opened(browser, url + fragment, is_own=is_own, timeout_s=120, **context) as page:
+        page.wait_for_function(MADE)
+        yield page
 
 
 def shown(page, shape):

@@ -2,19 +2,14 @@
 
 import contextlib
 import pathlib
-import shutil
 
 import pytest
 
+from tests.browser import CHROMIUM, launched, opened
 from tests.serving.made_bundles import BundleSpec, write_bundle
 from tests.serving.servers import running
 
 playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")]
 SUM = """id => {
   const c = document.getElementById(id);
@@ -54,26 +49,19 @@ def painted(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as tool:
-        browser = tool.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with launched(playwright) as browser:
         yield browser
-        browser.close()
 
 
 @contextlib.contextmanager
 def page_of(browser, url, fragment="", **context):
     """The page, loaded; whatever it logs as an error or asks of elsewhere fails the test."""
-    context = browser.new_context(**context)
-    page = context.new_page()
-    page.set_default_timeout(60_000)
-    problems = []
-    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("request", lambda request: problems.append(request.url) if url not in request.url else None)
-    page.goto(url + fragment)
-    yield page
-    context.close()
-    assert [text for text in problems if not text.startswith(("blob:", "data:", "ws:"))] == []
+
+    def is_own(asked):
+        return url in asked or asked.startswith(("blob:", "data:", "ws:"))
+
+    with opened(browser, url + fragment, is_own=is_own, timeout_s=60, **context) as page:
+        yield page
 
 
 def changes(page, canvas, was):
