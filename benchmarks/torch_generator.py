@@ -26,6 +26,7 @@ class GivenLatents(nn.Module):
         network = Generator(types.SimpleNamespace(**generator.config))
         self.has_category = bool(config.dim_category)
         self.motion, self.decoder = network.motion, network.decoder
+        self.motion_init_scale = generator.config["motion_init_scale"]
         _copy_gru(generator.motion.cell, self.motion)
         _copy_decoder(generator.decoder, self.decoder)
         self.eval()
@@ -35,7 +36,7 @@ class GivenLatents(nn.Module):
         frames = noise.shape[1]
         if self.has_category:
             noise = torch.cat([noise, latents["category"][:, None].expand(-1, frames, -1)], -1)
-        motion, _ = self.motion(noise, latents["motion_init"][None].contiguous())
+        motion, _ = self.motion(noise, self.motion_init_scale * latents["motion_init"][None].contiguous())
         codes = torch.cat([latents["content"][:, None].expand(-1, frames, -1), motion], -1)
         pictures = self.decoder(codes.reshape(-1, codes.shape[-1], 1, 1))
         return pictures.reshape(-1, frames, *pictures.shape[1:])

@@ -58,7 +58,7 @@ def to_onnx(generator: Any, contract: Contract, *, uint8: bool = False) -> dict[
 def mocogan_models(generator: Any, contract: Contract, uint8: bool) -> dict[str, onnx.ModelProto]:
     """Builds MoCoGAN's models: a GRU over the noise, then the decoder on content and motion of every frame."""
     decoder = convert_decoder(generator.decoder)
-    motion = time_graph("motion_noise") + motion_graph(generator.motion, contract) + clip_code_graph(contract)
+    motion = time_graph("motion_noise") + motion_graph(generator, contract) + clip_code_graph(contract)
     frames = frames_graph(decoder, contract, "motion/states")
     frames_alone = frames_graph(decoder, contract, "motion")
     # The GRU stays in float32: it costs next to nothing, and its state is carried over as many frames as a client asks.
@@ -124,13 +124,13 @@ def time_graph(like: str) -> Graph:
     return Graph(_named([helper.make_node("Shape", [like], ["time/length"], start=1, end=2)], "time"), {})
 
 
-def motion_graph(gru: Any, contract: Contract) -> Graph:
+def motion_graph(generator: Any, contract: Contract) -> Graph:
     """Writes the motion network as one ONNX `GRU`: `motion_init`, `motion_noise` -> `motion`, `motion_state`.
 
     `motion/states` `[T, 1, B, dim_motion]` is `motion` as the `GRU` gives it. Keras and ONNX order the gates alike
     (update, reset, candidate); `reset_after=True` is `linear_before_reset=1`.
     """
-    cell = gru.cell
+    cell = generator.motion.cell
     if not cell.reset_after or (cell.activation.__name__, cell.recurrent_activation.__name__) != ("tanh", "sigmoid"):
         raise ValueError("The motion network must be a GRU with reset_after=True, tanh and sigmoid.")
     weights: dict[str, Any] = {
@@ -150,16 +150,24 @@ def motion_graph(gru: Any, contract: Contract) -> Graph:
             helper.make_node("Expand", ["category", "motion/repeats"], ["motion/category"]),  # [T, B, dim_category]
             helper.make_node("Concat", ["motion/noise", "motion/category"], [driven_by], axis=2),
         ]
+    start, end = "motion_init", "motion_state"
+    scale = generator.config["motion_init_scale"]
+    if scale != 1:
+        weights |= {"motion/scale": np.array([scale], np.float32), "motion/unit": np.array([1 / scale], np.float32)}
+        start, end = "motion/start", "motion/end"
+        nodes.append(helper.make_node("Mul", ["motion_init", "motion/scale"], [start]))
     gru_inputs = [driven_by, "motion/GRU/W", "motion/GRU/R", "motion/GRU/B", "", "motion/initial"]
     nodes += [
-        helper.make_node("Unsqueeze", ["motion_init", "motion/first_axis"], ["motion/initial"]),
+        helper.make_node("Unsqueeze", [start, "motion/first_axis"], ["motion/initial"]),
         helper.make_node(
             "GRU", gru_inputs, ["motion/states", "motion/last"], hidden_size=contract.dim_motion, linear_before_reset=1
         ),
         helper.make_node("Squeeze", ["motion/states", "motion/direction_axis"], ["motion/time_major"]),
         helper.make_node("Transpose", ["motion/time_major"], ["motion"], perm=[1, 0, 2]),
-        helper.make_node("Squeeze", ["motion/last", "motion/first_axis"], ["motion_state"]),
+        helper.make_node("Squeeze", ["motion/last", "motion/first_axis"], [end]),
     ]
+    if scale != 1:
+        nodes.append(helper.make_node("Mul", [end, "motion/unit"], ["motion_state"]))
     return Graph(_named(nodes, "motion"), weights)
 
 

@@ -32,6 +32,7 @@ def build_generator(config, name="generator", sync_batch_norm=False):
         dim_category=config.dim_category,
         category_to=config.category_to,
         update_gate_bias=config.update_gate_bias,
+        motion_init_scale=config.motion_init_scale,
         **shared,
     )
 

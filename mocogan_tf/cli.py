@@ -28,6 +28,7 @@ PROFILES = {
         "mocogan": {
             "num_clips": 2000,
             "update_gate_bias": 1.0,
+            "motion_init_scale": 0.5,
             "ngf": 24,
             "ndf": 24,
             "image_batch": 16,
@@ -74,6 +75,7 @@ PRESETS = {
         "dim_motion": 10,
         "category_to": "image",
         "update_gate_bias": 0.0,
+        "motion_init_scale": 1.0,
         "ngf": 64,
         "ndf": 64,
         "image_discriminator": "patch",

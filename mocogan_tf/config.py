@@ -91,6 +91,12 @@ class Config:
         "Where the bias of the GRU's update gate starts: above 0, motion is slow and smooth from the first step on.",
         only=_MOCOGAN,
     )
+    motion_init_scale: float = _opt(
+        1.0,
+        "How wide the GRU's first state is drawn; as wide as its later states, and a clip's first frames are like all.",
+        minimum=0.01,
+        only=_MOCOGAN,
+    )
     ngf: int = _opt(64, "Filters of the generator's last hidden layer (TGAN: of the last but one).", minimum=1)
     ndf: int = _opt(64, "Filters of the discriminators' first layer.", minimum=1)
     image_discriminator: str = _opt(

@@ -113,9 +113,12 @@ class VideoGenerator(keras.Model):
         sync_batch_norm: Share batch statistics between replicas while training.
         update_gate_bias: Where the bias of the GRU's update gate starts. Above 0, motion codes change slowly from the
             first step on (Tallec and Ollivier 2018, "Can recurrent neural networks warp time?", section 2.2).
+        motion_init_scale: The GRU starts at this times `motion_init`. Its states keep within (-1, 1) and in practice
+            well within; a start drawn as wide as they are makes a clip's first frames like all others. `motion_state`
+            is given in the units of `motion_init`.
 
     Raises:
-        ValueError: `image_size` or `category_to` is not one of the above.
+        ValueError: `image_size` or `category_to` is not one of the above, or `motion_init_scale` is not positive.
     """
 
     def __init__(
@@ -130,11 +133,14 @@ class VideoGenerator(keras.Model):
         channels=3,
         sync_batch_norm=False,
         update_gate_bias=0.0,
+        motion_init_scale=1.0,
         name="generator",
         **kwargs,
     ):
         if category_to not in ("motion", "image"):
             raise ValueError(f"`category_to` must be motion or image. Received: category_to={category_to}")
+        if motion_init_scale <= 0:
+            raise ValueError(f"`motion_init_scale` must be positive. Received: motion_init_scale={motion_init_scale}")
         latents = LatentSpec(dim_content=dim_content, dim_motion=dim_motion, dim_category=dim_category)
         inputs = {key: keras.Input(shape[1:], name=key) for key, shape in latents.shapes(None, None).items()}
 
@@ -156,7 +162,9 @@ class VideoGenerator(keras.Model):
             dtype=keras.config.floatx(),
             name="motion",
         )
-        z_motion, motion_state = motion(_join([noise, *to_motion], "motion_input"), inputs["motion_init"])
+        start = _scaled(inputs["motion_init"], motion_init_scale, "motion_start")
+        z_motion, end = motion(_join([noise, *to_motion], "motion_input"), start)
+        motion_state = _scaled(end, 1 / motion_init_scale, "motion_end")
         codes = _join([repeated["content"], *to_image, z_motion], "codes")
 
         decoder = frame_decoder(codes.shape[-1], ngf, image_size, channels, sync_batch_norm)
@@ -178,6 +186,7 @@ class VideoGenerator(keras.Model):
             "channels": channels,
             "sync_batch_norm": sync_batch_norm,
             "update_gate_bias": update_gate_bias,
+            "motion_init_scale": motion_init_scale,
         }
 
     def get_config(self):
@@ -193,6 +202,10 @@ def _gate_bias(units, update):
     biases = np.zeros((2, 3 * units))
     biases[0, :units] = update
     return keras.initializers.Constant(biases)
+
+
+def _scaled(code, scale, name):
+    return code if scale == 1 else layers.Rescaling(scale, dtype=keras.config.floatx(), name=name)(code)
 
 
 def _join(codes, name):

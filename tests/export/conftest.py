@@ -38,10 +38,10 @@ def make_contract(**changes):
     return Contract(**{**fields, **changes})
 
 
-def make_generator(contract, ngf=4, seed=0):
+def make_generator(contract, ngf=4, seed=0, **changes):
     """A generator of the contract's sizes whose clips use the whole range of values."""
     names = ("dim_content", "dim_category", "dim_motion", "category_to", "image_size", "channels")
-    generator = VideoGenerator(ngf=ngf, **{name: getattr(contract, name) for name in names})
+    generator = VideoGenerator(ngf=ngf, **{name: getattr(contract, name) for name in names}, **changes)
     set_realistic_weights(generator, seed)
     return generator
 

@@ -136,9 +136,26 @@ def test_the_motion_network_is_the_gru_of_the_paper():
     np.testing.assert_allclose(found["motion_state"], expected[:, -1], atol=1e-6)
 
 
+def test_the_scale_of_the_first_state_goes_into_the_files():
+    contract = make_contract()
+    generator = make_generator(contract, motion_init_scale=0.3)
+    latents = sample_latents(contract.latents, 2, 8, seed=0)
+    expected = run_keras(generator, latents)
+    models = {role: session_of(model) for role, model in to_onnx(generator, contract).items()}
+    state, chunks = latents["motion_init"], []
+    for noise in np.split(latents["motion_noise"], 2, axis=1):
+        chunk = run(models["onnx"], {**latents, "motion_init": state, "motion_noise": noise})
+        state = chunk["motion_state"]
+        chunks.append(chunk["video"])
+    np.testing.assert_allclose(np.concatenate(chunks, axis=1), expected["video"], atol=TOLERANCE)
+    np.testing.assert_allclose(state, expected["motion_state"], atol=1e-5)
+    parts = run(models["motion"], latents)
+    np.testing.assert_allclose(run(models["frames"], {**latents, **parts})["video"], expected["video"], atol=TOLERANCE)
+
+
 def test_a_gru_of_another_kind_is_refused():
     with pytest.raises(ValueError, match="reset_after=True"):
-        motion_graph(layers.GRU(5, reset_after=False), make_contract())
+        motion_graph(types.SimpleNamespace(motion=layers.GRU(5, reset_after=False)), make_contract())
 
 
 def other_decoder(first):

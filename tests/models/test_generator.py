@@ -82,8 +82,9 @@ def test_without_categories_there_is_no_such_input():
     assert sorted(tensor.name for tensor in generator.inputs) == ["content", "motion_init", "motion_noise"]
 
 
-def test_a_clip_continued_through_its_motion_state_is_the_long_clip():
-    generator = make()
+@pytest.mark.parametrize("scale", [1.0, 0.5, 0.3])
+def test_a_clip_continued_through_its_motion_state_is_the_long_clip(scale):
+    generator = make(motion_init_scale=scale)
     reference.random_weights(generator)
     latents = sample_latents(generator.latents, 2, 20, seed=4)
     whole = run(generator, latents)
@@ -127,10 +128,22 @@ def test_configuration_and_file_round_trips(tmp_path):
     np.testing.assert_array_equal(run(loaded, latents)["video"], expected)
 
 
-@pytest.mark.parametrize("wrong", [{"image_size": 48}, {"category_to": "content"}])
+@pytest.mark.parametrize("wrong", [{"image_size": 48}, {"category_to": "content"}, {"motion_init_scale": 0}])
 def test_unsupported_arguments_are_refused(wrong):
     with pytest.raises(ValueError, match="Received"):
         make(**wrong)
+
+
+def test_the_first_state_is_as_wide_as_it_is_told():
+    generator, narrow = make(), make(motion_init_scale=0.25)
+    reference.random_weights(generator)
+    narrow.set_weights(generator.get_weights())
+    latents = sample_latents(generator.latents, 2, 5, seed=4)
+    expected = run(generator, {**latents, "motion_init": latents["motion_init"] / 4})
+    found = run(narrow, latents)
+    np.testing.assert_allclose(found["video"], expected["video"], atol=1e-6)
+    np.testing.assert_allclose(found["motion_state"], 4 * expected["motion_state"], atol=1e-6)
+    assert narrow.get_config()["motion_init_scale"] == 0.25
 
 
 def test_the_update_gate_starts_where_it_is_told_and_slows_motion():
