@@ -1,11 +1,11 @@
 """Clips from latents, our engine against others on the same weights: python -m benchmarks.inference [--json]
 
 Needs the extra `bench`. `engine` is what the server runs (motion.onnx and frames.onnx of a bundle, ONNX Runtime);
-`model.onnx` is the bundle's whole graph in a plain ONNX Runtime session. The rivals: TensorFlow on the bundle's
-SavedModel, Keras `predict`, PyTorch eager, channels_last and (with --compile) compiled, and ONNX Runtime on the model
-as tf2onnx alone converts it. All in float32 on all processors of this process; that their clips agree is checked
-first. Per batch and length `ratio` is the fastest rival's time over the engine's, `flops` what the decoder must
-compute, `share_of_peak` the engine's rate over the machine's own of matrix products, measured in the same run.
+`model.onnx` is the bundle's whole graph in a plain ONNX Runtime session. The rivals (--against): tensorflow, on the
+bundle's SavedModel and as Keras `predict`; torch, eager and channels_last; compiled, by torch.compile; tf2onnx, ONNX
+Runtime on the model as tf2onnx alone converts it. All in float32 on all processors of this process; that their clips
+agree is checked first. Per batch and length `ratio` is the fastest rival's time over the engine's, `flops` what the
+decoder must compute, `share_of_peak` the engine's rate over the machine's own of matrix products in the same run.
 """
 
 import argparse
@@ -35,6 +35,7 @@ from serving.bundle import read_bundle
 from serving.engine import Engine, EngineOptions, available_cpus
 
 OURS, WHOLE = "engine", "model.onnx"
+RIVALS = ("tensorflow", "torch", "tf2onnx", "compiled")
 TOLERANCE = 1e-3  # Of values in [-1, 1]: float32 sums in another order.
 
 
@@ -92,14 +93,14 @@ def plain_conversion(generator, contract):
     return tf2onnx.convert.from_function(generate, signature, opset=17)[0].SerializeToString()
 
 
-def make_sides(generator, contract, bundle, compiled=False):
+def make_sides(generator, contract, bundle, against=RIVALS[:3]):
     """Writes a bundle and makes the sides.
 
     Args:
         generator: `VideoGenerator`.
         contract: Its contract.
         bundle: Folder of the bundle.
-        compiled: Also make PyTorch's compiled module.
+        against: Names out of `RIVALS`.
 
     Returns:
         By name, functions from latents (arrays by name) to clips `[B, T, H, W, C]`.
@@ -114,23 +115,26 @@ def make_sides(generator, contract, bundle, compiled=False):
     }
     write_bundle(generator, contract, provenance, bundle)
     engine = Engine(read_bundle(bundle), EngineOptions(provider="cpu", precision="float32"))
-    whole, plain = _session(str(bundle / "model.onnx")), _session(plain_conversion(generator, contract))
-    loaded = tf.saved_model.load(str(bundle / "saved_model" / str(contract.version)))
-    signature = loaded.signatures["generate"]
-    network = GivenLatents(generator)
-    last = GivenLatents(generator).to(memory_format=torch.channels_last)
+    whole = _session(str(bundle / "model.onnx"))
     sides = {
         OURS: lambda latents: engine.generate(latents)[0],
         WHOLE: lambda latents: whole.run(["video"], latents)[0],
-        "TensorFlow SavedModel": lambda latents: signature(**_constants(latents))["video"].numpy(),
-        "Keras predict": lambda latents: generator.predict(latents, batch_size=2**20, verbose=0)["video"],
-        "PyTorch eager": lambda latents: _torch(network, latents),
-        "PyTorch channels_last": lambda latents: _torch(last, latents),
-        "plain tf2onnx": lambda latents: plain.run(None, _named_as(plain, latents))[0],
     }
-    if compiled:
-        faster = torch.compile(network)
+    if "tensorflow" in against:
+        loaded = tf.saved_model.load(str(bundle / "saved_model" / str(contract.version)))
+        signature = loaded.signatures["generate"]
+        sides["TensorFlow SavedModel"] = lambda latents: signature(**_constants(latents))["video"].numpy()
+        sides["Keras predict"] = lambda latents: generator.predict(latents, batch_size=2**20, verbose=0)["video"]
+    if "torch" in against:
+        network, last = GivenLatents(generator), GivenLatents(generator).to(memory_format=torch.channels_last)
+        sides["PyTorch eager"] = lambda latents: _torch(network, latents)
+        sides["PyTorch channels_last"] = lambda latents: _torch(last, latents)
+    if "compiled" in against:
+        faster = torch.compile(GivenLatents(generator))
         sides["PyTorch compiled"] = lambda latents: _torch(faster, latents)
+    if "tf2onnx" in against:
+        plain = _session(plain_conversion(generator, contract))
+        sides["plain tf2onnx"] = lambda latents: plain.run(None, _named_as(plain, latents))[0]
     return sides
 
 
@@ -163,14 +167,14 @@ def decoder_flops(generator, frames):
     return flops.count(decode.get_concrete_function(codes).graph)
 
 
-def run(batches, lengths, rounds, ngf=64, compiled=False, **sizes):
+def run(batches, lengths, rounds, ngf=64, against=RIVALS[:3], **sizes):
     """Checks all sides against each other, times them in turns, and returns the report."""
     contract = make_contract(**sizes)
     generator = make_generator(contract, ngf)
     peak = timing.matrix_rate()
     cases = []
     with tempfile.TemporaryDirectory() as folder:
-        sides = make_sides(generator, contract, pathlib.Path(folder) / "bundle", compiled)
+        sides = make_sides(generator, contract, pathlib.Path(folder) / "bundle", against)
         differences = largest_differences(sides, sample_latents(contract.latents, 2, lengths[0], seed=1))
         if max(differences.values()) > TOLERANCE:
             raise SystemExit(f"The sides make other clips than the engine: {differences}")
@@ -186,6 +190,7 @@ def run(batches, lengths, rounds, ngf=64, compiled=False, **sizes):
                     {
                         "batch": batch,
                         "frames": length,
+                        "ours": results[OURS],
                         "results": results,
                         **timing.ratios(rivals, OURS),
                         "flops": operations,
@@ -207,11 +212,11 @@ def main():
     parser.add_argument("--frames", type=int, nargs="+", default=[16, 64], help="frames per clip")
     parser.add_argument("--ngf", type=int, default=64, help="filters of the generator's last hidden layer")
     parser.add_argument("--rounds", type=int, default=5, help="timed calls of each")
-    parser.add_argument("--compile", action="store_true", help="torch.compile as well, which takes minutes first")
+    parser.add_argument("--against", nargs="+", choices=RIVALS, default=RIVALS[:3], help="compiled takes minutes first")
     parser.add_argument("--json", action="store_true")
     flags = parser.parse_args()
     with contextlib.redirect_stdout(sys.stderr):
-        report = run(flags.batches, flags.frames, flags.rounds, flags.ngf, flags.compile)
+        report = run(flags.batches, flags.frames, flags.rounds, flags.ngf, flags.against)
     if flags.json:
         print(json.dumps(report))
         return

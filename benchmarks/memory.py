@@ -18,7 +18,8 @@ def peak(flags, batch, queue):
 
     import tensorflow as tf
 
-    from mocogan_tf import footprint
+    from benchmarks.our_step import random_batch
+    from mocogan_tf import devices, footprint
     from mocogan_tf.building import build_gan
     from mocogan_tf.cli import PROFILES
     from mocogan_tf.config import Config
@@ -26,13 +27,8 @@ def peak(flags, batch, queue):
     config = Config(**{**PROFILES["cpu"]["mocogan"], **flags, "image_batch": batch, "video_batch": batch})
     config = dataclasses.replace(config, r1_every=1).resolve_categories(2)
     gan = build_gan(config, policy=config.precision)
-    frame = (config.image_size, config.image_size, config.channels)
-    whole = {
-        "images": tf.zeros((batch, *frame)),
-        "videos": tf.zeros((batch, config.video_length, *frame)),
-        "labels": tf.zeros(batch, tf.int32),
-    }
-    tf.config.optimizer.set_experimental_options({"remapping": False})
+    whole = random_batch(config)
+    devices.set_graph_options()
     gan.fit(tf.data.Dataset.from_tensors(whole).repeat(STEPS), verbose=0)
     taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     queue.put((footprint.memory(config, 1), taken))

@@ -9,11 +9,11 @@ import time
 
 import av
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 
 from benchmarks import timing, torch_loader
-from mocogan_tf import building, cli, training
+from benchmarks.our_step import make_step
+from mocogan_tf import cli, devices
 from mocogan_tf.config import Config
 from mocogan_tf.data import parallel, taichi
 from mocogan_tf.data.pipeline import training_batches
@@ -161,24 +161,17 @@ def ratio_of_run(result, epochs):
     return theirs / ours
 
 
-def step_of(config, precision):
-    """Returns our training step, as a function of a batch that returns when it is done."""
-    tf.config.optimizer.set_experimental_options({"remapping": False})  # As `training.train` does.
-    resolved = config.resolve_categories(0)
-    strategy = training.make_strategy(resolved)
-    with strategy.scope():
-        gan = building.build_gan(resolved, policy=precision)
-    step = tf.function(lambda batch: strategy.run(gan.train_step, args=(batch,)), autograph=False)
-    return lambda batch: float(step(batch)["loss_g"])
-
-
 def measure_step(config, steps):
     """Times the training step on batches of the pipeline.
 
     Returns:
         Seconds of each step, and of waiting for each batch.
     """
-    step = step_of(config, training.choose_precision("auto"))
+    traced = make_step(config.resolve_categories(0), devices.choose_precision("auto"))[1]
+
+    def step(batch):
+        return float(traced(batch)["loss_g"])
+
     batches = iter(training_batches(open_videos(config), config))
     step(next(batches))
     working, waiting = [], []

@@ -41,24 +41,17 @@ def point(sizes, steps):
     """
     import resource
 
-    import tensorflow as tf
-
     from benchmarks import flops
-    from mocogan_tf import building, footprint
+    from benchmarks.our_step import make_step, random_batch
+    from mocogan_tf import footprint
     from mocogan_tf.config import Config
 
     config = Config(ndf=sizes["ngf"], image_batch=2 * sizes["video_batch"], precision="float32", **sizes)
     config = config.resolve_categories(0)
     estimate = footprint.memory(config, 1).total
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    gan = building.build_gan(config)
-    frame = (config.image_size, config.image_size, config.channels)
-    batch = {
-        "images": tf.random.stateless_uniform((config.image_batch, *frame), (0, 0), -1, 1),
-        "videos": tf.random.stateless_uniform((config.video_batch, config.video_length, *frame), (0, 1), -1, 1),
-        "labels": tf.zeros(config.video_batch, tf.int32),
-    }
-    step = tf.function(gan.train_step, autograph=False)
+    _, step = make_step(config, config.precision)
+    batch = random_batch(config)
     operations = flops.count(step.get_concrete_function(batch).graph)
     seconds = []
     for _ in range(1 + steps):

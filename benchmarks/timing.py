@@ -72,10 +72,17 @@ def ratios(results, ours):
     return report
 
 
-def matrix_rate(size=2048, rounds=5):
-    """Returns the machine's rate of float32 matrix products, in operations per second: the best of some, square."""
+def matrix_rate(size=2048, rounds=5, dtype=None):
+    """Returns the machine's rate of matrix products, in operations per second: the best of some, square.
+
+    Args:
+        size: Rows and columns of each factor.
+        rounds: Products that are timed.
+        dtype: PyTorch's type of the factors; float32 if None.
+    """
     import torch
 
-    a, b = (torch.from_numpy(np.random.default_rng(i).normal(size=(size, size))).float() for i in range(2))
+    rng = np.random.default_rng(0)
+    a, b = (torch.from_numpy(rng.normal(size=(size, size))).to(dtype or torch.float32) for _ in range(2))
     times = in_turns({"product": lambda: a @ b}, rounds)["product"]
     return 2 * size**3 / min(times)

@@ -26,7 +26,7 @@ class GivenLatents(nn.Module):
         network = Generator(types.SimpleNamespace(**generator.config))
         self.has_category = bool(config.dim_category)
         self.motion, self.decoder = network.motion, network.decoder
-        self.motion_init_scale = generator.config["motion_init_scale"]
+        self.motion_init_scale = generator.motion_init_scale
         _copy_gru(generator.motion.cell, self.motion)
         _copy_decoder(generator.decoder, self.decoder)
         self.eval()

@@ -1,7 +1,7 @@
 """The same training step in PyTorch: the networks, losses and optimizers of `mocogan_tf`, written with its idioms.
 
-Sizes are those of the paper's networks at 64x64 and 16 frames: a patch image discriminator, batch normalisation, noise
-before the convolutions, categories to motion, the supervised category loss, coupled weight decay.
+Sizes are those of the paper's networks at 64x64 and 16 frames: a patch image discriminator, batch normalisation or
+none, noise before the convolutions or none, categories to motion, the supervised category loss, coupled weight decay.
 """
 
 import torch
@@ -61,27 +61,30 @@ class Generator(nn.Module):
         return self.decoder(codes[torch.arange(number), frame][..., None, None])
 
 
+def _layers(config, convolution, normalisation, widths, *shape):
+    """Noise, a convolution of `shape` (strides, padding), normalisation but in the first, leaky ReLU, per width."""
+    normalised, layers = config.discriminator_norm == "batch", []
+    for i, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        layers += [Noise(config.noise_sigma), convolution(before, after, KERNEL, *shape, bias=not normalised)]
+        layers += [normalisation(after)] if i and normalised else []
+        layers += [nn.LeakyReLU(0.2, inplace=True)]
+    return layers
+
+
 def image_discriminator(config):
     """Builds the patch discriminator of single frames."""
     widths = [config.channels, config.ndf, 2 * config.ndf, 4 * config.ndf]
-    layers = []
-    for i, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
-        layers += [Noise(config.noise_sigma), nn.Conv2d(before, after, KERNEL, 2, 1, bias=False)]
-        layers += [nn.BatchNorm2d(after)] if i else []
-        layers += [nn.LeakyReLU(0.2, inplace=True)]
-    return nn.Sequential(*layers, Noise(config.noise_sigma), nn.Conv2d(widths[-1], 1, KERNEL, 2, 1, bias=False))
+    layers = _layers(config, nn.Conv2d, nn.BatchNorm2d, widths, 2, 1)
+    last = nn.Conv2d(widths[-1], 1, KERNEL, 2, 1, bias=config.discriminator_norm != "batch")
+    return nn.Sequential(*layers, Noise(config.noise_sigma), last)
 
 
 def video_discriminator(config):
     """Builds the discriminator of clips, with class logits beside the real-or-fake logit."""
     widths = [config.channels, *(config.ndf * 2**i for i in range(4))]
-    layers = []
-    for i, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
-        convolution = nn.Conv3d(before, after, KERNEL, (1, 2, 2), (0, 1, 1), bias=False)
-        layers += [Noise(config.noise_sigma), convolution]
-        layers += [nn.BatchNorm3d(after)] if i else []
-        layers += [nn.LeakyReLU(0.2, inplace=True)]
-    return nn.Sequential(*layers, nn.Conv3d(widths[-1], 1 + config.dim_category, KERNEL, bias=False))
+    layers = _layers(config, nn.Conv3d, nn.BatchNorm3d, widths, (1, 2, 2), (0, 1, 1))
+    last = nn.Conv3d(widths[-1], 1 + config.dim_category, KERNEL, bias=config.discriminator_norm != "batch")
+    return nn.Sequential(*layers, last)
 
 
 class TorchStep:
@@ -90,7 +93,7 @@ class TorchStep:
     Args:
         config: Resolved `mocogan_tf.config.Config` of 64x64 frames, 16 per clip.
         half: Compute in bfloat16 where autocast does.
-        compiled: Compile the three networks.
+        compiled: Compile the three networks, and update each network's weights in one fused operation.
     """
 
     def __init__(self, config, *, half=False, compiled=False):
@@ -98,8 +101,10 @@ class TorchStep:
         self.generator = Generator(config)
         self.d_image, self.d_video = image_discriminator(config), video_discriminator(config)
         networks = (self.generator, self.d_image, self.d_video)
+        betas = (config.beta_1, config.beta_2)
         self.optimizers = [
-            torch.optim.Adam(n.parameters(), 2e-4, (0.5, 0.999), weight_decay=config.weight_decay) for n in networks
+            torch.optim.Adam(n.parameters(), rate, betas, weight_decay=config.weight_decay, fused=compiled or None)
+            for n, rate in zip(networks, (config.learning_rate, *2 * [config.learning_rate_d]), strict=True)
         ]
         if compiled:
             self.generator.decoder = torch.compile(self.generator.decoder)

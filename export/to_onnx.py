@@ -151,7 +151,7 @@ def motion_graph(generator: Any, contract: Contract) -> Graph:
             helper.make_node("Concat", ["motion/noise", "motion/category"], [driven_by], axis=2),
         ]
     start, end = "motion_init", "motion_state"
-    scale = generator.config["motion_init_scale"]
+    scale = generator.motion_init_scale
     if scale != 1:
         weights |= {"motion/scale": np.array([scale], np.float32), "motion/unit": np.array([1 / scale], np.float32)}
         start, end = "motion/start", "motion/end"

@@ -49,6 +49,12 @@ def _cpu_flags():
     return set()
 
 
+def set_graph_options():
+    """Sets how TensorFlow optimises graphs in this process."""
+    # Grappler's remapper gives up on padded 3D convolutions, with an error line in every run; without it, no line.
+    tf.config.optimizer.set_experimental_options({"remapping": False})
+
+
 def make_strategy(config, cluster=None):
     """Makes the strategy that spreads the steps over devices.
 

@@ -11,7 +11,7 @@ from mocogan_tf import callbacks, checkpoints, cluster, footprint, run_directory
 from mocogan_tf.building import build_gan
 from mocogan_tf.data.pipeline import Replicas, training_batches
 from mocogan_tf.data.registry import open_videos
-from mocogan_tf.devices import check_batches, choose_precision, make_strategy
+from mocogan_tf.devices import check_batches, choose_precision, make_strategy, set_graph_options
 from mocogan_tf.metrics.monitor import Monitor
 from mocogan_tf.workers import WorkerLost, Workers, telling_of_lost_workers
 
@@ -63,8 +63,7 @@ def train(config, run_dir, resume="auto"):
     machines = cluster.from_environment()
     config = dataclasses.replace(config, precision=choose_precision(config.precision))
     keras.utils.set_random_seed(config.seed)
-    # Grappler's remapper gives up on padded 3D convolutions, with an error line in every run; without it, no line.
-    tf.config.optimizer.set_experimental_options({"remapping": False})
+    set_graph_options()
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     try:

@@ -31,7 +31,7 @@ class BatchOptions:
     """How requests are batched; see `Batcher`."""
 
     max_queue_frames: int = 512
-    max_wait_seconds: float = 1.0
+    max_wait_seconds: float = 0.25
     wait_seconds: float = 0.0
 
 

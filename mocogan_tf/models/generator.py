@@ -100,6 +100,7 @@ class VideoGenerator(keras.Model):
     Attributes:
         latents: `LatentSpec` of the inputs.
         frame_stride: Which frames are kept where models are compared: all.
+        motion_init_scale: As given.
 
     Args:
         dim_content: Size of the content code.
@@ -173,6 +174,7 @@ class VideoGenerator(keras.Model):
         self.latents = latents
         self.frame_stride = 1
         self.motion = motion
+        self.motion_init_scale = motion_init_scale
         self.decoder = decoder
         # The path through the codes alone: training decodes single frames of many clips from it.
         self.codes = keras.Model(inputs, codes, name="codes_model")

@@ -1,0 +1,32 @@
+"""Our training step as `training.train` runs it, for timing, and batches of random pixels for it."""
+
+import tensorflow as tf
+
+from mocogan_tf import building, devices
+
+
+def make_step(config, precision):
+    """Builds the networks and their step under a strategy.
+
+    Args:
+        config: Resolved `mocogan_tf.config.Config`.
+        precision: Keras's dtype policy of the networks.
+
+    Returns:
+        The networks (`AdversarialModel`), and the step: a `tf.function` from a batch to the logged scalars.
+    """
+    devices.set_graph_options()
+    strategy = devices.make_strategy(config)
+    with strategy.scope():
+        gan = building.build_gan(config, policy=precision)
+    return gan, tf.function(lambda batch: strategy.run(gan.train_step, args=(batch,)), autograph=False)
+
+
+def random_batch(config):
+    """Returns a batch of uniform noise in [-1, 1], the labels counting through the categories."""
+    frame = (config.image_size, config.image_size, config.channels)
+    return {
+        "images": tf.random.stateless_uniform((config.image_batch, *frame), (0, 0), -1, 1),
+        "videos": tf.random.stateless_uniform((config.video_batch, config.video_length, *frame), (0, 1), -1, 1),
+        "labels": tf.range(config.video_batch) % max(1, config.dim_category),
+    }
