@@ -14,8 +14,12 @@ from benchmarks.torch_step import TorchStep
 TINY = {"ngf": 4, "ndf": 4, "image_batch": 3, "video_batch": 4, "noise_sigma": 0.0}
 
 
-def copy_convolutions(keras_network, torch_network):
-    """Keras's convolutions into PyTorch's, in order; kernels `[*window, in, out]` become `[out, in, *window]`."""
+def make_equal(keras_network, torch_network):
+    """Keras's convolutions into PyTorch's, in order; kernels `[*window, in, out]` become `[out, in, *window]`. The
+    normalisations' scales, which only Keras's side draws, are set to 1."""
+    for norm in keras_network.norms:
+        if hasattr(norm, "gamma"):
+            norm.gamma.assign(np.ones(norm.gamma.shape))
     theirs = [module for module in torch_network if hasattr(module, "kernel_size")]
     # D_V's convolutions stand behind their padding.
     ours = [getattr(layer, "layers", [layer])[-1] for layer in (*keras_network.convolutions, keras_network.last)]
@@ -33,8 +37,8 @@ def test_both_sides_judge_alike(profile):
     gan, _ = make_step(config, "float32")
     other = TorchStep(config)
     batch = random_batch(config)
-    copy_convolutions(gan.image_discriminator, other.d_image)
-    copy_convolutions(gan.video_discriminator, other.d_video)
+    make_equal(gan.image_discriminator, other.d_image)
+    make_equal(gan.video_discriminator, other.d_video)
     images = torch.from_numpy(np.moveaxis(batch["images"].numpy(), -1, 1).copy())
     videos = torch.from_numpy(np.moveaxis(batch["videos"].numpy(), -1, 1).copy())
     with torch.no_grad():
