@@ -1,18 +1,21 @@
 """Our training step against PyTorch's, in turns: python -m benchmarks.train_step [--profile=cpu] [--json]
 
-Needs the extra `bench`. Both sides do the same work on the same sizes (parameter counts are compared first): one step
-of D_I, of D_V and of the generator, each on fakes of its own. Ours keeps its moving average as well. With
+Needs the extra `bench`. Both sides take one step of D_I, of D_V and of the generator, on the same sizes (parameter
+counts are compared first). The rivals and `ours` do so on fakes of each network's own, in the order of the authors' code;
+`ours, shared fakes` (`--share_fakes`) draws and judges them once. Ours keeps its moving average as well. With
 `--profile=paper` the networks are the paper's and the batches small, 4 clips and 10 images; with `--profile=cpu` all is
 that profile's but R1, which runs in one of sixteen steps only and is left out on both sides.
 
-`ours` and `ratio` are of our better precision, `ratio` against the fastest rival in any; `ratio_float32` is the
-fastest float32 rival's median over ours in float32. `flops` are the operations of a step, counted in its graph, and
-`share_of_peak` our rate over the machine's own of matrix products in the same precision, measured in the same run.
+`ours` and `ratio` are of our fastest side, `ratio` against the fastest rival; `ratio_same_work` the same without shared
+fakes; `ratio_float32` and `ratio_float32_same_work` are both in float32 alone. `flops` are the operations of a step, counted
+in its graph, and `share_of_peak` our rate over the machine's own of matrix products in that precision, in the same run.
 """
 
 import argparse
+import dataclasses
 import json
 import os
+from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -37,6 +40,17 @@ def make_config(profile, **changes):
     return Config(**fields).resolve_categories(CATEGORIES)
 
 
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """A step of one side: `call` makes one; of ours, `flops` are its operations."""
+
+    call: Callable[[], float]
+    precision: str
+    ours: bool = True
+    same_work: bool = True
+    flops: int = 0
+
+
 def make_sides(config, against):
     """Makes the steps of both sides.
 
@@ -45,51 +59,69 @@ def make_sides(config, against):
         against: Names out of `RIVALS`.
 
     Returns:
-        By name, functions that make one step; and the operations of one of our steps.
+        dict of `Side`, by the names that the report has.
 
     Raises:
         ValueError: The networks of the two sides differ in parameters.
     """
     sides, parameters = {}, {}
-    for name, (policy, dtype) in PRECISIONS.items():
-        gan, step = make_step(config, policy)
-        batch = random_batch(config)
-        operations = flops.count(step.get_concrete_function(batch).graph)
-        sides[f"ours {name}"] = lambda step=step, batch=batch: float(step(batch)["loss_g"])
+    batch = random_batch(config)
+    images = torch.from_numpy(batch["images"].numpy()).permute(0, 3, 1, 2).contiguous()
+    videos = torch.from_numpy(batch["videos"].numpy()).permute(0, 4, 1, 2, 3).contiguous()
+    labels = torch.from_numpy(batch["labels"].numpy()).long()
+    for precision, (policy, dtype) in PRECISIONS.items():
+        for shared in (False, True):
+            gan, step = make_step(dataclasses.replace(config, share_fakes=shared), policy)
+            operations = flops.count(step.get_concrete_function(batch).graph)
+            sides[f"ours{', shared fakes' if shared else ''} {precision}"] = Side(
+                lambda step=step: float(step(batch)["loss_g"]), precision, same_work=not shared, flops=operations
+            )
         networks = (gan.generator, gan.image_discriminator, gan.video_discriminator)
         parameters["ours"] = [sum(v.shape.num_elements() for v in n.trainable_variables) for n in networks]
-        channels_first = [torch.from_numpy(batch["images"].numpy()).permute(0, 3, 1, 2).contiguous()]
-        channels_first.append(torch.from_numpy(batch["videos"].numpy()).permute(0, 4, 1, 2, 3).contiguous())
-        labels = torch.from_numpy(batch["labels"].numpy()).long()
         for rival in against:
             compiled = rival == "compiled"
             step = TorchStep(config, half=dtype == torch.bfloat16, compiled=compiled)
             parameters[rival] = step.num_parameters()
-            title = f"torch {'compiled' if compiled else 'eager'} {name}"
-            sides[title] = lambda step=step, given=(*channels_first, labels): step(*given)
+            sides[f"torch {'compiled' if compiled else 'eager'} {precision}"] = Side(
+                lambda step=step: step(images, videos, labels), precision, ours=False
+            )
     if len({tuple(counts) for counts in parameters.values()}) != 1:
         raise ValueError(f"The two sides are different networks: {parameters}")
-    return sides, operations
+    return sides
 
 
 def run(config, against, rounds):
     """Times all sides in turns and returns the report."""
-    sides, operations = make_sides(config, against)
+    sides = make_sides(config, against)
     peaks = {name: timing.matrix_rate(dtype=dtype) for name, (_, dtype) in PRECISIONS.items()}
-    results = {name: timing.summary(times) for name, times in timing.in_turns(sides, rounds).items()}
-    own = {name: results[f"ours {name}"] for name in PRECISIONS}
-    best = min(own, key=lambda name: own[name]["median_s"])
-    rivals = {name: result for name, result in results.items() if not name.startswith("ours")}
-    in_float32 = {name: result for name, result in rivals.items() if name.endswith("float32")}
+    times = timing.in_turns({name: side.call for name, side in sides.items()}, rounds)
+    results = {name: timing.summary(seconds) for name, seconds in times.items()}
+    for name, side in sides.items():
+        if side.ours:
+            share = side.flops / results[name]["median_s"] / peaks[side.precision]
+            results[name] |= {"flops": side.flops, "share_of_peak": share}
+
+    def fastest(**wanted):
+        """Name of the fastest side that has these attributes."""
+        fitting = [name for name, side in sides.items() if all(getattr(side, k) == v for k, v in wanted.items())]
+        return min(fitting, key=lambda name: results[name]["median_s"])
+
+    def ratio(**wanted):
+        rival = fastest(ours=False, **{key: value for key, value in wanted.items() if key == "precision"})
+        return results[rival]["median_s"] / results[fastest(ours=True, **wanted)]["median_s"]
+
+    best = fastest(ours=True)
+    rivals = {name: result for name, result in results.items() if not sides[name].ours}
     return {
-        "ours": {"precision": best, **own[best]},
+        "ours": {"name": best, **results[best]},
         "results": results,
-        **timing.ratios({**rivals, "ours": own[best]}, "ours"),
-        "ratio_float32": timing.ratios({**in_float32, "ours": own["float32"]}, "ours")["ratio"],
-        "flops": operations,
+        **timing.ratios({**rivals, best: results[best]}, best),
+        "ratio_same_work": ratio(same_work=True),
+        "ratio_float32": ratio(precision="float32"),
+        "ratio_float32_same_work": ratio(precision="float32", same_work=True),
+        "flops": results[best]["flops"],
+        "share_of_peak": results[best]["share_of_peak"],
         "matrix_rate": peaks,
-        "share_of_peak": operations / own[best]["median_s"] / peaks[best],
-        "share_of_peak_float32": operations / own["float32"]["median_s"] / peaks["float32"],
     }
 
 
@@ -112,11 +144,11 @@ def main():
         print(json.dumps(report))
         return
     for name, result in report["results"].items():
-        print(f"{name:24} {result['median_s']:7.3f} s  ({result['min_s']:.3f} to {result['max_s']:.3f})")
-    print(f"fastest rival over our best: {report['ratio']:.2f}; in float32: {report['ratio_float32']:.2f}")
+        share = f"{result['share_of_peak']:5.0%} of the matrix rate" if "share_of_peak" in result else ""
+        print(f"{name:28} {result['median_s']:7.3f} s  ({result['min_s']:.3f} to {result['max_s']:.3f}) {share}")
     print(
-        f"{report['flops'] / 1e9:.0f} GFLOP per step: {report['share_of_peak']:.0%} of the matrix rate in "
-        f"{report['ours']['precision']}, {report['share_of_peak_float32']:.0%} in float32"
+        f"fastest rival over our best: {report['ratio']:.2f}, at the same work {report['ratio_same_work']:.2f}; in "
+        f"float32 {report['ratio_float32']:.2f} and {report['ratio_float32_same_work']:.2f}"
     )
 
 

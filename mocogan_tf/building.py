@@ -112,6 +112,7 @@ def _build_mocogan(config, sync_batch_norm, **shared):
         label_smoothing=config.label_smoothing,
         augmentations=config.augmentations,
         image_frames=config.image_frames,
+        share_fakes=config.share_fakes,
         **shared,
     )
 

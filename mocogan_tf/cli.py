@@ -82,6 +82,7 @@ PRESETS = {
         "discriminator_norm": "batch",
         "noise_sigma": 0.1,
         "image_frames": 1,
+        "share_fakes": False,
         "category_weight": 1.0,
         "r1_image": 0.0,
         "r1_video": 0.0,

@@ -154,6 +154,12 @@ class Config:
         "comma-separated out of colour, translation, cutout. Empty: off.",
         only=_MOCOGAN,
     )
+    share_fakes: bool = _opt(
+        False,
+        "Draw and judge fakes once per step for all networks, which is a seventh less work; off: each network's step "
+        "has fakes of its own, in the authors' order.",
+        only=_MOCOGAN,
+    )
     mask_weight: float = _opt(
         0.1, "Weight of the mean of VGAN's foreground mask, its sparsity.", minimum=0, only=("vgan",)
     )

@@ -31,6 +31,12 @@ from mocogan_tf.augment import DRAWS, augment
     _NOISE_IMAGE_G,
     _NOISE_VIDEO_G,
 ) = range(8)
+_NOISE = {
+    _LATENTS_IMAGE: _NOISE_IMAGE,
+    _LATENTS_VIDEO: _NOISE_VIDEO,
+    _LATENTS_IMAGE_G: _NOISE_IMAGE_G,
+    _LATENTS_VIDEO_G: _NOISE_VIDEO_G,
+}
 # Folded in once more. The latents' names take the numbers from 0.
 _FRAME, _AUGMENT_REAL, _AUGMENT_FAKE = 100, 101, 102
 
@@ -40,8 +46,9 @@ class MoCoGAN(AdversarialModel):
 
     `train_step` takes `{"images": [Bi, H, W, C], "videos": [Bv, T, H, W, C], "labels": [Bv]}`, float32 in [-1, 1] and
     int32, and makes one step of D_I, of D_V and of (G_I, R_M), in the order of the authors' code, each on fakes of its
-    own. Without an image discriminator there need be no images. With `image_frames` k > 1 the images are
-    `[Bi, k, H, W, C]`: frames of one clip, which D_I sees side by side.
+    own; with `share_fakes` all on the same, through discriminators that have not moved yet. Without an image
+    discriminator there need be no images. With `image_frames` k > 1 the images are `[Bi, k, H, W, C]`: frames of one
+    clip, which D_I sees side by side.
 
     Args:
         category_loss: "none", "supervised" (the class head learns real labels, the generator is scored by it) or
@@ -53,6 +60,7 @@ class MoCoGAN(AdversarialModel):
         label_smoothing: How far the discriminators' target of real clips is below 1.
         augmentations: What happens to clips and images before a discriminator sees them; names as of `Config.augment`.
         image_frames: Random frames of a clip that D_I sees side by side.
+        share_fakes: Draw and judge fakes once per step: a seventh less to compute.
         **kwargs: As of `AdversarialModel`: the networks, average, seed, weight and average decay.
     """
 
@@ -67,6 +75,7 @@ class MoCoGAN(AdversarialModel):
         label_smoothing=0.0,
         augmentations=(),
         image_frames=1,
+        share_fakes=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -76,79 +85,123 @@ class MoCoGAN(AdversarialModel):
         self.label_smoothing = label_smoothing
         self.augmentations = tuple(augmentations)
         self.image_frames = image_frames
+        self.share_fakes = share_fakes
 
     def train_step(self, batch):
         """One step of each network. Returns the logged scalars by name."""
         videos, labels = batch["videos"], batch["labels"]
-        num_images, logs = 0, {}
-        if self.image_discriminator is not None:
-            num_images = batch["images"].shape[0]
-            logs.update(self._step_d_image(batch["images"]))
+        images = None if self.image_discriminator is None else batch["images"]
+        if self.share_fakes:
+            return self._end_step(self._step_together(images, videos, labels))
+        logs = {} if images is None else self._step_d_image(images)
         logs.update(self._step_d_video(videos, labels))
-        logs.update(self._step_g(num_images, videos.shape[:2]))
+        logs.update(self._step_g(0 if images is None else images.shape[0], videos.shape[:2]))
         return self._end_step(logs)
 
     def _step_d_image(self, images):
-        images = side_by_side(self._augment(images, _LATENTS_IMAGE, _AUGMENT_REAL))
-        fakes = side_by_side(
-            self._augment(self._fake_images(images.shape[0], _LATENTS_IMAGE), _LATENTS_IMAGE, _AUGMENT_FAKE)
+        fakes = self._fake_images(images.shape[0], _LATENTS_IMAGE)
+        return self._minimize(
+            lambda: self._loss_d_image(images, self._judged_images(fakes, _LATENTS_IMAGE)),
+            self.image_discriminator,
+            self.d_image_optimizer,
         )
-        noise = self._noise_seed(_NOISE_IMAGE)
-
-        def loss():
-            # Real and fake in passes of their own, so that batch normalisation never mixes them.
-            real_logits = self.image_discriminator(images, training=True, seed=fold(noise, 0))
-            fake_logits = self.image_discriminator(fakes, training=True, seed=fold(noise, 1))
-            gan = losses.discriminator_loss(real_logits, fake_logits, self.label_smoothing)
-            logs = {LOSS_D_IMAGE: gan, ACCURACY_D_IMAGE: accuracy(real_logits, fake_logits)}
-            return gan + self._r1(self.r1_image, self.image_discriminator, images), logs
-
-        return self._minimize(loss, self.image_discriminator, self.d_image_optimizer)
 
     def _step_d_video(self, videos, labels):
-        fakes, fake_category = self._fake_videos(videos.shape[:2], _LATENTS_VIDEO)
-        videos = self._augment(videos, _LATENTS_VIDEO, _AUGMENT_REAL)
-        fakes = self._augment(fakes, _LATENTS_VIDEO, _AUGMENT_FAKE)
-        noise = self._noise_seed(_NOISE_VIDEO)
-
-        def loss():
-            real_logits, real_classes = self.video_discriminator(videos, training=True, seed=fold(noise, 0))
-            fake_logits, fake_classes = self.video_discriminator(fakes, training=True, seed=fold(noise, 1))
-            gan = losses.discriminator_loss(real_logits, fake_logits, self.label_smoothing)
-            logs = {LOSS_D_VIDEO: gan, ACCURACY_D_VIDEO: accuracy(real_logits, fake_logits)}
-            total = gan + self._r1(self.r1_video, lambda x, **kwargs: self.video_discriminator(x, **kwargs)[0], videos)
-            if self.category_loss != "none":
-                if self.category_loss == "supervised":
-                    real_category = tf.one_hot(labels, self.generator.latents.dim_category)
-                    category = losses.category_loss(real_classes, real_category)
-                else:
-                    category = losses.category_loss(fake_classes, fake_category)
-                logs[LOSS_CATEGORY_D] = category
-                total += self.category_weight * category
-            return total, logs
-
-        return self._minimize(loss, self.video_discriminator, self.d_video_optimizer)
+        fakes, category = self._fake_videos(videos.shape[:2], _LATENTS_VIDEO)
+        return self._minimize(
+            lambda: self._loss_d_video(videos, labels, *self._judged_videos(fakes, _LATENTS_VIDEO), category),
+            self.video_discriminator,
+            self.d_video_optimizer,
+        )
 
     def _step_g(self, num_images, video_shape):
-        noise_image, noise_video = self._noise_seed(_NOISE_IMAGE_G), self._noise_seed(_NOISE_VIDEO_G)
-
         def loss():
             fakes, category = self._fake_videos(video_shape, _LATENTS_VIDEO_G)
-            fakes = self._augment(fakes, _LATENTS_VIDEO_G, _AUGMENT_FAKE)
-            logits, classes = self.video_discriminator(fakes, training=True, seed=noise_video)
-            gan = losses.generator_loss(logits)
+            judged = self._judged_videos(fakes, _LATENTS_VIDEO_G)
+            image_logits = None
             if self.image_discriminator is not None:
                 images = self._fake_images(num_images, _LATENTS_IMAGE_G)
-                images = side_by_side(self._augment(images, _LATENTS_IMAGE_G, _AUGMENT_FAKE))
-                gan += losses.generator_loss(self.image_discriminator(images, training=True, seed=noise_image))
-            logs = {LOSS_G: gan}
-            total = gan
-            if self.category_loss != "none":
-                logs[LOSS_CATEGORY_G] = losses.category_loss(classes, category)
-                total += self.category_weight * logs[LOSS_CATEGORY_G]
-            return total, logs
+                image_logits = self._judged_images(images, _LATENTS_IMAGE_G)
+            return self._loss_g(image_logits, *judged, category)
 
         return self._minimize(loss, self.generator, self.g_optimizer)
+
+    def _step_together(self, images, videos, labels):
+        """One step of all networks on the same fakes, which are drawn and judged once."""
+        image_logits, logs = None, {}
+        with tf.GradientTape(persistent=True) as tape:
+            fakes, category = self._fake_videos(videos.shape[:2], _LATENTS_VIDEO)
+            judged = self._judged_videos(fakes, _LATENTS_VIDEO)
+            if images is not None:
+                image_logits = self._judged_images(self._fake_images(images.shape[0], _LATENTS_IMAGE), _LATENTS_IMAGE)
+        if images is not None:
+            logs |= self._minimize(
+                lambda: self._loss_d_image(images, image_logits),
+                self.image_discriminator,
+                self.d_image_optimizer,
+                tape,
+            )
+        logs |= self._minimize(
+            lambda: self._loss_d_video(videos, labels, *judged, category),
+            self.video_discriminator,
+            self.d_video_optimizer,
+            tape,
+        )
+        # The discriminators have moved, but not in what the tape holds: this is the gradient through those that judged.
+        return logs | self._minimize(
+            lambda: self._loss_g(image_logits, *judged, category), self.generator, self.g_optimizer, tape
+        )
+
+    def _judged_images(self, fakes, purpose):
+        """What D_I says of generated images."""
+        fakes = side_by_side(self._augment(fakes, purpose, _AUGMENT_FAKE))
+        return self.image_discriminator(fakes, training=True, seed=self._noise_of_fakes(purpose))
+
+    def _judged_videos(self, fakes, purpose):
+        """What D_V says of generated clips: logits and class logits."""
+        fakes = self._augment(fakes, purpose, _AUGMENT_FAKE)
+        return self.video_discriminator(fakes, training=True, seed=self._noise_of_fakes(purpose))
+
+    def _noise_of_fakes(self, purpose):
+        return fold(self._noise_seed(_NOISE[purpose]), 1)
+
+    def _loss_d_image(self, images, fake_logits):
+        """D_I's loss on real images, which it judges here, and on what it said of fakes."""
+        # Real and fake in passes of their own, so that batch normalisation never mixes them.
+        images = side_by_side(self._augment(images, _LATENTS_IMAGE, _AUGMENT_REAL))
+        real_logits = self.image_discriminator(images, training=True, seed=fold(self._noise_seed(_NOISE_IMAGE), 0))
+        gan = losses.discriminator_loss(real_logits, fake_logits, self.label_smoothing)
+        logs = {LOSS_D_IMAGE: gan, ACCURACY_D_IMAGE: accuracy(real_logits, fake_logits)}
+        return gan + self._r1(self.r1_image, self.image_discriminator, images), logs
+
+    def _loss_d_video(self, videos, labels, fake_logits, fake_classes, fake_category):
+        """D_V's loss on real clips, which it judges here, and on what it said of fakes."""
+        videos = self._augment(videos, _LATENTS_VIDEO, _AUGMENT_REAL)
+        noise = fold(self._noise_seed(_NOISE_VIDEO), 0)
+        real_logits, real_classes = self.video_discriminator(videos, training=True, seed=noise)
+        gan = losses.discriminator_loss(real_logits, fake_logits, self.label_smoothing)
+        logs = {LOSS_D_VIDEO: gan, ACCURACY_D_VIDEO: accuracy(real_logits, fake_logits)}
+        total = gan + self._r1(self.r1_video, lambda x, **kwargs: self.video_discriminator(x, **kwargs)[0], videos)
+        if self.category_loss != "none":
+            if self.category_loss == "supervised":
+                real_category = tf.one_hot(labels, self.generator.latents.dim_category)
+                category = losses.category_loss(real_classes, real_category)
+            else:
+                category = losses.category_loss(fake_classes, fake_category)
+            logs[LOSS_CATEGORY_D] = category
+            total += self.category_weight * category
+        return total, logs
+
+    def _loss_g(self, image_logits, video_logits, classes, category):
+        """The loss of (G_I, R_M) on what the discriminators said of fakes; `image_logits` None: there is no D_I."""
+        gan = losses.generator_loss(video_logits)
+        if image_logits is not None:
+            gan += losses.generator_loss(image_logits)
+        logs, total = {LOSS_G: gan}, gan
+        if self.category_loss != "none":
+            logs[LOSS_CATEGORY_G] = losses.category_loss(classes, category)
+            total += self.category_weight * logs[LOSS_CATEGORY_G]
+        return total, logs
 
     def _fake_videos(self, video_shape, purpose):
         """Generated clips `[B, T, H, W, C]` and the categories they were made from."""

@@ -34,6 +34,14 @@ CASES = {
     "three frames side by side": {"category_loss": "none", "image_frames": 3},
     "augmentation": {"category_loss": "none", "augment": "colour,translation,cutout", "image_frames": 2},
     "R1, one logit per image": {"category_loss": "none", "image_discriminator": "full", **R1},
+    "one set of fakes": {"category_loss": "supervised", "share_fakes": True},
+    "one set of fakes, infogan": {"category_loss": "infogan", "share_fakes": True, **R1},
+    "one set of fakes, no image discriminator": {
+        **{"category_loss": "none", "share_fakes": True, "image_discriminator": "none", "discriminator_norm": "batch"}
+    },
+    "one set of fakes, augmented, two frames side by side": {
+        **{"category_loss": "none", "share_fakes": True, "augment": "colour,translation,cutout", "image_frames": 2}
+    },
 }
 
 
@@ -151,13 +159,14 @@ def expected_losses(config, gan, batch):
         return total + weight * logged.get(adversarial.LOSS_CATEGORY_D, 0.0), logged
 
     def generator():
-        videos, category = generated(gan_module._LATENTS_VIDEO_G)
-        videos = gan._augment(videos, gan_module._LATENTS_VIDEO_G, gan_module._AUGMENT_FAKE)
+        of_videos = gan_module._LATENTS_VIDEO if config.share_fakes else gan_module._LATENTS_VIDEO_G
+        of_images = gan_module._LATENTS_IMAGE if config.share_fakes else gan_module._LATENTS_IMAGE_G
+        videos, category = generated(of_videos)
+        videos = gan._augment(videos, of_videos, gan_module._AUGMENT_FAKE)
         logits, classes = judge_videos(videos)
         total = tf.reduce_mean(minus_log_sigmoid(logits))
         if gan.image_discriminator is not None:
-            purpose = gan_module._LATENTS_IMAGE_G
-            images = seen(gan._fake_images(num_images, purpose), purpose, gan_module._AUGMENT_FAKE)
+            images = seen(gan._fake_images(num_images, of_images), of_images, gan_module._AUGMENT_FAKE)
             total += tf.reduce_mean(minus_log_sigmoid(judge_images(images)))
         logged = {adversarial.LOSS_G: total}
         if config.category_loss != "none":
@@ -197,6 +206,19 @@ def test_a_step_is_minus_the_gradient_of_the_papers_loss(case):
     config, gan, batch = make_gan(**CASES[case])
     for moving in networks_of(gan):
         assert wrong_in_step(config, gan, batch, moving) == []
+
+
+def test_with_one_set_of_fakes_the_generator_goes_through_discriminators_that_have_not_moved():
+    config, gan, batch = make_gan(category_loss="supervised", share_fakes=True)
+    variables = gan.generator.trainable_variables
+    with tf.GradientTape() as tape:
+        loss, _ = expected_losses(config, gan, batch)["generator"]()
+    expected = tape.gradient(loss, [variable.value for variable in variables])
+    gan.compile(**{f"{name}_optimizer": keras.optimizers.SGD(1.0) for name in ("g", "d_image", "d_video")})
+    before = [variable.numpy() for variable in variables]
+    gan.train_step(batch)
+    for variable, old, gradient in zip(variables, before, expected, strict=True):
+        np.testing.assert_allclose(old - variable.numpy(), gradient, rtol=1e-7, atol=1e-9)
 
 
 def test_between_its_steps_r1_adds_nothing():
