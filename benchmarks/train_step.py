@@ -1,14 +1,15 @@
 """Our training step against PyTorch's, in turns: python -m benchmarks.train_step [--profile=cpu] [--json]
 
 Needs the extra `bench`. Both sides take one step of D_I, of D_V and of the generator, on the same sizes (parameter
-counts are compared first). The rivals and `ours` do so on fakes of each network's own, in the order of the authors' code;
-`ours, shared fakes` (`--share_fakes`) draws and judges them once. Ours keeps its moving average as well. With
+counts are compared first). The rivals and `ours` do so on fakes of each network's own, in the order of the authors'
+code; `ours, shared fakes` (`--share_fakes`) draws and judges them once. Ours keeps its moving average as well. With
 `--profile=paper` the networks are the paper's and the batches small, 4 clips and 10 images; with `--profile=cpu` all is
 that profile's but R1, which runs in one of sixteen steps only and is left out on both sides.
 
 `ours` and `ratio` are of our fastest side, `ratio` against the fastest rival; `ratio_same_work` the same without shared
-fakes; `ratio_float32` and `ratio_float32_same_work` are both in float32 alone. `flops` are the operations of a step, counted
-in its graph, and `share_of_peak` our rate over the machine's own of matrix products in that precision, in the same run.
+fakes; `ratio_float32` and `ratio_float32_same_work` are both in float32 alone. `flops` are the operations of a step,
+counted in its graph, and `share_of_peak` our rate over the machine's own of matrix products in that precision, in the
+same run.
 """
 
 import argparse
