@@ -12,6 +12,7 @@ from mocogan_tf.building import build_gan
 from mocogan_tf.data.pipeline import Replicas, training_batches
 from mocogan_tf.data.registry import open_videos
 from mocogan_tf.devices import check_batches, choose_precision, make_strategy, set_graph_options
+from mocogan_tf.metrics.clips import compared
 from mocogan_tf.metrics.monitor import Monitor
 from mocogan_tf.workers import WorkerLost, Workers, telling_of_lost_workers
 
@@ -105,13 +106,14 @@ def _train(config, run_dir, resume, strategy, workers):
                 flush=True,
             )
     stop = callbacks.StopOnSignal(workers)
+    listeners = _callbacks(config, run_dir, start_step, videos, gan.sampler.frame_stride, workers.is_chief)
     try:
         gan.fit(
             _batches(videos, config, start_step, strategy, workers.cluster),
             steps_per_epoch=config.steps - start_step,
             shuffle=False,
             verbose=0,
-            callbacks=[*_callbacks(config, run_dir, start_step, videos, workers.is_chief), stop],
+            callbacks=[*listeners, stop],
         )
     except tf.errors.ResourceExhaustedError as error:
         if "No space left" in str(error):  # TensorFlow has one word for a full memory and a full disk.
@@ -159,7 +161,7 @@ def _batches(videos, config, start_step, strategy, machines):
     )
 
 
-def _callbacks(config, run_dir, start_step, videos, is_chief):
+def _callbacks(config, run_dir, start_step, videos, frame_stride, is_chief):
     stop_on_non_finite = callbacks.StopOnNonFinite(run_dir, start_step)  # First: nothing is saved of a step gone wrong.
     if not is_chief:
         return [stop_on_non_finite]
@@ -192,7 +194,7 @@ def _callbacks(config, run_dir, start_step, videos, is_chief):
                 run_dir,
                 start_step,
                 config.evaluate_every,
-                lambda: Monitor(config, videos, seed=config.seed),
+                lambda: Monitor(compared(config, frame_stride), videos, seed=config.seed),
                 best_of[0],
                 tensorboard,
             ),

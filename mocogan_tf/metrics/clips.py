@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mocogan_tf.config import Config
 from mocogan_tf.data.generated import clip_rng
 from mocogan_tf.data.layouts import find_clips
 from mocogan_tf.data.readers import ClipSource, open_footage
@@ -40,6 +41,19 @@ class Clips:
         """Returns these clips only."""
         labels = None if self.labels is None else self.labels[indices]
         return dataclasses.replace(self, frames=self.frames[indices], labels=labels)
+
+
+def compared(config: Config, frame_stride: int) -> Config:
+    """Returns a run's configuration as its clips are compared with real ones and with other models'.
+
+    Args:
+        config: Of the run.
+        frame_stride: The generator's: which of its frames are kept. VGAN's 32 frames in the time of the others' 16 are
+            compared as 16, with real clips of 16 frames over the same time.
+    """
+    return dataclasses.replace(
+        config, video_length=config.video_length // frame_stride, every_nth=config.every_nth * frame_stride
+    )
 
 
 def num_different_clips(videos: VideoSet, num_frames: int, every_nth: int) -> int:

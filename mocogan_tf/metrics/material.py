@@ -13,7 +13,7 @@ from mocogan_tf.config import Config
 from mocogan_tf.data.registry import open_videos
 from mocogan_tf.data.videos import VideoSet
 from mocogan_tf.latents import LatentSpec
-from mocogan_tf.metrics.clips import Clips, folder_clips, generated_clips, real_clips
+from mocogan_tf.metrics.clips import Clips, compared, folder_clips, generated_clips, real_clips
 from mocogan_tf.metrics.kept_network import ClipNetwork, Judgement, open_network
 
 CHUNK = 256  # Clips in memory at a time where a protocol wants thousands.
@@ -179,9 +179,8 @@ def of_run(
 
     generator, config, step = checkpoints.load_generator(run_dir, checkpoint)
     moved = {name: value for name, value in (("data_dir", data_dir), ("cache_dir", cache_dir)) if value}
-    config = dataclasses.replace(config, **moved)
-    made = getattr(generator.latents, "num_frames", None)
-    num_frames = made // getattr(generator, "frame_stride", 1) if made else config.video_length
+    config = compared(dataclasses.replace(config, **moved), generator.frame_stride)
+    num_frames = config.video_length
     return Material(config, num_videos=num_videos, num_frames=num_frames, seed=seed, generator=generator, step=step)
 
 

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from mocogan_tf.building import build_gan
+from mocogan_tf.config import Config
 from mocogan_tf.data.videos import VideoSet
 from mocogan_tf.latents import LatentSpec, sample_latents
-from mocogan_tf.metrics.clips import generated_clips, real_clips
+from mocogan_tf.metrics.clips import compared, generated_clips, real_clips
 from mocogan_tf.video import to_uint8
 
 
@@ -46,6 +48,15 @@ class LastBatchBroken(StandIn):
         if len(latents["content"]) == 1:
             outputs["video"][0, 0] = np.nan
         return outputs
+
+
+@pytest.mark.parametrize(("model", "made"), [("mocogan", 16), ("vgan", 32), ("tgan", 16)])
+def test_all_models_are_compared_over_the_same_time(model, made):
+    config = Config(model=model, ngf=4, ndf=4, image_size=32, precision="float32").resolve_categories(0)
+    generator = build_gan(config).generator
+    judged = compared(config, generator.frame_stride)
+    assert (config.video_length, judged.video_length, judged.every_nth) == (made, 16, 2)
+    assert generated_clips(generator, 2, judged.video_length, seed=0).frames.shape == (2, 16, 32, 32, 3)
 
 
 def test_real_clips_are_all_different_and_take_every_nth_frame_of_one_video():
