@@ -1,0 +1,148 @@
+"""The recipe's options beside each other: python -m benchmarks.recipes --out=runs/recipes [-- flags of train.py]
+
+Trains the profile `cpu` as it is and with one thing changed at a time, each with every seed, and scores the ends of the
+runs with `evaluate.py`. What is done already is not done again, and a run that was interrupted goes on, so the command
+can be given as often as there is time. Prints a Markdown table of means over the seeds, with the least and the largest
+beside them: all scores are of 256 clips of each run's last step.
+
+The columns: `frechet_video`; how far the clothes' or the shape's colours change within a clip (`identity`, on `shapes`
+the content distance `acd_color`), beside the share of clips in which they can be seen at all (`coverage`); `mcs`;
+`diversity` of clips; the loss of each discriminator and the share of clips or frames that it tells apart, over the last
+quarter of the steps.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parent.parent
+# What each run changes of the profile.
+SETTINGS = {
+    "as it is": [],
+    "shared fakes": ["--share_fakes"],
+    "two frames to D_I": ["--image_frames=2"],
+    "three frames to D_I": ["--image_frames=3"],
+    "no moving average": ["--ema_decay=0"],
+    "no R1": ["--r1_image=0", "--r1_video=0"],
+    "spectral norm, no R1": ["--discriminator_norm=spectral", "--r1_image=0", "--r1_video=0"],
+    "batch norm, noise 0.1, no R1": [
+        *["--discriminator_norm=batch", "--noise_sigma=0.1", "--r1_image=0", "--r1_video=0"]
+    ],
+    "noise 0.1": ["--noise_sigma=0.1"],
+    "update gate from 0": ["--update_gate_bias=0"],
+    "first state as wide as noise": ["--motion_init_scale=1"],
+    "step sizes 2e-4": ["--learning_rate=2e-4", "--learning_rate_d=2e-4"],
+    "half the step size for D": ["--learning_rate_d=2.5e-4"],
+    "warm-up, 200 steps": ["--warmup_steps=200"],
+    "label smoothing 0.1": ["--label_smoothing=0.1"],
+    "augmentation": ["--augment=translation,cutout"],
+    "no D_I": ["--image_discriminator=none"],
+    "category to the decoder": ["--category_to=image"],
+}
+METRICS = {
+    "shapes": "frechet_video,acd_color,mcs,diversity",
+    "taichi": "frechet_video,identity,mcs,diversity",
+}
+BALANCE = ("loss_d_image", "accuracy_d_image", "loss_d_video", "accuracy_d_video")
+COLUMNS = ("frechet_video", "identity", "acd_color", "coverage", "mcs", "diversity", *BALANCE)
+
+
+def run_name(setting):
+    """Returns the folder name of a setting."""
+    return "".join(letter if letter.isalnum() else "-" for letter in setting.lower())
+
+
+def train(folder, dataset, setting, seed, flags):
+    """Trains one run, or goes on with it; what it prints goes to a file beside its folder."""
+    command = [
+        *[sys.executable, "train.py", "--profile=cpu", f"--dataset={dataset}", f"--seed={seed}", f"--run_dir={folder}"],
+        *["--evaluate_every=0", *SETTINGS[setting], *flags],
+    ]
+    with open(f"{folder}.txt", "a") as out:
+        if subprocess.run(command, cwd=ROOT, stdout=out, stderr=out).returncode:
+            sys.exit(f"{' '.join(command[1:])} has failed; see {folder}.txt")
+
+
+def score(folder, dataset, num_videos):
+    """Returns the scores of a finished run by name, from `evaluate.py` and from its log."""
+    command = [sys.executable, "evaluate.py", f"--run_dir={folder}", f"--num_videos={num_videos}"]
+    command.append(f"--metrics={METRICS[dataset]}")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command[1:])} has failed: {done.stderr}")
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return {line["metric"]: line["value"] for line in lines} | balance(folder)
+
+
+def balance(folder):
+    """Returns the means of the discriminators' losses and accuracies over the last quarter of the logged steps."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    last = lines[-max(1, len(lines) // 4) :]
+    return {name: statistics.mean(line[name] for line in last) for name in BALANCE if name in last[-1]}
+
+
+def table(results, datasets, seeds):
+    """Returns the Markdown tables, one per set: a row per setting that has a run, a column per score that one has."""
+    parts = []
+    for dataset in datasets:
+        rows = {}
+        for setting in SETTINGS:
+            runs = [results.get(f"{dataset}/{run_name(setting)}/{seed}") for seed in seeds]
+            rows[setting] = [run for run in runs if run]
+        columns = [name for name in COLUMNS if any(name in run for runs in rows.values() for run in runs)]
+        lines = [f"| `{dataset}` | runs | " + " | ".join(columns) + " |", "|---" * (2 + len(columns)) + "|"]
+        for setting, runs in rows.items():
+            if runs:
+                cells = [_cell([run[name] for run in runs if name in run]) for name in columns]
+                lines.append(f"| {setting} | {len(runs)} | " + " | ".join(cells) + " |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _cell(values):
+    if not values:
+        return ""
+    least, mean, largest = min(values), statistics.mean(values), max(values)
+    digits = 0 if largest >= 100 else 1 if largest >= 10 else 2
+    return f"{mean:.{digits}f}" + (f" ({least:.{digits}f} to {largest:.{digits}f})" if len(values) > 1 else "")
+
+
+def main():
+    """Trains and scores what is missing, then prints the tables, or with --json one object."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of the runs and of results.json")
+    parser.add_argument("--datasets", nargs="+", choices=list(METRICS), default=list(METRICS))
+    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS), metavar="NAME")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--num_videos", type=int, default=256, help="clips to score")
+    parser.add_argument("--table", action="store_true", help="print what is there and train nothing")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("flags", nargs="*", help="for all runs, after `--`: flags of train.py")
+    options = parser.parse_args()
+    kept = options.out / "results.json"
+    state = json.loads(kept.read_text()) if kept.exists() else {"flags": options.flags, "runs": {}}
+    if state["flags"] != options.flags and not options.table:
+        parser.error(f"{kept} holds runs with the flags {' '.join(state['flags'])}. Give the same, or another --out.")
+    results = state["runs"]
+    missing = [
+        (dataset, setting, seed)
+        for seed in options.seeds
+        for setting in options.settings
+        for dataset in options.datasets
+        if f"{dataset}/{run_name(setting)}/{seed}" not in results
+    ]
+    for number, (dataset, setting, seed) in enumerate([] if options.table else missing, 1):
+        print(f"run {number} of {len(missing)}: {dataset}, {setting}, seed {seed}", file=sys.stderr, flush=True)
+        folder = options.out.resolve() / dataset / run_name(setting) / str(seed)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        train(folder, dataset, setting, seed, options.flags)
+        results[f"{dataset}/{run_name(setting)}/{seed}"] = score(folder, dataset, options.num_videos)
+        kept.write_text(json.dumps(state, indent=1))
+    print(json.dumps(state) if options.json else table(results, options.datasets, options.seeds))
+
+
+if __name__ == "__main__":
+    main()
