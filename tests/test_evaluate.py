@@ -1,13 +1,16 @@
 """Promises of evaluate.py: clips of any origin score as the arrays they came from; every refusal is one line."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
+import scipy.linalg
 
 from mocogan_tf import video
 from mocogan_tf.data import shapes
 from mocogan_tf.metrics import material, registry
+from tests.metrics.test_features import mean_network
 from tests.test_commands import TINY, complaint, run
 
 LOSSLESS = ("webp", "apng", "png", "npy", "gif")  # A GIF holds clips of few colours without loss.
@@ -81,6 +84,47 @@ def test_fewer_clips_than_asked_for_or_than_the_protocol_are_errors(tmp_path):
         scores_of(found, "frechet_video")
     with pytest.raises(ValueError, match="`fvd` needs at least 2048 clips"):
         scores_of(found, "fvd:i3d.onnx")
+
+
+def shorter_protocol(monkeypatch, key, **numbers):
+    """The protocol of a metric with numbers of clips that a test can make."""
+    for name, number in numbers.items():
+        monkeypatch.setattr(registry, name, number)
+    least = next(iter(numbers.values()))
+    monkeypatch.setitem(registry.METRICS, key, dataclasses.replace(registry.METRICS[key], min_videos=least))
+
+
+def test_fvd_is_the_frechet_distance_of_what_the_file_says_of_the_clips(tmp_path, monkeypatch):
+    shorter_protocol(monkeypatch, "fvd", FVD_CLIPS=40)
+    frames = two_colours(rendered(40, num_frames=16)[0])
+    file = mean_network(tmp_path / "net.onnx", "NCTHW")
+    options = {"dataset": "shapes", "cache_dir": str(tmp_path / "cache"), "every_nth": 1, "num_real": 50}
+    found = material.of_folder(write_clips(tmp_path / "c", frames, "npy"), num_videos=None, seed=0, **options)
+    score = scores_of(found, f"fvd:{file}")["fvd"]
+    real, fake = (
+        video.from_uint8(clips).mean(axis=(1, 2, 3)).astype(np.float64) for clips in (found.cut_real(40).frames, frames)
+    )
+    expected = np.sum((real.mean(0) - fake.mean(0)) ** 2) + np.trace(
+        np.cov(real.T) + np.cov(fake.T) - 2 * scipy.linalg.sqrtm(np.cov(real.T) @ np.cov(fake.T)).real
+    )
+    assert score.value == pytest.approx(expected, rel=1e-3)
+    assert (score.num_videos, score.frames) == (40, 16) and score.features.startswith("net.onnx sha256:")
+    with pytest.raises(ValueError, match="`fvd` is defined on clips of 16 frames. Received: clips of 8"):
+        short = write_clips(tmp_path / "short", frames[:, :8], "npy")
+        scores_of(material.of_folder(short, num_videos=None, seed=0, **options), f"fvd:{file}")
+
+
+def test_the_inception_score_is_that_of_what_the_file_says_of_the_clips(tmp_path, monkeypatch):
+    shorter_protocol(monkeypatch, "is", IS_CLIPS=12)
+    frames = rendered()[0]
+    file = mean_network(tmp_path / "net.onnx", "NTHWC")
+    found = material.of_folder(write_clips(tmp_path / "c", frames, "npy"), num_videos=None, seed=0)
+    score = scores_of(found, f"is:{file}")["is"]
+    logits = np.exp(video.from_uint8(frames).mean(axis=(1, 2, 3), dtype=np.float64))
+    classes = logits / logits.sum(axis=1, keepdims=True)
+    expected = np.exp(np.mean(np.sum(classes * np.log(classes / classes.mean(0)), axis=1)))
+    assert score.value == pytest.approx(expected, rel=1e-5) and score.value > 1 + 1e-6
+    assert score.num_videos == 12
 
 
 def test_clips_of_mixed_sizes_or_lengths_are_named(tmp_path):
