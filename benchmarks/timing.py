@@ -32,13 +32,14 @@ def cpu_seconds():
     return seconds
 
 
-def in_turns(sides, rounds, warm_up=1):
+def in_turns(sides, rounds, warm_up=1, rest=0.05):
     """Times all sides in turns: a machine that slows down slows all of them.
 
     Args:
         sides: Functions of nothing, by name.
         rounds: Timed calls of each.
         warm_up: Calls of each before.
+        rest: Seconds before each call, in which the threads of the side before stop waiting awake for more work.
 
     Returns:
         Seconds by name, one per round.
@@ -46,6 +47,7 @@ def in_turns(sides, rounds, warm_up=1):
     seconds = {name: [] for name in sides}
     for turn in range(warm_up + rounds):
         for name, side in sides.items():
+            time.sleep(rest)
             started = time.perf_counter()
             side()
             if turn >= warm_up:
