@@ -41,6 +41,7 @@ def flags() -> argparse.ArgumentParser:
     add("--max_batch_frames", type=int, default=engine.max_batch_frames, help="frames of the largest batch")
     add("--batch_wait_ms", type=float, default=0.0, help="how long an idle worker waits for a batch to fill")
     add("--cuda_graph", action="store_true", help="replay the frame model as a CUDA graph, if it passes a self-test")
+    add("--spinning", action="store_true", help="a few per cent more throughput on a CPU for slower slowest answers")
     add("--device_id", type=int, default=engine.device_id, help="which GPU")
     add("--max_queue_frames", type=int, default=batch.max_queue_frames, help="frames in the house before 429")
     add("--max_wait", type=float, default=batch.max_wait_seconds, help="foreseen seconds behind others before 429")
@@ -111,7 +112,8 @@ def serve(values: argparse.Namespace) -> None:
         values.bundle,
         engine_options=EngineOptions(
             provider=values.provider, precision=values.precision, threads=values.threads, workers=values.workers,
-            max_batch_frames=values.max_batch_frames, cuda_graph=values.cuda_graph, device_id=values.device_id,
+            max_batch_frames=values.max_batch_frames, cuda_graph=values.cuda_graph, spinning=values.spinning,
+            device_id=values.device_id,
         ),
         batch_options=BatchOptions(values.max_queue_frames, values.max_wait, values.batch_wait_ms / 1e3),
         keep_versions=values.keep_versions,

@@ -54,6 +54,8 @@ class EngineOptions:
         workers: Sets of sessions; each runs one batch at a time.
         max_batch_frames: Frames of the largest bucket.
         cuda_graph: Capture the frame graph as a CUDA graph, kept only if it passes a self-test.
+        spinning: On the CPU, threads wait awake between two operators of a run: a run takes a tenth to a quarter less,
+            and whatever else wants the processors meanwhile, a server's event loop for one, waits longer.
         device_id: Which GPU.
     """
 
@@ -63,6 +65,7 @@ class EngineOptions:
     workers: int = 1
     max_batch_frames: int = 32
     cuda_graph: bool = False
+    spinning: bool = True
     device_id: int = 0
 
 
@@ -130,7 +133,9 @@ class FrameSession:
         self.size = size
         self.frame_shape = frame_shape
         self.session = ort.InferenceSession(
-            str(path), _session_options(threads if provider == "cpu" else 1), providers=_providers(provider, options)
+            str(path),
+            _session_options(threads if provider == "cpu" else 1, options.spinning),
+            providers=_providers(provider, options),
         )
         active = self.session.get_providers()[0]
         if active != PROVIDERS[provider]:
@@ -180,15 +185,13 @@ class FrameSession:
         return frames
 
 
-def _session_options(threads: int) -> ort.SessionOptions:
+def _session_options(threads: int, spinning: bool) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Between two operators threads wait awake, which is a tenth to a quarter of a run; between two runs they sleep, or
-    # they would take the CPU from encoders and neighbours.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # Never between two runs.
     return options
 
 
@@ -257,7 +260,7 @@ class Engine:
     def _motion_session(self) -> ort.InferenceSession:
         path = self.bundle.files["motion"]
         try:
-            session = ort.InferenceSession(str(path), _session_options(1), providers=[PROVIDERS["cpu"]])
+            session = ort.InferenceSession(str(path), _session_options(1, spinning=False), providers=[PROVIDERS["cpu"]])
         except Exception as error:
             raise BundleError(f"{path} cannot be loaded: {_one_line(error)}") from error
         self._motion_inputs = [value.name for value in session.get_inputs()]

@@ -45,6 +45,7 @@ def make_app(options: dict[str, Any]) -> Starlette:
         engine_options=EngineOptions(
             provider="cuda" if options["num_gpus"] else "cpu",
             threads=threads,
+            spinning=False,
             max_batch_frames=options["max_batch_frames"],
         ),
         batch_options=BatchOptions(options["max_queue_frames"]),
