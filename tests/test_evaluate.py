@@ -9,7 +9,7 @@ import scipy.linalg
 
 from mocogan_tf import video
 from mocogan_tf.data import shapes
-from mocogan_tf.metrics import material, registry
+from mocogan_tf.metrics import material, monitor, quality, registry
 from tests.metrics.test_features import mean_network
 from tests.test_commands import TINY, complaint, run
 
@@ -161,6 +161,13 @@ def test_what_needs_real_clips_or_a_run_says_so(tmp_path):
 def test_names_of_metrics_are_checked(name, words):
     with pytest.raises(ValueError, match=words):
         registry.find(name)
+
+
+def test_every_score_has_a_direction_or_is_right_near_that_of_real_clips():
+    names = {name for entry in registry.METRICS.values() for name in entry.names}
+    neither = {"diversity", "motion", "jerkiness"}
+    assert quality.HIGHER_IS_BETTER.keys() == names - neither
+    assert set(monitor.QUALITY) < names
 
 
 def test_every_metric_is_found_by_the_names_of_its_scores():

@@ -12,16 +12,10 @@ from mocogan_tf.metrics import acd, collapse, statistics
 from mocogan_tf.metrics.clips import generated_clips, num_different_clips, real_clips
 from mocogan_tf.metrics.kept_network import open_network
 from mocogan_tf.metrics.network import NUM_FEATURES, Recipe
+from mocogan_tf.metrics.quality import HIGHER_IS_BETTER
 
-# Metrics of which a checkpoint can be the best, and whether more is better.
-_HIGHER_IS_BETTER = {
-    "frechet_video": False,
-    "frechet_frame": False,
-    "mcs": True,
-    "acd_color": False,
-    "coverage": True,
-    "color_diversity": True,
-}
+# Metrics of which a checkpoint can be the best.
+QUALITY = ("frechet_video", "frechet_frame", "mcs", "acd_color", "coverage", "color_diversity")
 # What is reported beside them, and is neither good nor bad by itself: near that of real clips is right.
 DIVERSITY, MOTION = "diversity", "motion"
 DIVERSITY_REAL, MOTION_REAL = "diversity_real", "motion_real"
@@ -34,14 +28,9 @@ def higher_is_better(name: str) -> bool:
     Raises:
         ValueError: The metric is unknown, or is no measure of quality (`diversity`, `motion`).
     """
-    if name not in _HIGHER_IS_BETTER:
-        raise ValueError(f"No best checkpoint by {name!r}. Choose one of {', '.join(_HIGHER_IS_BETTER)}.")
-    return _HIGHER_IS_BETTER[name]
-
-
-def direction(name: str) -> bool | None:
-    """Whether more of a score is better; None where neither is, or it is unknown here."""
-    return _HIGHER_IS_BETTER.get(name)
+    if name not in QUALITY:
+        raise ValueError(f"No best checkpoint by {name!r}. Choose one of {', '.join(QUALITY)}.")
+    return HIGHER_IS_BETTER[name]
 
 
 def default_metric(config: Config) -> str:

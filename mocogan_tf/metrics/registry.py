@@ -17,6 +17,7 @@ from mocogan_tf.metrics import acd, collapse, loop, statistics, truth
 from mocogan_tf.metrics.features import OnnxFeatures, as_probabilities
 from mocogan_tf.metrics.material import Material
 from mocogan_tf.metrics.network import NUM_FEATURES
+from mocogan_tf.metrics.quality import direction
 from mocogan_tf.metrics.statistics import Estimate
 
 LONGER = 4  # `loop` continues clips to this many times the length trained on.
@@ -39,7 +40,6 @@ class Score:
         protocol: How, in words.
         features: Name and hash of the network, if any.
         real: The same number of real clips, where that says something: what a perfect model would score.
-        higher_is_better: None where neither is, and `real` is right.
     """
 
     metric: str
@@ -50,7 +50,11 @@ class Score:
     protocol: str
     features: str | None = None
     real: float | None = None
-    higher_is_better: bool | None = None
+
+    @property
+    def higher_is_better(self) -> bool | None:
+        """None where neither is, and `real` is right."""
+        return direction(self.metric)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,15 +94,14 @@ def _acd_color(material: Material) -> Iterator[Score]:
     protocol = f"mean L2 distance of the shape's mean colour over all pairs of frames of a clip, 0 to 255; {shape}"
     if found.acd is None:
         empty = Score("acd_color", None, None, material.num_videos, material.num_frames, f"{protocol}; no clip has one")
-        yield dataclasses.replace(empty, higher_is_better=False)
+        yield empty
     else:
-        yield _score(material, "acd_color", found.acd, protocol, higher_is_better=False)
+        yield _score(material, "acd_color", found.acd, protocol)
     yield _score(
         material,
         "coverage",
         found.coverage,
         f"share of clips with a shape in every frame; {shape}",
-        higher_is_better=True,
     )
     real = acd.acd_color(material.real.frames).diversity if material.config is not None else None
     words = f"mean L2 distance of the shape's mean colours of two clips, 0 to 255; {shape}"
@@ -122,7 +125,6 @@ def _acd_embedding(material: Material, file: str, name: str = "acd") -> Iterator
         protocol,
         features=network.name,
         real=real,
-        higher_is_better=False,
     )
 
 
@@ -145,7 +147,6 @@ def _mcs(material: Material) -> Iterator[Score]:
         "real clips held out is the ceiling",
         features=material.network.name,
         real=material.network.accuracy["category"],
-        higher_is_better=True,
     )
 
 
@@ -161,7 +162,6 @@ def _frechet_video(material: Material) -> Iterator[Score]:
         _frechet_with_error(real, fake),
         f"Frechet distance of clip features, covariance over N - 1; {_on_own_features(material)}",
         features=material.network.name,
-        higher_is_better=False,
     )
 
 
@@ -173,7 +173,6 @@ def _frechet_frame(material: Material) -> Iterator[Score]:
         _frechet_with_error(real, fake),
         f"Frechet distance of the features of single frames, all frames of all clips; {_on_own_features(material)}",
         features=material.network.name,
-        higher_is_better=False,
     )
 
 
@@ -201,7 +200,6 @@ def _kernel_video(material: Material) -> Iterator[Score]:
         "unbiased squared MMD of clip features about the real clips' mean, kernel (x.y/D + 1)^3; "
         f"{_on_own_features(material)}",
         features=material.network.name,
-        higher_is_better=False,
     )
 
 
@@ -214,7 +212,7 @@ def _precision_recall(material: Material) -> Iterator[Score]:
         error = float(np.sqrt(share * (1 - share) / material.num_videos))
         protocol = f"{words}, balls to the 3rd nearest neighbour; {_on_own_features(material)}"
         features = material.network.name
-        yield _score(material, name, Estimate(share, error), protocol, features=features, higher_is_better=True)
+        yield _score(material, name, Estimate(share, error), protocol, features=features)
 
 
 def _collapse(material: Material) -> Iterator[Score]:
@@ -244,7 +242,6 @@ def _loop(material: Material) -> Iterator[Score]:
         found.loop,
         f"1 - distance to the nearest earlier frame over the usual distance, {beyond}; motion that is periodic by "
         "nature scores high too",
-        higher_is_better=False,
         **about,
     )
     yield _score(
@@ -252,7 +249,6 @@ def _loop(material: Material) -> Iterator[Score]:
         "freeze",
         found.freeze,
         f"share of {beyond} that change less than a tenth of what is usual before",
-        higher_is_better=False,
         **about,
     )
     yield _score(
@@ -260,7 +256,6 @@ def _loop(material: Material) -> Iterator[Score]:
         "drift",
         found.drift,
         f"distance of the mean frames of the first and last {window} frames, over that of two clips",
-        higher_is_better=False,
         **about,
     )
 
@@ -275,7 +270,6 @@ def _truth(material: Material) -> Iterator[Score]:
         f"mean L2 change of {reader.content} between frames of a clip, 0 to 255; {reader.words}",
         features=reader.name,
         real=float(np.mean(truth.colour_change(real))),
-        higher_is_better=False,
     )
     yield _score(
         material,
@@ -297,7 +291,7 @@ def _disentanglement(material: Material, reader: truth.Reader) -> Iterator[Score
         ("motion_kept", kept.motion, f"how far {reader.motion} stay the same under another content"),
         ("content_kept", kept.content, f"how far {reader.content} stays the same under another motion"),
     ):
-        about = {"num_videos": GRID * GRID, "features": reader.name, "higher_is_better": True}
+        about = {"num_videos": GRID * GRID, "features": reader.name}
         yield _score(material, name, value, f"{words}, {grid}", **about)
 
 
@@ -317,7 +311,6 @@ def _fvd(material: Material, file: str) -> Iterator[Score]:
         f"{protocol}, covariance over N - 1, bilinear resizing",
         features=network.name,
         num_videos=FVD_CLIPS,
-        higher_is_better=False,
     )
 
 
@@ -335,7 +328,6 @@ def _inception(material: Material, file: str) -> Iterator[Score]:
         f"inception score of {IS_CLIPS} clips, {runs} times (seeds {material.seed} to {material.seed + runs - 1})",
         features=network.name,
         num_videos=IS_CLIPS,
-        higher_is_better=True,
     )
 
 

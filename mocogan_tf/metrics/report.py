@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 import mocogan_tf
 from mocogan_tf import sampling, video
-from mocogan_tf.metrics import monitor
 from mocogan_tf.metrics.clips import Clips
 from mocogan_tf.metrics.material import Material
+from mocogan_tf.metrics.quality import direction
 from mocogan_tf.metrics.registry import LONGER, Score
 
 PAGE = "index.html"
@@ -248,9 +248,8 @@ def read_history(run_dir: str | pathlib.Path, scores: Sequence[Score]) -> list[_
         if name.endswith("_real"):
             continue
         score = known.get(name)
-        better = score.higher_is_better if score else monitor.direction(name)
         real = score.real if score else next(iter(found.get(f"{name}_real", {}).values()), None)
-        curves.append(_Curve(name, sorted(points.items()), better, real))
+        curves.append(_Curve(name, sorted(points.items()), direction(name), real))
     return curves
 
 
