@@ -28,6 +28,7 @@ SETTINGS = {
     "no moving average": ["--ema_decay=0"],
     "no R1": ["--r1_image=0", "--r1_video=0"],
     "spectral norm, no R1": ["--discriminator_norm=spectral", "--r1_image=0", "--r1_video=0"],
+    "batch norm, no R1": ["--discriminator_norm=batch", "--r1_image=0", "--r1_video=0"],
     "batch norm, noise 0.1, no R1": [
         *["--discriminator_norm=batch", "--noise_sigma=0.1", "--r1_image=0", "--r1_video=0"]
     ],
