@@ -21,22 +21,7 @@ from mocogan_tf.adversarial import (
 from mocogan_tf.augment import DRAWS, augment
 
 # What a random number is for; folded into the step's seed.
-(
-    _LATENTS_IMAGE,
-    _LATENTS_VIDEO,
-    _LATENTS_IMAGE_G,
-    _LATENTS_VIDEO_G,
-    _NOISE_IMAGE,
-    _NOISE_VIDEO,
-    _NOISE_IMAGE_G,
-    _NOISE_VIDEO_G,
-) = range(8)
-_NOISE = {
-    _LATENTS_IMAGE: _NOISE_IMAGE,
-    _LATENTS_VIDEO: _NOISE_VIDEO,
-    _LATENTS_IMAGE_G: _NOISE_IMAGE_G,
-    _LATENTS_VIDEO_G: _NOISE_VIDEO_G,
-}
+_LATENTS_IMAGE, _LATENTS_VIDEO, _LATENTS_IMAGE_G, _LATENTS_VIDEO_G, _NOISE_IMAGE, _NOISE_VIDEO = range(6)
 # Folded in once more. The latents' names take the numbers from 0.
 _FRAME, _AUGMENT_REAL, _AUGMENT_FAKE = 100, 101, 102
 
@@ -91,58 +76,64 @@ class MoCoGAN(AdversarialModel):
         """One step of each network. Returns the logged scalars by name."""
         videos, labels = batch["videos"], batch["labels"]
         images = None if self.image_discriminator is None else batch["images"]
+        # A network's instance noise has one seed per step, for real clips, fakes and the generator's step alike. Each
+        # sees noise of the right distribution, and TensorFlow, finding the same operation three times, draws it once.
+        noise = {purpose: self._noise_seed(purpose) for purpose in (_NOISE_IMAGE, _NOISE_VIDEO)}
         if self.share_fakes:
-            return self._end_step(self._step_together(images, videos, labels))
-        logs = {} if images is None else self._step_d_image(images)
-        logs.update(self._step_d_video(videos, labels))
-        logs.update(self._step_g(0 if images is None else images.shape[0], videos.shape[:2]))
+            return self._end_step(self._step_together(images, videos, labels, noise))
+        logs = {} if images is None else self._step_d_image(images, noise)
+        logs.update(self._step_d_video(videos, labels, noise))
+        logs.update(self._step_g(0 if images is None else images.shape[0], videos.shape[:2], noise))
         return self._end_step(logs)
 
-    def _step_d_image(self, images):
+    def _step_d_image(self, images, noise):
         fakes = self._fake_images(images.shape[0], _LATENTS_IMAGE)
         return self._minimize(
-            lambda: self._loss_d_image(images, self._judged_images(fakes, _LATENTS_IMAGE)),
+            lambda: self._loss_d_image(images, self._judged_images(fakes, _LATENTS_IMAGE, noise), noise),
             self.image_discriminator,
             self.d_image_optimizer,
         )
 
-    def _step_d_video(self, videos, labels):
+    def _step_d_video(self, videos, labels, noise):
         fakes, category = self._fake_videos(videos.shape[:2], _LATENTS_VIDEO)
         return self._minimize(
-            lambda: self._loss_d_video(videos, labels, *self._judged_videos(fakes, _LATENTS_VIDEO), category),
+            lambda: self._loss_d_video(
+                videos, labels, *self._judged_videos(fakes, _LATENTS_VIDEO, noise), category, noise
+            ),
             self.video_discriminator,
             self.d_video_optimizer,
         )
 
-    def _step_g(self, num_images, video_shape):
+    def _step_g(self, num_images, video_shape, noise):
         def loss():
             fakes, category = self._fake_videos(video_shape, _LATENTS_VIDEO_G)
-            judged = self._judged_videos(fakes, _LATENTS_VIDEO_G)
+            judged = self._judged_videos(fakes, _LATENTS_VIDEO_G, noise)
             image_logits = None
             if self.image_discriminator is not None:
                 images = self._fake_images(num_images, _LATENTS_IMAGE_G)
-                image_logits = self._judged_images(images, _LATENTS_IMAGE_G)
+                image_logits = self._judged_images(images, _LATENTS_IMAGE_G, noise)
             return self._loss_g(image_logits, *judged, category)
 
         return self._minimize(loss, self.generator, self.g_optimizer)
 
-    def _step_together(self, images, videos, labels):
+    def _step_together(self, images, videos, labels, noise):
         """One step of all networks on the same fakes, which are drawn and judged once."""
         image_logits, logs = None, {}
         with tf.GradientTape(persistent=True) as tape:
             fakes, category = self._fake_videos(videos.shape[:2], _LATENTS_VIDEO)
-            judged = self._judged_videos(fakes, _LATENTS_VIDEO)
+            judged = self._judged_videos(fakes, _LATENTS_VIDEO, noise)
             if images is not None:
-                image_logits = self._judged_images(self._fake_images(images.shape[0], _LATENTS_IMAGE), _LATENTS_IMAGE)
+                fake_images = self._fake_images(images.shape[0], _LATENTS_IMAGE)
+                image_logits = self._judged_images(fake_images, _LATENTS_IMAGE, noise)
         if images is not None:
             logs |= self._minimize(
-                lambda: self._loss_d_image(images, image_logits),
+                lambda: self._loss_d_image(images, image_logits, noise),
                 self.image_discriminator,
                 self.d_image_optimizer,
                 tape,
             )
         logs |= self._minimize(
-            lambda: self._loss_d_video(videos, labels, *judged, category),
+            lambda: self._loss_d_video(videos, labels, *judged, category, noise),
             self.video_discriminator,
             self.d_video_optimizer,
             tape,
@@ -152,33 +143,29 @@ class MoCoGAN(AdversarialModel):
             lambda: self._loss_g(image_logits, *judged, category), self.generator, self.g_optimizer, tape
         )
 
-    def _judged_images(self, fakes, purpose):
+    def _judged_images(self, fakes, purpose, noise):
         """What D_I says of generated images."""
         fakes = side_by_side(self._augment(fakes, purpose, _AUGMENT_FAKE))
-        return self.image_discriminator(fakes, training=True, seed=self._noise_of_fakes(purpose))
+        return self.image_discriminator(fakes, training=True, seed=noise[_NOISE_IMAGE])
 
-    def _judged_videos(self, fakes, purpose):
+    def _judged_videos(self, fakes, purpose, noise):
         """What D_V says of generated clips: logits and class logits."""
         fakes = self._augment(fakes, purpose, _AUGMENT_FAKE)
-        return self.video_discriminator(fakes, training=True, seed=self._noise_of_fakes(purpose))
+        return self.video_discriminator(fakes, training=True, seed=noise[_NOISE_VIDEO])
 
-    def _noise_of_fakes(self, purpose):
-        return fold(self._noise_seed(_NOISE[purpose]), 1)
-
-    def _loss_d_image(self, images, fake_logits):
+    def _loss_d_image(self, images, fake_logits, noise):
         """D_I's loss on real images, which it judges here, and on what it said of fakes."""
         # Real and fake in passes of their own, so that batch normalisation never mixes them.
         images = side_by_side(self._augment(images, _LATENTS_IMAGE, _AUGMENT_REAL))
-        real_logits = self.image_discriminator(images, training=True, seed=fold(self._noise_seed(_NOISE_IMAGE), 0))
+        real_logits = self.image_discriminator(images, training=True, seed=noise[_NOISE_IMAGE])
         gan = losses.discriminator_loss(real_logits, fake_logits, self.label_smoothing)
         logs = {LOSS_D_IMAGE: gan, ACCURACY_D_IMAGE: accuracy(real_logits, fake_logits)}
         return gan + self._r1(self.r1_image, self.image_discriminator, images), logs
 
-    def _loss_d_video(self, videos, labels, fake_logits, fake_classes, fake_category):
+    def _loss_d_video(self, videos, labels, fake_logits, fake_classes, fake_category, noise):
         """D_V's loss on real clips, which it judges here, and on what it said of fakes."""
         videos = self._augment(videos, _LATENTS_VIDEO, _AUGMENT_REAL)
-        noise = fold(self._noise_seed(_NOISE_VIDEO), 0)
-        real_logits, real_classes = self.video_discriminator(videos, training=True, seed=noise)
+        real_logits, real_classes = self.video_discriminator(videos, training=True, seed=noise[_NOISE_VIDEO])
         gan = losses.discriminator_loss(real_logits, fake_logits, self.label_smoothing)
         logs = {LOSS_D_VIDEO: gan, ACCURACY_D_VIDEO: accuracy(real_logits, fake_logits)}
         total = gan + self._r1(self.r1_video, lambda x, **kwargs: self.video_discriminator(x, **kwargs)[0], videos)

@@ -1,8 +1,10 @@
 """What the convolutional networks share: DCGAN's initial weights, normalisation and arithmetic of sizes."""
 
 import keras
+import tensorflow as tf
 from keras import ops
 
+FUSED_TYPES = (tf.float32, tf.float16, tf.bfloat16)  # Of TensorFlow's fused batch normalisation.
 SMALLEST_MAP = 4  # Height and width of the smallest feature map, at which generator and discriminators end.
 
 
@@ -13,13 +15,43 @@ def normal_weights():
 
 def batch_norm(name, synchronized=False):
     """Batch normalisation with the authors' momentum and epsilon; the scale starts at N(1, 0.02) (DCGAN's code)."""
-    return keras.layers.BatchNormalization(
+    return BatchNorm(
         momentum=0.9,
         epsilon=1e-5,
         gamma_initializer=keras.initializers.RandomNormal(mean=1.0, stddev=0.02),
         synchronized=synchronized,
         name=name,
     )
+
+
+@keras.saving.register_keras_serializable("mocogan_tf")
+class BatchNorm(keras.layers.BatchNormalization):
+    """Keras's batch normalisation of the last axis, while training in TensorFlow's fused operation.
+
+    The same function and the same moving statistics (biased variances), in one pass over the data where Keras makes
+    several. Where replicas share their statistics, or in types that the operation has not, it is Keras's own.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        channels = inputs.shape[-1]
+        if not (training and self.trainable) or self._is_shared() or inputs.dtype not in FUSED_TYPES:
+            return super().call(inputs, training=training, mask=mask)
+        # oneDNN is quick in half precision where channels fill its blocks, and four times slower where they do not.
+        dtype = inputs.dtype if channels % 16 == 0 else tf.float32
+        rows = tf.cast(tf.reshape(inputs, (1, 1, -1, channels)), dtype)
+        scale = tf.convert_to_tensor(self.gamma)
+        offset = tf.zeros_like(scale) if self.beta is None else tf.convert_to_tensor(self.beta)
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=rows, scale=scale, offset=offset, mean=[], variance=[], epsilon=self.epsilon, is_training=True
+        )
+        # The operation gives the unbiased variance.
+        size = tf.cast(tf.size(rows) // channels, variance.dtype)
+        for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance * (size - 1) / size)):
+            moving.assign(moving * self.momentum + value * (1.0 - self.momentum))
+        return tf.cast(tf.reshape(outputs, tf.shape(inputs)), inputs.dtype)
+
+    def _is_shared(self):
+        return self.synchronized and tf.distribute.get_strategy().num_replicas_in_sync > 1
 
 
 class SpectralNorm(keras.layers.Wrapper):

@@ -11,7 +11,7 @@ import keras
 from keras import layers, ops
 
 from mocogan_tf.latents import CodeSpec
-from mocogan_tf.models.blocks import SMALLEST_MAP, num_halvings
+from mocogan_tf.models.blocks import SMALLEST_MAP, BatchNorm, num_halvings
 from mocogan_tf.models.discriminators import Discriminator
 from mocogan_tf.models.generator import OverTime, PerFrame
 
@@ -28,7 +28,7 @@ def _small_uniform():
 
 def _batch_norm(name, synchronized, center=False):
     """Batch normalisation with Chainer's momentum and epsilon; without the shift but in the image generator's maps."""
-    return layers.BatchNormalization(momentum=0.9, epsilon=2e-5, center=center, synchronized=synchronized, name=name)
+    return BatchNorm(momentum=0.9, epsilon=2e-5, center=center, synchronized=synchronized, name=name)
 
 
 def _temporal_generator(z, video_length, ngf, sync_batch_norm):

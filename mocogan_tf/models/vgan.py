@@ -11,7 +11,7 @@ import keras
 from keras import layers, ops
 
 from mocogan_tf.latents import CodeSpec
-from mocogan_tf.models.blocks import SMALLEST_MAP, num_halvings
+from mocogan_tf.models.blocks import SMALLEST_MAP, BatchNorm, num_halvings
 from mocogan_tf.models.discriminators import Discriminator
 
 KERNEL = 4  # In space and in time.
@@ -23,7 +23,7 @@ def _weights():
 
 
 def _batch_norm(name, epsilon, synchronized):
-    return layers.BatchNormalization(
+    return BatchNorm(
         momentum=0.9,
         epsilon=epsilon,
         gamma_initializer=keras.initializers.RandomNormal(mean=1.0, stddev=0.02),
