@@ -20,19 +20,18 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 # What each run changes of the profile.
+NO_NORM = ["--discriminator_norm=none", "--r1_image=0.3", "--r1_video=2"]
 SETTINGS = {
     "as it is": [],
-    "shared fakes": ["--share_fakes"],
+    "fakes of each network's own": ["--noshare_fakes"],
     "two frames to D_I": ["--image_frames=2"],
     "three frames to D_I": ["--image_frames=3"],
     "no moving average": ["--ema_decay=0"],
-    "no R1": ["--r1_image=0", "--r1_video=0"],
-    "spectral norm, no R1": ["--discriminator_norm=spectral", "--r1_image=0", "--r1_video=0"],
-    "batch norm, no R1": ["--discriminator_norm=batch", "--r1_image=0", "--r1_video=0"],
-    "batch norm, noise 0.1, no R1": [
-        *["--discriminator_norm=batch", "--noise_sigma=0.1", "--r1_image=0", "--r1_video=0"]
-    ],
-    "noise 0.1": ["--noise_sigma=0.1"],
+    "no noise": ["--noise_sigma=0"],
+    "noise 0.2": ["--noise_sigma=0.2"],
+    "spectral norm": ["--discriminator_norm=spectral"],
+    "R1 in place of the norm": NO_NORM,
+    "R1 in place of norm and noise": [*NO_NORM, "--noise_sigma=0"],
     "update gate from 0": ["--update_gate_bias=0"],
     "first state as wide as noise": ["--motion_init_scale=1"],
     "step sizes 2e-4": ["--learning_rate=2e-4", "--learning_rate_d=2e-4"],

@@ -29,12 +29,12 @@ def balance_warning(name, flag, loss, accuracy):
     if loss < WON[0] and accuracy > WON[1]:
         return (
             f"the {name} discriminator has won: loss {loss:.3f}, accuracy {accuracy:.3f}; the generator learns little. "
-            f"Raise --{flag} or --noise_sigma, or lower --learning_rate_d."
+            f"Raise --noise_sigma, or without batch normalisation --{flag}, or lower --learning_rate_d."
         )
     if loss > BLIND[0] and accuracy < BLIND[1]:
         return (
             f"the {name} discriminator tells nothing apart: loss {loss:.3f}, accuracy {accuracy:.3f}. "
-            f"Lower --{flag}, or raise --learning_rate_d."
+            f"Lower --noise_sigma or --{flag}, or raise --learning_rate_d."
         )
     return None
 
