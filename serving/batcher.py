@@ -29,6 +29,9 @@ from serving.errors import Cancelled, DeadlineExceeded, Overloaded, ServingError
 QUANTUM = 16
 # Batches whose frames are still being copied out while the next one runs.
 DELIVERIES_PER_WORKER = 2
+# A burst may wait, but under lasting overload a longer queue answers nobody sooner. So once the foreseen wait has been
+# above this share of its bound for so many seconds, the share is the bound, until for as long nobody was refused.
+LASTING, PATIENCE = 0.4, 1.0
 # This many failed batches in a row, and the process says that it is not alive.
 FAILURES_UNTIL_DEAD = 3
 log = logging.getLogger("serving.batcher")
@@ -93,7 +96,8 @@ class Batcher:
             workers: How many of its workers there are.
             max_batch_frames: Frames of a full batch.
             max_queue_frames: Frames admitted at one time, from acceptance to the encoded answer.
-            max_wait_seconds: Longest wait for others, as far as it can be foreseen, with which a request is let in.
+            max_wait_seconds: Longest wait for others, as far as it can be foreseen, with which a request is let in;
+                under overload that lasts, `LASTING` times that.
             wait_seconds: How long an idle worker waits for a batch to fill; 0 starts at once, and batches
                 form from what arrives during the one before.
             observer: Gets the numbers.
@@ -105,6 +109,8 @@ class Batcher:
         self.wait_seconds = wait_seconds
         self.observer = observer
         self._admitted: list[int] = []
+        self._overloaded = False
+        self._calm_at = self._refused_at = time.monotonic()
         self.queued_frames = 0
         self.seconds_per_frame = 0.0
         self.failures = 0
@@ -135,10 +141,18 @@ class Batcher:
             Overloaded: There is no room, or no chance to be done by the deadline; `retry_after` says when.
         """
         with self._changed:
-            wait = self._foreseen_wait(num_frames)
-            late = time.monotonic() + wait + num_frames * self.seconds_per_frame > deadline
+            now, wait = time.monotonic(), self._foreseen_wait(num_frames)
+            if wait <= LASTING * self.max_wait_seconds:
+                self._calm_at = now
+            if self._overloaded:
+                self._overloaded = now - self._refused_at <= PATIENCE
+            else:
+                self._overloaded = now - self._calm_at > PATIENCE
+            bound = self.max_wait_seconds * (LASTING if self._overloaded else 1.0)
+            late = now + wait + num_frames * self.seconds_per_frame > deadline
             full = self.admitted_frames + num_frames > self.max_queue_frames
-            if self._admitted and (full or late or wait > self.max_wait_seconds):
+            if self._admitted and (full or late or wait > bound):
+                self._refused_at = now
                 raise Overloaded(
                     f"The queue is full: {self.admitted_frames} of {self.max_queue_frames} frames are taken, "
                     f"{num_frames} more were asked for and would wait {wait:.1f} s. Try again later.",

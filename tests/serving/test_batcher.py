@@ -165,6 +165,28 @@ def test_a_foreseen_wait_that_is_too_long_is_refused_at_once():
     with_batcher(test, max_queue_frames=10_000, max_wait_seconds=0.5)
 
 
+def test_under_lasting_overload_the_wait_is_bounded_more_tightly_until_it_is_over(monkeypatch):
+    monkeypatch.setattr("serving.batcher.PATIENCE", 0.05)
+
+    async def test(batcher, renderer):
+        with batcher.admit(16):
+            batcher.seconds_per_frame = 0.01
+            assert not refused(batcher, 16)  # 0.16 s behind one: calm.
+            with batcher.admit(16):
+                assert not refused(batcher, 16)  # 0.32 s behind two: a burst.
+                time.sleep(0.06)
+                assert refused(batcher, 16)  # Still: it lasts.
+            assert not refused(batcher, 16)  # Room for one again,
+            with batcher.admit(16):
+                assert refused(batcher, 16)  # but not for more,
+            time.sleep(0.06)
+            assert not refused(batcher, 16)  # until nobody was refused for a while:
+            with batcher.admit(16):
+                assert not refused(batcher, 16)  # the next burst may wait.
+
+    with_batcher(test, max_queue_frames=10_000, max_wait_seconds=0.5)
+
+
 def test_a_failing_engine_fails_its_requests_and_then_says_that_it_is_dead():
     async def test(batcher, renderer):
         renderer.fail = True
