@@ -5,10 +5,10 @@ runs with `evaluate.py`. What is done already is not done again, and a run that 
 can be given as often as there is time. Prints a Markdown table of means over the seeds, with the least and the largest
 beside them: all scores are of 256 clips of each run's last step.
 
-The columns: `frechet_video`; how far the clothes' or the shape's colours change within a clip (`identity`, on `shapes`
-the content distance `acd_color`), beside the share of clips in which they can be seen at all (`coverage`); `mcs`;
-`diversity` of clips; the loss of each discriminator and the share of clips or frames that it tells apart, over the last
-quarter of the steps.
+The columns: `frechet_video`, `precision`, `recall`; how far the clothes' or the shape's colours change within a clip
+(`identity`, on `shapes` the content distance `acd_color`), beside the share of clips in which they can be seen at all
+(`coverage`); `mcs`; `diversity` of clips; the loss of each discriminator and the share of clips or frames that it tells
+apart, over the last quarter of the steps. Look at the runs' `samples/` too: no score has eyes.
 """
 
 import argparse
@@ -20,22 +20,22 @@ import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
 # What each run changes of the profile.
-NO_NORM = ["--discriminator_norm=none", "--r1_image=0.3", "--r1_video=2"]
+NO_R1 = ["--r1_image=0", "--r1_video=0"]
 SETTINGS = {
     "as it is": [],
-    "fakes of each network's own": ["--noshare_fakes"],
+    "shared fakes": ["--share_fakes"],
     "two frames to D_I": ["--image_frames=2"],
     "three frames to D_I": ["--image_frames=3"],
     "no moving average": ["--ema_decay=0"],
-    "no noise": ["--noise_sigma=0"],
-    "noise 0.2": ["--noise_sigma=0.2"],
-    "spectral norm": ["--discriminator_norm=spectral"],
-    "R1 in place of the norm": NO_NORM,
-    "R1 in place of norm and noise": [*NO_NORM, "--noise_sigma=0"],
-    "update gate from 0": ["--update_gate_bias=0"],
-    "first state as wide as noise": ["--motion_init_scale=1"],
-    "step sizes 2e-4": ["--learning_rate=2e-4", "--learning_rate_d=2e-4"],
-    "half the step size for D": ["--learning_rate_d=2.5e-4"],
+    "no R1": NO_R1,
+    "spectral norm, no R1": ["--discriminator_norm=spectral", *NO_R1],
+    "batch norm, no R1": ["--discriminator_norm=batch", *NO_R1],
+    "batch norm, noise 0.1, no R1": ["--discriminator_norm=batch", "--noise_sigma=0.1", *NO_R1],
+    "noise 0.1": ["--noise_sigma=0.1"],
+    "update gate from 1": ["--update_gate_bias=1"],
+    "first state half as wide": ["--motion_init_scale=0.5"],
+    "step sizes 5e-4": ["--learning_rate=5e-4", "--learning_rate_d=5e-4"],
+    "half the step size for D": ["--learning_rate_d=1e-4"],
     "warm-up, 200 steps": ["--warmup_steps=200"],
     "label smoothing 0.1": ["--label_smoothing=0.1"],
     "augmentation": ["--augment=translation,cutout"],
@@ -43,11 +43,11 @@ SETTINGS = {
     "category to the decoder": ["--category_to=image"],
 }
 METRICS = {
-    "shapes": "frechet_video,acd_color,mcs,diversity",
-    "taichi": "frechet_video,identity,mcs,diversity",
+    "shapes": "frechet_video,precision,acd_color,mcs,diversity",
+    "taichi": "frechet_video,precision,identity,mcs,diversity",
 }
 BALANCE = ("loss_d_image", "accuracy_d_image", "loss_d_video", "accuracy_d_video")
-COLUMNS = ("frechet_video", "identity", "acd_color", "coverage", "mcs", "diversity", *BALANCE)
+COLUMNS = ("frechet_video", "precision", "recall", "identity", "acd_color", "coverage", "mcs", "diversity", *BALANCE)
 
 
 def run_name(setting):

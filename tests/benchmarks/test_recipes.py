@@ -29,9 +29,9 @@ def run(monkeypatch, *arguments):
 
 
 def test_only_what_is_missing_is_trained(tmp_path, asked, monkeypatch, capsys):
-    common = [f"--out={tmp_path}", "--datasets", "shapes", "--settings", "as it is", "no noise", "--seeds"]
+    common = [f"--out={tmp_path}", "--datasets", "shapes", "--settings", "as it is", "no R1", "--seeds"]
     run(monkeypatch, *common, "0", "--", "--steps=3")
-    assert asked == [("shapes", "as it is", 0, ("--steps=3",)), ("shapes", "no noise", 0, ("--steps=3",))]
+    assert asked == [("shapes", "as it is", 0, ("--steps=3",)), ("shapes", "no R1", 0, ("--steps=3",))]
     asked.clear()
     run(monkeypatch, *common, "0", "1", "--", "--steps=3")
     assert [seed for _, _, seed, _ in asked] == [1, 1]
@@ -41,7 +41,7 @@ def test_only_what_is_missing_is_trained(tmp_path, asked, monkeypatch, capsys):
     assert "holds runs with the flags --steps=3" in capsys.readouterr().err
     asked.clear()
     run(monkeypatch, *common, "0", "1", "2", "--table")
-    assert asked == [] and "| no noise | 2 |" in capsys.readouterr().out
+    assert asked == [] and "| no R1 | 2 |" in capsys.readouterr().out
 
 
 def test_the_balance_is_the_mean_over_the_last_quarter(tmp_path):
@@ -55,7 +55,6 @@ def test_every_setting_changes_the_profile(setting):
     changes = dict(flag.removeprefix("--").partition("=")[::2] for flag in recipes.SETTINGS[setting])
     profile = Config(**cli.PROFILES["cpu"]["mocogan"])
     for name, text in changes.items():
-        name = name if text else name.removeprefix("no")  # A flag without a value: an option switched off.
         value = getattr(profile, name)
-        changed = type(value)(text) if text else False
+        changed = type(value)(text) if text else True  # A flag without a value switches an option on.
         assert changed != value, name
