@@ -75,6 +75,7 @@ def plain_server(bundle):
             self.close_connection = True
 
     server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    server.handle_error = lambda *_: None  # Clients that gave up: counted where they are sent from.
     print(f"http://127.0.0.1:{server.server_port}", flush=True)
     server.serve_forever()
 
@@ -123,7 +124,9 @@ def run(bundle, seconds, rounds, requests=0):
     engine = Engine(read_bundle(bundle), EngineOptions(spinning=False))  # As the server runs it.
     rate = 2 * engine_rate(engine, seconds)
     plain = ["-c", f"from benchmarks.serving import plain_server; plain_server({str(bundle)!r})"]
+    started = time.perf_counter()
     with our_server(bundle) as (_, ours):
+        ready = time.perf_counter() - started
         load(ours, 5, 1)
         per_clip = {OURS: [], PLAIN: [], ENGINE: []}
         loads = {}
@@ -143,6 +146,7 @@ def run(bundle, seconds, rounds, requests=0):
         loads["saturated, webp"] = load(ours, 2 * capacity, seconds, "format=webp")
     report = {
         "results": results,
+        "seconds_to_ready": ready,
         **timing.ratios({name: results[name] for name in (OURS, PLAIN)}, OURS),
         "share_of_engine": results[ENGINE]["median_s"] / results[OURS]["median_s"],
         "loads": loads,
@@ -163,6 +167,7 @@ def main():
     if flags.json:
         print(json.dumps(report))
         return
+    print(f"from start to ready {report['seconds_to_ready']:.1f} s")
     for name, result in report["results"].items():
         print(f"{name:16} {1 / result['median_s']:7.1f} clips/s")
     for name, result in report["loads"].items():

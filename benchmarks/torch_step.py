@@ -107,6 +107,8 @@ class TorchStep:
             for n, rate in zip(networks, (config.learning_rate, *2 * [config.learning_rate_d]), strict=True)
         ]
         if compiled:
+            # The three networks, with and without gradients, count as one function, which may have eight shapes only.
+            torch._dynamo.config.recompile_limit = 64
             self.generator.decoder = torch.compile(self.generator.decoder)
             self.d_image, self.d_video = torch.compile(self.d_image), torch.compile(self.d_video)
 
