@@ -90,8 +90,11 @@ def running(command, stream, pattern):
             if found is None:
                 raise SystemExit(f"The server did not start: {' '.join(command)}")
             # Left unread, a full pipe would stop the server.
-            threading.Thread(target=lambda: [None for _ in lines], daemon=True).start()
+            reader = threading.Thread(target=lambda: [None for _ in lines], daemon=True)
+            reader.start()
             yield process, found.group(1)
+            process.kill()
+            reader.join()  # Before the pipe is closed under it.
         finally:
             process.kill()
 
