@@ -23,24 +23,25 @@ ROOT = pathlib.Path(__file__).parent.parent
 NO_R1 = ["--r1_image=0", "--r1_video=0"]
 SETTINGS = {
     "as it is": [],
+    "published step sizes, GRU as PyTorch starts it": [
+        *["--learning_rate=2e-4", "--learning_rate_d=2e-4", "--update_gate_bias=0", "--motion_init_scale=1"],
+    ],
     "shared fakes": ["--share_fakes"],
     "two frames to D_I": ["--image_frames=2"],
-    "three frames to D_I": ["--image_frames=3"],
-    "no moving average": ["--ema_decay=0"],
+    "first state as wide as noise": ["--motion_init_scale=1"],
+    "noise 0.1": ["--noise_sigma=0.1"],
     "no R1": NO_R1,
-    "spectral norm, no R1": ["--discriminator_norm=spectral", *NO_R1],
     "batch norm, no R1": ["--discriminator_norm=batch", *NO_R1],
     "batch norm, noise 0.1, no R1": ["--discriminator_norm=batch", "--noise_sigma=0.1", *NO_R1],
-    "noise 0.1": ["--noise_sigma=0.1"],
-    "update gate from 1": ["--update_gate_bias=1"],
-    "first state half as wide": ["--motion_init_scale=0.5"],
-    "step sizes 5e-4": ["--learning_rate=5e-4", "--learning_rate_d=5e-4"],
-    "half the step size for D": ["--learning_rate_d=1e-4"],
+    "spectral norm, no R1": ["--discriminator_norm=spectral", *NO_R1],
+    "no moving average": ["--ema_decay=0"],
+    "half the step size for D": ["--learning_rate_d=2.5e-4"],
     "warm-up, 200 steps": ["--warmup_steps=200"],
     "label smoothing 0.1": ["--label_smoothing=0.1"],
     "augmentation": ["--augment=translation,cutout"],
     "no D_I": ["--image_discriminator=none"],
     "category to the decoder": ["--category_to=image"],
+    "no D_I, category to the decoder": ["--image_discriminator=none", "--category_to=image"],
 }
 METRICS = {
     "shapes": "frechet_video,precision,acd_color,mcs,diversity",

@@ -14,16 +14,18 @@ import onnx
 import tensorflow as tf
 
 from export.contract import FILES, Contract, read_contract
-from export.model_card import model_card
+from export.model_card import SAMPLE, model_card
 from export.proof import CHECKSUMS, Check, bundle_files, sha256, table, verify_content, verify_files
 from export.tf_serving import write_tf_serving
 from export.to_onnx import to_onnx
 from export.to_saved_model import signatures, write_saved_model
 from export.triton import write_triton
 from export.warmup import write_warmup
+from mocogan_tf import sampling, video
 from mocogan_tf.latents import sample_latents
 
 GOLDEN_SEED = 2018
+_SAMPLE_SIZE = 64  # Pixels to which smaller frames are brought, by whole factors.
 GOLDEN_VIDEOS = 2  # The second shows that the clip's index enters the draw.
 
 
@@ -94,6 +96,7 @@ def _write_and_verify(
     write_saved_model(generator, contract, saved_model)
     write_warmup(contract, {name: item.inputs for name, item in signatures(contract).items()}, saved_model)
     _write_golden(generator, contract, folder / FILES["golden"])
+    _write_sample(generator, contract, folder / SAMPLE)
     write_tf_serving(contract, folder / "tf_serving")
     write_triton(contract, folder / "triton")
     files = {role: name for role, name in FILES.items() if (folder / name).exists()}
@@ -113,6 +116,14 @@ def _write_golden(generator: Any, contract: Contract, path: pathlib.Path) -> Non
     outputs = {name: np.asarray(made[name]) for name in contract.outputs}
     arrays: dict[str, Any] = {"seed": np.int64(GOLDEN_SEED), **latents, **outputs}
     np.savez_compressed(path, **arrays)
+
+
+def _write_sample(generator: Any, contract: Contract, path: pathlib.Path) -> None:
+    """Writes a picture for the card: the clips that the run's own sample grids show."""
+    stride = generator.frame_stride
+    clips, columns = sampling.overview(generator, contract.video_length // stride, seed=0)
+    clips = video.scale_up(clips, max(1, _SAMPLE_SIZE // contract.image_size))
+    video.write_video(path, video.grid(clips, columns), contract.fps / stride)
 
 
 def _replace(out: pathlib.Path, staging: pathlib.Path) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 from export.contract import LAYOUT, POSTPROCESS, Contract, TensorSpec
 
+SAMPLE = "sample.gif"
+
 
 def model_card(contract: Contract, provenance: dict[str, Any], checks: str) -> str:
     """Returns the card's text.
@@ -22,6 +24,8 @@ def model_card(contract: Contract, provenance: dict[str, Any], checks: str) -> s
     libraries = ", ".join(f"{name} {version}" for name, version in provenance["libraries"].items())
     return f"""# {contract.name}, version {contract.version}
 
+![Clips of this bundle]({SAMPLE})
+
 Generates short videos: {contract.channels}-channel frames of {contract.image_size}x{contract.image_size} at \
 {contract.fps:g} frames per second, trained on clips of {contract.video_length} frames. \
 The architecture is {_ARCHITECTURES[contract.model]}.
@@ -31,12 +35,12 @@ The architecture is {_ARCHITECTURES[contract.model]}.
 | Categories | {categories} |
 | Category enters | {f"the {contract.category_to} network" if contract.dim_category else "-"} |
 | Trained on | {data.get("name", "unknown")}{f", {data['num_clips']} clips" if "num_clips" in data else ""} |
-| Training steps | {provenance["step"]} |
+| Training steps | {provenance["step"]}{_duration(provenance)} |
 | Seed of the run | {config.get("seed", "unknown")} |
 | Precision of training | {config.get("precision", "unknown")} |
 | Weights | {"moving average of the generator's" if config.get("ema_decay") else "the generator's"} |
 | Made with | {libraries} |
-{_metrics(provenance)}
+{_command(provenance)}{_scores(provenance)}{_metrics(provenance)}
 ## Inputs and outputs
 
 | name | shape | type | draw from |
@@ -115,6 +119,29 @@ def _longer(contract: Contract) -> str:
         f"Clips longer than {contract.video_length} frames continue the motion; the model was never trained on their "
         "later part."
     )
+
+
+def _duration(provenance: dict[str, Any]) -> str:
+    seconds = provenance.get("training_seconds")
+    return f", {seconds / 60:.0f} minutes" if seconds else ""
+
+
+def _command(provenance: dict[str, Any]) -> str:
+    if "command" not in provenance:
+        return ""
+    return f"\n## Trained with\n\n```bash\n{provenance['command']}\n```\n"
+
+
+def _scores(provenance: dict[str, Any]) -> str:
+    scores = provenance.get("scores") or {}
+    if not scores:
+        return ""
+    rows = "\n".join(
+        f"| {name} | {score['value']:.4g}{f' ± {error:.2g}' if (error := score['std_error']) else ''} "
+        f"| {score['num_videos']} | {score['seed']} |"
+        for name, score in scores.items()
+    )
+    return f"\n## Scored with evaluate.py\n\n| metric | value | clips | seed |\n|---|---|---|---|\n{rows}\n"
 
 
 def _metrics(provenance: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ import onnxruntime
 import tensorflow as tf
 
 from export.contract import Contract
-from mocogan_tf import __version__, checkpoints, run_directory
+from mocogan_tf import __version__, checkpoints, cli, run_directory
 from mocogan_tf.latents import CodeSpec
 
 
@@ -80,6 +80,9 @@ def open_run(
         "step": step,
         "checkpoint_sha256": description["sha256"],
         "metrics": metrics,
+        "scores": _scores(run_dir, step),
+        "command": cli.command(config),
+        "training_seconds": training_seconds(run_dir, step),
         "data": data,
         "generator": generator.get_config(),
         # Where data lay on the machine that trained is nobody's business.
@@ -87,6 +90,34 @@ def open_run(
         "libraries": library_versions(),
     }
     return Source(generator, contract, provenance)
+
+
+def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The whole lines of a .jsonl file, or none."""
+    lines = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:  # A kill can cut the last one off.
+            continue
+    return lines
+
+
+def _scores(run_dir: pathlib.Path, step: int) -> dict[str, dict[str, Any]]:
+    """What `evaluate.py` has said of a checkpoint, by metric; the last word where it was asked more than once."""
+    kept = ("value", "std_error", "num_videos", "seed")
+    lines = [line for line in _lines(run_dir / "metrics.jsonl") if line.get("checkpoint_step") == step]
+    return {line["metric"]: {key: line[key] for key in kept} for line in lines if line["value"] is not None}
+
+
+def training_seconds(run_dir: pathlib.Path, step: int) -> float:
+    """Seconds that the steps up to a checkpoint took; a line of the log has the mean since the line before."""
+    seconds, previous = 0.0, 0
+    for line in _lines(run_dir / "log.jsonl"):
+        if line["step"] <= step:
+            seconds += (line["step"] - previous) * line["seconds_per_step"]
+            previous = line["step"]
+    return round(seconds, 1)
 
 
 def library_versions() -> dict[str, str]:

@@ -154,6 +154,31 @@ def config_from_flags(values, profile):
     return Config(**{**PROFILES[profile][model], **preset, **given})
 
 
+def command(config):
+    """Returns the command that trains a resolved configuration, from the profile that needs the fewest flags.
+
+    Folders are left to the reader; so is the precision, which `auto` chooses on the machine at hand.
+    """
+    left = {"dataset", "model", "data_dir", "cache_dir", "precision"}
+    if config.category_loss != "infogan":
+        left |= {"dim_category", "category_loss"}  # Both follow from the clips' labels.
+    values = {name: getattr(config, name) for name in fields_of(config.model) if name not in left}
+    given = {}
+    for profile in PROFILES:
+        base = Config(**{**PROFILES[profile][config.model], "model": config.model})
+        given[profile] = [_flag(name, value) for name, value in values.items() if getattr(base, name) != value]
+    shortest = min(given, key=lambda profile: len(given[profile]))
+    words = [f"--dataset={config.dataset}", *["--data_dir=CLIPS"] * bool(config.data_dir)]
+    words += [f"--model={config.model}"] * (config.model != "mocogan")
+    return " ".join(["python train.py", *words, f"--profile={shortest}", *given[shortest]])
+
+
+def _flag(name, value):
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no{name}"
+    return f"--{name}={value}"
+
+
 def run(main, positional=0):
     """Runs a command: `main(argv) -> exit code`; an expected error becomes one line and exit code 1.
 

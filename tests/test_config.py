@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -15,6 +17,27 @@ def test_json_round_trip(tmp_path):
     config = Config(ngf=8, dataset="shapes", learning_rate=1e-5, deterministic=True)
     (tmp_path / "config.json").write_text(config.to_json())
     assert Config.from_json(tmp_path / "config.json") == config
+
+
+@pytest.mark.parametrize(
+    ("profile", "changes"),
+    [
+        ("cpu", {"model": "mocogan", "dataset": "shapes", "learning_rate": 5e-4, "share_fakes": True}),
+        ("paper", {"model": "tgan", "dataset": "folder", "data_dir": "/clips", "sync_batch_norm": False, "seed": 7}),
+        ("smoke", {"model": "mocogan", "dim_category": 4, "category_loss": "infogan", "augment": "cutout"}),
+    ],
+)
+def test_the_command_of_a_configuration_gives_it_again(profile, changes):
+    config = Config(**{**cli.PROFILES[profile][changes["model"]], **changes})
+    words = cli.command(config.resolve_categories(2)).removeprefix("python train.py ").replace("CLIPS", "/clips")
+    # In a process of its own: absl's flags are defined once.
+    code = (
+        "import sys; from absl import flags; from mocogan_tf import cli; cli.define_config_flags(); "
+        "flags.FLAGS(sys.argv); print(cli.config_from_flags(flags.FLAGS, flags.FLAGS.profile).to_json())"
+    )
+    process = subprocess.run([sys.executable, "-c", code, *words.split()], capture_output=True, text=True, check=True)
+    assert json.loads(process.stdout) == json.loads(config.to_json())
+    assert f"--profile={profile}" in words and len(words.split()) <= len(changes) + 2
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"ngf": 8, "colour": "red"}'])

@@ -4,11 +4,14 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from export import bundle
 from export.bundle import next_version, write_bundle
 from export.contract import read_contract
 from export.proof import Check, bundle_files
+from mocogan_tf import sampling
+from mocogan_tf.video import grid, scale_up
 from tests.export.conftest import make_contract, make_generator, provenance_of
 
 
@@ -58,6 +61,30 @@ def test_the_model_card_shows_the_contract_and_the_proof(exported):
     card = (exported[0] / "MODEL_CARD.md").read_text()
     for part in ("push, wave, turn", "`motion_noise` | [batch, time, 5]", "warm-up records", "signature seed_png"):
         assert part in card
+
+
+def test_the_card_shows_clips_that_play(exported):
+    folder, generator, contract, _ = exported
+    card = (folder / "MODEL_CARD.md").read_text()
+    name = card.split("](")[1].split(")")[0]
+    with Image.open(folder / name) as sample:
+        assert (sample.n_frames, sample.info["duration"]) == (
+            contract.video_length,
+            120,
+        )  # 8 a second, as GIF holds it.
+        shown = np.asarray(sample.convert("RGB"))
+    drawn, columns = sampling.overview(generator, contract.video_length, seed=0)
+    expected = grid(scale_up(drawn, 2), columns)[0]
+    assert shown.shape == expected.shape
+    # A GIF has 256 colours, dithered: right in the mean of some pixels.
+    shown, expected = (_shrunk(pixels, 16) for pixels in (shown, expected))
+    assert np.abs(shown - expected).mean() < 4
+
+
+def _shrunk(pixels, factor):
+    height, width = (size // factor * factor for size in pixels.shape[:2])
+    cells = pixels[:height, :width].reshape(height // factor, factor, width // factor, factor, 3)
+    return cells.mean((1, 3))
 
 
 def test_the_card_s_example_runs_as_it_stands(exported, monkeypatch):

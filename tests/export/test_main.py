@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from export import dependencies, verify
+from export import dependencies, source, verify
 from export.contract import read_contract
+from export.model_card import model_card
 from export.source import open_run
 from mocogan_tf import checkpoints
 from tests.export.conftest import CATEGORIES
@@ -66,14 +67,36 @@ def test_an_expected_error_is_one_line(tmp_path):
 
 
 def test_the_contract_follows_from_the_run(run_dir):
-    source = open_run(run_dir, "latest", version=7)
-    contract = source.contract
+    opened = open_run(run_dir, "latest", version=7)
+    contract = opened.contract
     assert (contract.name, contract.version) == ("mocogan-shapes", 7)
     assert contract.categories == CATEGORIES
     assert (contract.fps, contract.video_length, contract.frame_buckets) == (8.0, 4, (4, 8))
-    assert source.provenance["step"] == 0
-    assert len(source.provenance["checkpoint_sha256"]) == 64
-    json.dumps(source.provenance)
+    assert opened.provenance["step"] == 0
+    assert len(opened.provenance["checkpoint_sha256"]) == 64
+    json.dumps(opened.provenance)
+
+
+def test_the_bundle_says_how_it_was_trained_and_scored(copy):
+    scored = {"metric": "mcs", "std_error": 0.1, "num_videos": 64, "seed": 0, "checkpoint_step": 0}
+    lines = [{**scored, "value": 0.5}, {**scored, "value": 0.75}, {**scored, "value": 0.9, "checkpoint_step": 50}]
+    (copy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"metric": "cut o')
+    opened = open_run(copy, "latest")
+    assert opened.provenance["scores"] == {"mcs": {"value": 0.75, "std_error": 0.1, "num_videos": 64, "seed": 0}}
+    assert "--dim_content=6" in opened.provenance["command"]
+    card = model_card(opened.contract, opened.provenance, "")
+    assert "| mcs | 0.75 ± 0.1 | 64 | 0 |" in card and f"\n{opened.provenance['command']}\n" in card
+
+
+def test_seconds_of_training_end_with_the_checkpoint(tmp_path):
+    log = [
+        {"step": 4, "seconds_per_step": 2.0},
+        {"step": 10, "seconds_per_step": 0.5},
+        {"step": 20, "seconds_per_step": 9.0},
+    ]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    assert source.training_seconds(tmp_path, 10) == 4 * 2.0 + 6 * 0.5
+    assert source.training_seconds(tmp_path / "none", 10) == 0
 
 
 def test_categories_found_without_labels_have_no_names(copy):
