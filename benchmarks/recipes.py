@@ -1,9 +1,9 @@
 """The recipe's options beside each other: python -m benchmarks.recipes --out=runs/recipes [-- flags of train.py]
 
-Trains the profile `cpu` as it is, with larger steps, and with one thing more changed at a time, each with every seed, and scores the ends of the
-runs with `evaluate.py`. What is done already is not done again, and a run that was interrupted goes on, so the command
-can be given as often as there is time. Prints a Markdown table of means over the seeds, with the least and the largest
-beside them: all scores are of 256 clips of each run's last step.
+Trains the profile `cpu` as it is, with larger steps, and with one thing more changed at a time, each with every seed,
+and scores the ends of the runs with `evaluate.py`. What is done already is not done again, and a run that was
+interrupted goes on, so the command can be given as often as there is time. Prints a Markdown table of means over the
+seeds, with the least and the largest beside them: all scores are of 256 clips of each run's last step.
 
 The columns: `frechet_video`, `precision`, `recall`; how far the clothes' or the shape's colours change within a clip
 (`identity`, on `shapes` the content distance `acd_color`), beside the share of clips in which they can be seen at all
@@ -19,8 +19,8 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
-# What each run changes of the profile. A few hundred steps tell little of the profile itself, whose step sizes are made for
-# thousands; so single changes are made to a recipe that starts faster.
+# What each run changes of the profile. A few hundred steps tell little of the profile itself, whose step sizes are made
+# for thousands; so single changes are made to a recipe that starts faster.
 FAST = ["--learning_rate=5e-4", "--learning_rate_d=5e-4", "--update_gate_bias=1", "--motion_init_scale=0.5"]
 NO_R1 = ["--r1_image=0", "--r1_video=0"]
 SETTINGS = {

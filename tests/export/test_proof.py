@@ -1,15 +1,20 @@
 """The proof of a bundle passes what is right and names what is not."""
 
 import json
+import pathlib
 import shutil
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import numpy_helper
 
 from export import proof
+from export.contract import read_contract
 from export.proof import CHECKSUMS, bundle_files, sha256, verify, verify_content, verify_files
+
+PRETRAINED = pathlib.Path(__file__).parents[2] / "pretrained"
 
 
 @pytest.fixture
@@ -40,6 +45,18 @@ def test_a_bundle_proves_itself_without_its_run(exported):
     checks = verify(exported[0])
     assert failures(checks) == []
     assert len(checks) == len(exported[3])
+
+
+@pytest.mark.parametrize("folder", sorted(PRETRAINED.glob("*/")), ids=lambda folder: folder.name)
+def test_the_bundles_to_start_with_are_whole_and_say_how_they_were_made(folder):
+    assert all(check.passed for check in verify_files(folder))
+    contract, described = read_contract(folder)
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    golden = np.load(folder / "golden.npz")
+    video, _ = session.run(["video", "motion_state"], {name: golden[name] for name in contract.inputs})
+    np.testing.assert_allclose(video, golden["video"], atol=1e-4)
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert described["provenance"]["command"] in card and "## Scored with evaluate.py" in card
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "golden.npz", "MODEL_CARD.md", "bundle.json"])
