@@ -92,28 +92,19 @@ def open_run(
     return Source(generator, contract, provenance)
 
 
-def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The whole lines of a .jsonl file, or none."""
-    lines = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:  # A kill can cut the last one off.
-            continue
-    return lines
-
-
 def _scores(run_dir: pathlib.Path, step: int) -> dict[str, dict[str, Any]]:
     """What `evaluate.py` has said of a checkpoint, by metric; the last word where it was asked more than once."""
     kept = ("value", "std_error", "num_videos", "seed")
-    lines = [line for line in _lines(run_dir / "metrics.jsonl") if line.get("checkpoint_step") == step]
+    lines = [
+        line for line in run_directory.read_lines(run_dir / "metrics.jsonl") if line.get("checkpoint_step") == step
+    ]
     return {line["metric"]: {key: line[key] for key in kept} for line in lines if line["value"] is not None}
 
 
 def training_seconds(run_dir: pathlib.Path, step: int) -> float:
     """Seconds that the steps up to a checkpoint took; a line of the log has the mean since the line before."""
     seconds, previous = 0.0, 0
-    for line in _lines(run_dir / "log.jsonl"):
+    for line in run_directory.read_lines(run_dir / "log.jsonl"):
         if line["step"] <= step:
             seconds += (line["step"] - previous) * line["seconds_per_step"]
             previous = line["step"]

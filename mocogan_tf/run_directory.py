@@ -84,6 +84,17 @@ def read_data(run_dir):
         raise ValueError(f"Cannot read {path}: {error!r}") from error
 
 
+def read_lines(path):
+    """Returns the objects in a run's .jsonl file, without a last line that a kill cut off; none if there is no file."""
+    lines = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            continue
+    return lines
+
+
 _DATA_FIELDS = {"name": str, "categories": list, "num_clips": int, "fps": float}
 _FROM_CLIPS = ("dim_category", "category_loss")
 

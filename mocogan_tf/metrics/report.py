@@ -6,7 +6,6 @@ import base64
 import dataclasses
 import html
 import io
-import json
 import math
 import pathlib
 import string
@@ -21,6 +20,7 @@ from mocogan_tf.metrics.clips import Clips
 from mocogan_tf.metrics.material import Material
 from mocogan_tf.metrics.quality import direction
 from mocogan_tf.metrics.registry import LONGER, Score
+from mocogan_tf.run_directory import read_lines
 
 PAGE = "index.html"
 TEMPLATE = pathlib.Path(__file__).with_name("report.html")
@@ -235,11 +235,11 @@ def read_history(run_dir: str | pathlib.Path, scores: Sequence[Score]) -> list[_
     Where both have a step, the later evaluation counts. Lines that are no JSON are passed over.
     """
     found: dict[str, dict[int, float]] = {}
-    for line in _lines(pathlib.Path(run_dir) / "evaluations.jsonl"):
+    for line in read_lines(pathlib.Path(run_dir) / "evaluations.jsonl"):
         for name, value in line.items():
             if name != "step" and isinstance(value, int | float):
                 found.setdefault(name, {})[int(line["step"])] = float(value)
-    for line in _lines(pathlib.Path(run_dir) / "metrics.jsonl"):
+    for line in read_lines(pathlib.Path(run_dir) / "metrics.jsonl"):
         if line.get("value") is not None and line.get("checkpoint_step") is not None:
             found.setdefault(line["metric"], {})[int(line["checkpoint_step"])] = float(line["value"])
     known = {score.metric: score for score in scores}
@@ -251,15 +251,6 @@ def read_history(run_dir: str | pathlib.Path, scores: Sequence[Score]) -> list[_
         real = score.real if score else next(iter(found.get(f"{name}_real", {}).values()), None)
         curves.append(_Curve(name, sorted(points.items()), direction(name), real))
     return curves
-
-
-def _lines(path: pathlib.Path) -> Iterable[dict]:
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue
 
 
 def _svg_figure(curve: _Curve) -> str:
