@@ -84,19 +84,19 @@ def plain_server(bundle):
 def running(command, stream, pattern):
     """Starts a server, and yields its process and the address that it prints on a stream in the form of a pattern."""
     with subprocess.Popen([sys.executable, *command], cwd=ROOT, text=True, **{stream: subprocess.PIPE}) as process:
+        lines = getattr(process, stream)
+        # Left unread, a full pipe would stop the server.
+        reader = threading.Thread(target=lambda: [None for _ in lines], daemon=True)
         try:
-            lines = getattr(process, stream)
             found = next((match for line in lines if (match := re.search(pattern, line))), None)
             if found is None:
                 raise SystemExit(f"The server did not start: {' '.join(command)}")
-            # Left unread, a full pipe would stop the server.
-            reader = threading.Thread(target=lambda: [None for _ in lines], daemon=True)
             reader.start()
             yield process, found.group(1)
-            process.kill()
-            reader.join()  # Before the pipe is closed under it.
         finally:
             process.kill()
+            if reader.is_alive():
+                reader.join()  # Before the pipe is closed under it.
 
 
 def our_server(bundle):

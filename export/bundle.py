@@ -25,8 +25,8 @@ from mocogan_tf import sampling, video
 from mocogan_tf.latents import sample_latents
 
 GOLDEN_SEED = 2018
-_SAMPLE_SIZE = 64  # Pixels to which smaller frames are brought, by whole factors.
 GOLDEN_VIDEOS = 2  # The second shows that the clip's index enters the draw.
+_SAMPLE_SIZE = 64  # Pixels to which smaller frames of the card's picture are brought, by whole factors.
 
 
 def next_version(out: pathlib.Path) -> int:

@@ -160,7 +160,7 @@ def command(config):
     Folders are left to the reader; so is the precision, which `auto` chooses on the machine at hand.
     """
     left = {"dataset", "model", "data_dir", "cache_dir", "precision"}
-    if config.category_loss != "infogan":
+    if config.category_loss == "supervised":
         left |= {"dim_category", "category_loss"}  # Both follow from the clips' labels.
     values = {name: getattr(config, name) for name in fields_of(config.model) if name not in left}
     given = {}

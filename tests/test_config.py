@@ -25,6 +25,7 @@ def test_json_round_trip(tmp_path):
         ("cpu", {"model": "mocogan", "dataset": "shapes", "learning_rate": 5e-4, "share_fakes": True}),
         ("paper", {"model": "tgan", "dataset": "folder", "data_dir": "/clips", "sync_batch_norm": False, "seed": 7}),
         ("smoke", {"model": "mocogan", "dim_category": 4, "category_loss": "infogan", "augment": "cutout"}),
+        ("cpu", {"model": "mocogan", "dataset": "shapes", "dim_category": 0, "category_loss": "none"}),
     ],
 )
 def test_the_command_of_a_configuration_gives_it_again(profile, changes):
