@@ -120,10 +120,9 @@ def _write_golden(generator: Any, contract: Contract, path: pathlib.Path) -> Non
 
 def _write_sample(generator: Any, contract: Contract, path: pathlib.Path) -> None:
     """Writes a picture for the card: the clips that the run's own sample grids show."""
-    stride = generator.frame_stride
-    clips, columns = sampling.overview(generator, contract.video_length // stride, seed=0)
+    clips, columns = sampling.overview(generator, contract.video_length, seed=0)
     clips = video.scale_up(clips, max(1, _SAMPLE_SIZE // contract.image_size))
-    video.write_video(path, video.grid(clips, columns), contract.fps / stride)
+    video.write_video(path, video.grid(clips, columns), contract.fps / generator.frame_stride)
 
 
 def _replace(out: pathlib.Path, staging: pathlib.Path) -> None:

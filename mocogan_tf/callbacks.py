@@ -171,11 +171,11 @@ class Samples(PerStep):
     MoCoGAN's are a grid of contents by motions, a baseline's are random.
     """
 
-    def __init__(self, run_dir, start_step, every, *, num_frames, fps, seed, tensorboard):
+    def __init__(self, run_dir, start_step, every, *, video_length, fps, seed, tensorboard):
         super().__init__(start_step)
         self.folder = pathlib.Path(run_dir) / "samples"
         self.every = every
-        self.num_frames, self.fps, self.seed = num_frames, fps, seed
+        self.video_length, self.fps, self.seed = video_length, fps, seed
         self.tensorboard = tensorboard
         self.written = None
 
@@ -189,10 +189,9 @@ class Samples(PerStep):
 
     def write(self, step):
         """Writes the grid of `sampling.overview`."""
-        stride = self.model.sampler.frame_stride
-        clips, columns = sampling.overview(self.model.sampler, self.num_frames // stride, seed=self.seed)
+        clips, columns = sampling.overview(self.model.sampler, self.video_length, seed=self.seed)
         self.folder.mkdir(parents=True, exist_ok=True)
-        film, fps = video.grid(clips, columns), self.fps / stride
+        film, fps = video.grid(clips, columns), self.fps / self.model.sampler.frame_stride
         video.write_video(self.folder / f"step-{step:08d}.webp", video.scale_up(film, 2), fps)
         video.write_image(self.folder / f"step-{step:08d}.png", video.film_strips(clips))
         self.tensorboard.write_film("samples", film, fps, step)

@@ -140,18 +140,24 @@ def restore(gan, run_dir, step):
     """Loads weights, optimizer state and step of one checkpoint into a compiled model.
 
     Raises:
-        ValueError: The file is missing, damaged, or does not fill every variable.
+        ValueError: The file is missing or damaged, or it is whole and holds other networks.
     """
     weights, description = paths(run_dir, step)
     try:
         expected = json.loads(description.read_text())["sha256"]
         if _sha256(weights) != expected:
             raise ValueError("its checksum is wrong")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"Checkpoint {weights} cannot be restored: {error}") from error
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # Keras only warns when an optimizer's state is left out.
             gan.load_weights(weights)
     except (OSError, ValueError, KeyError, UserWarning) as error:
-        raise ValueError(f"Checkpoint {weights} cannot be restored: {error}") from error
+        raise ValueError(
+            f"Checkpoint {weights} cannot be restored: it is whole, but of other networks than this version makes "
+            f"of the run's configuration. {error}"
+        ) from error
 
 
 def restore_latest(gan, run_dir):
@@ -161,7 +167,7 @@ def restore_latest(gan, run_dir):
         The step, or None if there is no checkpoint.
 
     Raises:
-        ValueError: There are checkpoints, but none is whole.
+        ValueError: There are checkpoints, but none can be restored.
     """
     found = steps(run_dir)
     for step in reversed(found):
@@ -171,7 +177,7 @@ def restore_latest(gan, run_dir):
         except ValueError as error:
             logging.warning("%s Trying the one before it.", error)
     if found:
-        raise ValueError(f"No checkpoint in {run_dir} is whole. Start again with another --run_dir.")
+        raise ValueError(f"No checkpoint in {run_dir} can be restored. Start again with another --run_dir.")
     return None
 
 

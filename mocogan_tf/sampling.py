@@ -81,14 +81,20 @@ def _check_separates(generator):
         raise ValueError("This run's model has one code for content and motion together. Use --mode=random.")
 
 
-def overview(generator, num_frames, *, seed):
+def overview(generator, video_length, *, seed):
     """The clips that a run's sample grids show: contents by motions, or random ones where these are not apart.
 
     Four contents by four motions, or by as many as there are categories, up to eight; or sixteen clips.
 
+    Args:
+        generator: `VideoGenerator`, or a baseline's.
+        video_length: Frames that the generator makes of a clip, of which every `frame_stride`-th is shown.
+        seed: Which clips.
+
     Returns:
         (uint8 clips `[N, T, H, W, C]`, columns of their grid).
     """
+    num_frames = video_length // generator.frame_stride
     if not separates(generator):
         return random_clips(generator, 16, num_frames, seed=seed), 4
     motions = min(max(4, generator.latents.dim_category), 8)

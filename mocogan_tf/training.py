@@ -179,7 +179,7 @@ def _callbacks(config, run_dir, start_step, videos, frame_stride, is_chief):
             run_dir,
             start_step,
             config.sample_every,
-            num_frames=config.video_length,
+            video_length=config.video_length,
             fps=videos.fps / config.every_nth,
             seed=config.seed,
             tensorboard=tensorboard,

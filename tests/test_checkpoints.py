@@ -185,13 +185,13 @@ def test_a_damaged_description_counts_as_a_damaged_checkpoint(config, run_dir, c
 def test_no_whole_checkpoint_is_an_error_and_none_at_all_is_not(gan, run_dir, tmp_path_factory):
     for step in (1, 2, 3):
         damage_flip(checkpoints.paths(run_dir, step)[0])
-    with pytest.raises(ValueError, match="No checkpoint .* is whole"):
+    with pytest.raises(ValueError, match="No checkpoint .* can be restored"):
         checkpoints.restore_latest(gan, run_dir)
     assert checkpoints.restore_latest(gan, tmp_path_factory.mktemp("empty")) is None
 
 
 def test_weights_of_another_network_are_refused(run_dir):
-    with pytest.raises(ValueError, match="cannot be restored"):
+    with pytest.raises(ValueError, match="cannot be restored: it is whole, but of other networks"):
         checkpoints.restore(build_gan(tiny_config(ngf=8)), run_dir, 3)
 
 

@@ -117,7 +117,7 @@ def test_a_damaged_checkpoint_is_refused(copy):
     content = bytearray(weights.read_bytes())
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(ValueError, match="cannot be restored"):
+    with pytest.raises(ValueError, match="cannot be restored: its checksum is wrong"):
         open_run(copy, "latest")
 
 
