@@ -33,6 +33,7 @@ def build_generator(config, name="generator", sync_batch_norm=False):
         category_to=config.category_to,
         update_gate_bias=config.update_gate_bias,
         motion_init_scale=config.motion_init_scale,
+        content_modulation=config.content_modulation,
         **shared,
     )
 

@@ -72,6 +72,7 @@ PRESETS = {
         "category_to": "image",
         "update_gate_bias": 0.0,
         "motion_init_scale": 1.0,
+        "content_modulation": False,
         "ngf": 64,
         "ndf": 64,
         "image_discriminator": "patch",

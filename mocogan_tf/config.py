@@ -97,6 +97,11 @@ class Config:
         minimum=0.01,
         only=_MOCOGAN,
     )
+    content_modulation: bool = _opt(
+        False,
+        "The content code also scales the decoder's channels, so that it looks the same wherever motion puts it.",
+        only=_MOCOGAN,
+    )
     ngf: int = _opt(64, "Filters of the generator's last hidden layer (TGAN: of the last but one).", minimum=1)
     ndf: int = _opt(64, "Filters of the discriminators' first layer.", minimum=1)
     image_discriminator: str = _opt(

@@ -43,7 +43,7 @@ class PerFrame(layers.Layer):
         return (*codes_shape[:2], *self.decoder.output_shape[1:])
 
 
-def frame_decoder(dim_z, ngf, image_size, channels, sync_batch_norm=False):
+def frame_decoder(dim_z, ngf, image_size, channels, sync_batch_norm=False, dim_modulating=0):
     """Builds the image decoder G_I.
 
     At 64x64 the transposed convolutions have 8, 4, 2 and 1 times `ngf` filters and then `channels`: kernel 4, the first
@@ -56,6 +56,9 @@ def frame_decoder(dim_z, ngf, image_size, channels, sync_batch_norm=False):
         image_size: 32, 64 or 128.
         channels: Colour channels of a frame.
         sync_batch_norm: Share batch statistics between replicas.
+        dim_modulating: So many first values of the code also scale the channels of every hidden layer, by a linear map
+            of them plus 1, after its normalisation (self-modulation, Chen et al. 2019, arXiv 1810.01365, without their
+            offset): the same everywhere in a frame, whatever the rest of the code draws where. 0: none do.
 
     Returns:
         keras.Model from `[N, dim_z]` to float32 `[N, H, W, C]` in [-1, 1].
@@ -68,10 +71,18 @@ def frame_decoder(dim_z, ngf, image_size, channels, sync_batch_norm=False):
         strides, padding = (1, "valid") if i == 0 else (2, "same")
         x = _conv_transpose(filters, strides, padding, name=f"conv_{i}")(x)
         x = batch_norm(f"norm_{i}", sync_batch_norm)(x)
+        if dim_modulating:
+            x = layers.Multiply(name=f"modulated_{i}")([x, _gains(codes[:, :dim_modulating], filters, i)])
         x = layers.ReLU(name=f"relu_{i}")(x)
     x = _conv_transpose(channels, 2, "same", name=f"conv_{doublings}")(x)
     frames = layers.Activation("tanh", dtype=keras.config.floatx(), name="tanh")(x)
     return keras.Model(codes, frames, name="decoder")
+
+
+def _gains(code, filters, i):
+    """A factor for every channel, `[N, 1, 1, filters]`; untrained, 1 with a deviation of 1."""
+    gains = layers.Dense(filters, kernel_initializer="lecun_normal", bias_initializer="ones", name=f"gains_{i}")(code)
+    return layers.Reshape((1, 1, filters), name=f"gains_map_{i}")(gains)
 
 
 def _conv_transpose(filters, strides, padding, name):
@@ -117,6 +128,9 @@ class VideoGenerator(keras.Model):
         motion_init_scale: The GRU starts at this times `motion_init`. Its states keep within (-1, 1) and in practice
             well within; a start drawn as wide as they are makes a clip's first frames like all others. `motion_state`
             is given in the units of `motion_init`.
+        content_modulation: What stays the same over a clip (the content code, and with `category_to` "image" the
+            category) also scales the decoder's channels. Through the first layer alone, each place in a frame has to
+            learn for itself what a content looks like there; these scales are the same in all places.
 
     Raises:
         ValueError: `image_size` or `category_to` is not one of the above, or `motion_init_scale` is not positive.
@@ -135,6 +149,7 @@ class VideoGenerator(keras.Model):
         sync_batch_norm=False,
         update_gate_bias=0.0,
         motion_init_scale=1.0,
+        content_modulation=False,
         name="generator",
         **kwargs,
     ):
@@ -168,7 +183,8 @@ class VideoGenerator(keras.Model):
         motion_state = _scaled(end, 1 / motion_init_scale, "motion_end")
         codes = _join([repeated["content"], *to_image, z_motion], "codes")
 
-        decoder = frame_decoder(codes.shape[-1], ngf, image_size, channels, sync_batch_norm)
+        dim_modulating = codes.shape[-1] - dim_motion if content_modulation else 0
+        decoder = frame_decoder(codes.shape[-1], ngf, image_size, channels, sync_batch_norm, dim_modulating)
         video = PerFrame(decoder, name="frames")(codes)
         super().__init__(inputs=inputs, outputs={"video": video, "motion_state": motion_state}, name=name, **kwargs)
         self.latents = latents
@@ -189,6 +205,7 @@ class VideoGenerator(keras.Model):
             "sync_batch_norm": sync_batch_norm,
             "update_gate_bias": update_gate_bias,
             "motion_init_scale": motion_init_scale,
+            "content_modulation": content_modulation,
         }
 
     def get_config(self):

@@ -146,6 +146,34 @@ def test_the_first_state_is_as_wide_as_it_is_told():
     assert narrow.get_config()["motion_init_scale"] == 0.25
 
 
+@pytest.mark.parametrize("category_to", ["motion", "image"])
+def test_what_stays_over_a_clip_scales_the_channels_where_it_is_told_to(category_to):
+    generator, plain = make(content_modulation=True, category_to=category_to), make(category_to=category_to)
+    reference.random_weights(generator)
+    latents = sample_latents(generator.latents, 1, 5, seed=3)
+    clip_code = [latents["content"], *([latents["category"]] if category_to == "image" else [])]
+    plain.motion.set_weights(generator.motion.get_weights())
+    for layer in plain.decoder.layers:
+        layer.set_weights(generator.decoder.get_layer(layer.name).get_weights())
+    # One clip's scales are a scale and an offset of the normalisation before them.
+    for i in range(3):
+        kernel, bias = generator.decoder.get_layer(f"gains_{i}").get_weights()
+        gains = (np.concatenate(clip_code, axis=-1) @ kernel + bias)[0]
+        norm = plain.decoder.get_layer(f"norm_{i}")
+        norm.gamma.assign(norm.gamma * gains)
+        norm.beta.assign(norm.beta * gains)
+    np.testing.assert_allclose(run(generator, latents)["video"], run(plain, latents)["video"], atol=1e-5)
+    assert VideoGenerator.from_config(generator.get_config()).count_params() == generator.count_params()
+
+
+def test_modulation_starts_around_one_whatever_the_size_of_the_code():
+    for dim_content in (4, 50):
+        generator = VideoGenerator(dim_content=dim_content, image_size=32, content_modulation=True)
+        content = np.random.default_rng(0).standard_normal((500, dim_content)).astype("float32")
+        gains = np.asarray(generator.decoder.get_layer("gains_0")(content))
+        assert abs(gains.mean() - 1) < 0.1 and 0.8 < gains.std() < 1.2
+
+
 def test_the_update_gate_starts_where_it_is_told_and_slows_motion():
     def mean_change(bias):
         keras.utils.set_random_seed(0)
