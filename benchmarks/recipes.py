@@ -28,6 +28,8 @@ SETTINGS = {
     "fast": FAST,
     "fast, shared fakes": [*FAST, "--share_fakes"],
     "fast, two frames to D_I": [*FAST, "--image_frames=2"],
+    "fast, modulated content": [*FAST, "--content_modulation"],
+    "fast, modulated content of 8 numbers": [*FAST, "--content_modulation", "--dim_content=8"],
     "fast, first state as wide as noise": [*FAST, "--motion_init_scale=1"],
     "fast, noise 0.1": [*FAST, "--noise_sigma=0.1"],
     "fast, no R1": [*FAST, *NO_R1],

@@ -139,6 +139,74 @@ def project_first_map(graph: Graph) -> None:
     graph.drop_unused_weights()
 
 
+def join_products(graph: Graph, source: str) -> None:
+    """Joins the first matrix product with those of the source's first columns, so that all of it can be taken off.
+
+    Modulation multiplies the first columns of a code by weights of its own, one product per layer. With zeros for the
+    columns behind, they stand beside the first layer's weights: one `Gemm`, then a `Split`.
+
+    Args:
+        graph: Changed in place, if it is of this form.
+        source: Its input `[N, dim_z]`.
+    """
+    readers = graph.consumers(source)
+    if [node.op_type for node in readers] != ["Gemm", "Slice"] or len(readers[0].input) != 3:
+        return
+    first, columns = readers
+    products = graph.consumers(columns.output[0])
+    sums = [_only_reader(graph, product) for product in products]
+    starts, ends = (graph.weights[name] for name in columns.input[1:3])
+    if starts.any() or {node.op_type for node in products} != {"MatMul"} or {node.op_type for node in sums} != {"Add"}:
+        return
+    weights, biases = [graph.weights[first.input[1]]], [graph.weights[first.input[2]]]
+    for product, shifted in zip(products, sums, strict=True):
+        behind = weights[0].shape[0] - int(ends[-1])
+        weights.append(np.pad(graph.weights[product.input[1]], ((0, behind), (0, 0))))
+        biases.append(next(graph.weights[name] for name in shifted.input if name in graph.weights))
+    name = first.output[0]
+    graph.weights |= {
+        f"{name}/joined_W": np.concatenate(weights, axis=1),
+        f"{name}/joined_B": np.concatenate(biases),
+        f"{name}/sizes": np.array([bias.size for bias in biases], np.int64),
+    }
+    removed = [first, columns, *products, *sums]
+    outputs = [name, *(shifted.output[0] for shifted in sums)]
+    graph.nodes = [
+        helper.make_node("Gemm", [source, f"{name}/joined_W", f"{name}/joined_B"], [f"{name}/joined"]),
+        helper.make_node("Split", [f"{name}/joined", f"{name}/sizes"], outputs, axis=1),
+        *(node for node in graph.nodes if node not in removed),
+    ]
+    graph.drop_unused_weights()
+
+
+def scale_channels_in_place(graph: Graph) -> None:
+    """Removes the two `Transpose` around a scale `[N, 1, 1, C]` of channels and its `Relu`; the scale turns instead."""
+    makers = {value: node for node in graph.nodes for value in node.output}
+    for product in [node for node in graph.nodes if node.op_type == "Mul"]:
+        there, scale = (makers.get(name, NodeProto()) for name in product.input)
+        relu = _only_reader(graph, product)
+        back = _only_reader(graph, relu)
+        kinds = [node.op_type for node in (there, scale, relu, back)]
+        if kinds != ["Transpose", "Reshape", "Relu", "Transpose"] or _only_reader(graph, scale) != product:
+            continue
+        shape = graph.weights.get(scale.input[1])
+        if shape is None or shape[:3].tolist() != [-1, 1, 1]:
+            continue
+        name = scale.output[0]
+        graph.weights[f"{name}/shape"] = shape[[0, 3, 1, 2]]
+        scale.input[1] = f"{name}/shape"
+        product.input[0] = there.input[0]
+        relu.output[0] = back.output[0]
+        graph.nodes = [node for node in graph.nodes if node not in (there, back)]
+    graph.drop_unused_weights()
+
+
+def _only_reader(graph: Graph, node: NodeProto) -> NodeProto:
+    """The only node that reads another's only output; an empty one if there is none or several."""
+    readers = graph.consumers(node.output[0]) if len(node.output) == 1 else []
+    return readers[0] if len(readers) == 1 else NodeProto()
+
+
 def take_first_product(graph: Graph, source: str, dim_z: int) -> tuple[Graph, str, Array, Array]:
     """Takes off the matrix product with which a graph begins.
 

@@ -22,9 +22,11 @@ from export.fold import (
     Graph,
     fold_scale_and_shift,
     half_precision,
+    join_products,
     merge_reshapes,
     project_first_map,
     rename,
+    scale_channels_in_place,
     take_first_product,
 )
 from mocogan_tf import __version__
@@ -326,6 +328,8 @@ def convert(function: Callable[[Any], Any], dim_z: int, prefix: str, source: str
     graph = Graph(list(converted.graph.node), constants)
     fold_scale_and_shift(graph)
     project_first_map(graph)
+    join_products(graph, converted.graph.input[0].name)
+    scale_channels_in_place(graph)
     rename(graph, prefix, {converted.graph.input[0].name: source, converted.graph.output[0].name: result})
     return graph
 

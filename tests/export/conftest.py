@@ -55,6 +55,9 @@ def set_realistic_weights(generator, seed):
             # Products that one output adds up: all of the 1x1 map, a quarter of the kernel where it doubles the size.
             taps = layer.kernel.shape[-1] * (1 if layer.padding == "valid" else 4)
             layer.kernel.assign(rng.normal(0, np.sqrt(2 / taps), layer.kernel.shape))
+        if isinstance(layer, keras.layers.Dense):
+            layer.kernel.assign(0.3 * layer.kernel)
+            layer.bias.assign(np.ones(layer.bias.shape))
 
 
 def run_keras(generator, latents):

@@ -9,9 +9,11 @@ from export.fold import (
     Graph,
     fold_scale_and_shift,
     half_precision,
+    join_products,
     merge_reshapes,
     project_first_map,
     rename,
+    scale_channels_in_place,
     take_first_product,
 )
 
@@ -134,6 +136,62 @@ def test_a_graph_that_begins_otherwise_gets_the_identity(graph):
     assert value == "x"
     np.testing.assert_array_equal(weight, np.eye(5))
     np.testing.assert_array_equal(shift, np.zeros(5))
+
+
+def modulated(starts=(0, 0)):
+    """A first product of 5 columns to 12, and scales of 3 and 4 channels by the first two columns (2 to 4 to begin)."""
+    nodes = [
+        helper.make_node("Gemm", ["x", "w", "b"], ["first"]),
+        helper.make_node("Slice", ["x", "starts", "ends", "axes"], ["columns"]),
+        helper.make_node("MatMul", ["columns", "w_1"], ["p_1"]),
+        helper.make_node("Add", ["p_1", "b_1"], ["gains_1"]),
+        helper.make_node("MatMul", ["columns", "w_2"], ["p_2"]),
+        helper.make_node("Add", ["b_2", "p_2"], ["gains_2"]),
+        helper.make_node("Concat", ["gains_2", "first", "gains_1"], ["y"], axis=1),
+    ]
+    weights = {"w": normal(5, 12), "b": normal(12), "w_1": normal(2, 3), "b_1": normal(3)}
+    weights |= {"w_2": normal(2, 4), "b_2": normal(4), "starts": np.array(starts, np.int64)}
+    ends = np.array([2**31 - 1, starts[1] + 2], np.int64)
+    return Graph(nodes, weights | {"ends": ends, "axes": np.array([0, 1], np.int64)})
+
+
+def test_products_of_a_code_and_of_its_first_columns_become_one():
+    graph, x = modulated(), normal(4, 5)
+    before = run(graph, x)
+    join_products(graph, "x")
+    assert [node.op_type for node in graph.nodes] == ["Gemm", "Split", "Concat"]
+    np.testing.assert_allclose(run(graph, x), before, atol=1e-6)
+    rest, _, weight, _ = take_first_product(graph, "x", 5)
+    assert weight.shape == (5, 12 + 3 + 4) and rest.nodes[0].op_type == "Split"
+
+
+def test_products_of_other_columns_stay():
+    graph, x = modulated(starts=(0, 1)), normal(4, 5)
+    before = run(graph, x)
+    join_products(graph, "x")
+    assert len(graph.nodes) == 7
+    np.testing.assert_array_equal(run(graph, x), before)
+
+
+def scaled_channels(shape):
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["sizes"], axes=[2, 3]),
+        helper.make_node("Reshape", ["sizes", "shape"], ["scale"]),
+        helper.make_node("Transpose", ["x"], ["last"], perm=[0, 2, 3, 1]),
+        helper.make_node("Mul", ["last", "scale"], ["scaled"]),
+        helper.make_node("Relu", ["scaled"], ["positive"]),
+        helper.make_node("Transpose", ["positive"], ["y"], perm=[0, 3, 1, 2]),
+    ]
+    return Graph(nodes, {"shape": np.array(shape, np.int64)})
+
+
+@pytest.mark.parametrize(("shape", "left"), [((-1, 1, 1, 4), 4), ((-1, 1, 4, 1), 6)], ids=["channels", "a row"])
+def test_a_scale_of_channels_needs_no_transpose(shape, left):
+    graph, x = scaled_channels(shape), normal(2, 4, 4, 4)
+    before = run(graph, x)
+    scale_channels_in_place(graph)
+    assert len(graph.nodes) == left
+    np.testing.assert_array_equal(run(graph, x), before)
 
 
 def reshapes(*shapes):

@@ -29,10 +29,19 @@ def run(session, inputs):
     return dict(zip(names, session.run(names, given), strict=True))
 
 
+def make_both(changes):
+    """A contract and a generator that fits it."""
+    sizes = {name: value for name, value in changes.items() if name != "content_modulation"}
+    contract = make_contract(**sizes)
+    return contract, make_generator(contract, content_modulation="content_modulation" in changes)
+
+
 CONFIGURATIONS = [
     {"category_to": "motion", "image_size": 64},
     {"category_to": "image", "image_size": 32, "channels": 1},
     {"dim_category": 0, "image_size": 128},
+    {"category_to": "motion", "image_size": 32, "content_modulation": True},
+    {"category_to": "image", "image_size": 64, "content_modulation": True},
     {"dim_category": 0, "image_size": 32, "channels": 1},
     {"category_to": "image", "image_size": 128},
     {"category_to": "motion", "image_size": 32, "dim_motion": 1, "dim_content": 1, "dim_category": 1},
@@ -41,8 +50,7 @@ CONFIGURATIONS = [
 
 @pytest.mark.parametrize("changes", CONFIGURATIONS, ids=lambda changes: "-".join(map(str, changes.values())))
 def test_every_configuration_gives_what_keras_gives(changes):
-    contract = make_contract(**changes)
-    generator = make_generator(contract)
+    contract, generator = make_both(changes)
     models = to_onnx(generator, contract, uint8=True)
     sessions = {role: session_of(model) for role, model in models.items()}
     for num_videos, num_frames in [(1, 1), (3, 5), (2, 16)]:
@@ -61,10 +69,10 @@ def test_every_configuration_gives_what_keras_gives(changes):
         np.testing.assert_array_equal(run(sessions["onnx_uint8"], latents)["video_uint8"], to_uint8(whole["video"]))
 
 
-@pytest.mark.parametrize("changes", CONFIGURATIONS[:3], ids=lambda changes: "-".join(map(str, changes.values())))
+@pytest.mark.parametrize("changes", CONFIGURATIONS[:5], ids=lambda changes: "-".join(map(str, changes.values())))
 def test_graphs_have_no_fault(changes):
-    contract = make_contract(**changes)
-    models = to_onnx(make_generator(contract), contract, uint8=True)
+    contract, generator = make_both(changes)
+    models = to_onnx(generator, contract, uint8=True)
     inputs, (to_motion, to_frames) = contract.inputs, part_inputs(contract)
     outputs, state = list(contract.outputs.values()), contract.motion_state
     everything = list(inputs.values())
@@ -82,17 +90,24 @@ def test_graphs_have_no_fault(changes):
     kinds = [node.op_type for node in models["onnx"].graph.node]
     assert kinds.count("GRU") == 1
     assert kinds.count("Add") == 1  # Content and motion.
-    assert not {"Mul", "BatchNormalization"} & set(kinds)  # Folded.
+    assert "BatchNormalization" not in kinds  # Folded, and so is the Mul that it arrives as.
+    layers_scaled = {32: 3, 64: 4}[contract.image_size] if "content_modulation" in changes else 0
+    assert (kinds.count("Mul"), kinds.count("Split")) == (layers_scaled, min(layers_scaled, 1))
 
 
 @pytest.mark.parametrize(
     ("changes", "whole", "motion", "frames"),
-    [({}, 25, 10, 18), ({"category_to": "image"}, 23, 6, 19), ({"dim_category": 0}, 22, 6, 18)],
-    ids=["category to motion", "category to image", "no category"],
+    [
+        ({}, 25, 10, 18),
+        ({"category_to": "image"}, 23, 6, 19),
+        ({"dim_category": 0}, 22, 6, 18),
+        ({"content_modulation": True}, 35, 10, 28),
+    ],
+    ids=["category to motion", "category to image", "no category", "modulation"],
 )
 def test_the_files_have_as_few_nodes_as_documented(changes, whole, motion, frames):
-    contract = make_contract(**{"image_size": 64, **changes})
-    models = to_onnx(make_generator(contract), contract)
+    contract, generator = make_both({"image_size": 64, **changes})
+    models = to_onnx(generator, contract)
     found = {role: len(model.graph.node) for role, model in models.items()}
     # In half precision two values are cast before the decoder and one behind it.
     expected = {"onnx": whole, "motion": motion, "frames": frames, "onnx_fp16": whole + 3, "frames_fp16": frames + 3}
