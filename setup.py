@@ -44,7 +44,8 @@ EXTRAS = {
         *serving_requirements(),
     ],
     # PyTorch, to measure against, and video files for it to read: `python -m benchmarks.train_step` and its sisters.
-    "bench": ["torch>=2.5", "av>=14"],
+    # sympy: ONNX Runtime's quantiser (`benchmarks.int8`) imports it.
+    "bench": ["torch>=2.5", "av>=14", "sympy>=1.12"],
     # What some tests need beside `test`, and skip without.
     "ci": [
         "grpcio>=1.60",

@@ -203,7 +203,7 @@ def run(main, positional=0):
         except KeyboardInterrupt:  # Where a command has no state to save, such as while clips are decoded.
             print("stopped", file=sys.stderr)
             return 130
-        except (ValueError, FloatingPointError, OSError) as error:
+        except (ValueError, FloatingPointError, OSError, MemoryError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
 
