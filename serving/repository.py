@@ -26,6 +26,10 @@ RETRY_SECONDS = 10.0
 log = logging.getLogger("serving.repository")
 
 
+class Conflict(BundleError):
+    """Two places have the same version of a model: not damage, but a mistake in what is to be served."""
+
+
 @dataclasses.dataclass(frozen=True)
 class BatchOptions:
     """How requests are batched; see `Batcher`."""
@@ -110,10 +114,11 @@ class Repository:
         self._closers: list[threading.Thread] = []
 
     def load(self) -> None:
-        """Loads every source for the first time.
+        """Loads every source for the first time: its newest versions, or if they all fail the newest that does not.
 
         Raises:
-            BundleError: A source has no bundle, or one that cannot be loaded.
+            BundleError: A source has no bundle, or nothing of it can be loaded (then why the newest version cannot), or
+                two places have the same version of a model.
         """
         for source in self.sources:
             places = self._places(source)
@@ -122,11 +127,21 @@ class Repository:
                     f"{source} is not a bundle (no bundle.json) and has no versions in it. "
                     "Write one with `python -m export --run_dir=RUN --out=BUNDLE`."
                 )
-            for place in places:
-                self._put(self._open(place))
+            errors: list[Exception] = []
+            for looked, place in enumerate(reversed(places)):
+                if looked >= self.keep_versions and len(errors) < looked:
+                    break
+                try:
+                    self._load(place)
+                except Conflict:
+                    raise
+                except Exception as error:
+                    errors.append(error)
+            if len(errors) == len(places):
+                raise errors[0]
 
     def _places(self, source: pathlib.Path) -> list[Place]:
-        """What lies at a source now: the newest versions, oldest first."""
+        """What lies at a source now, oldest version first."""
         if is_bundle(source):
             return [Place(source, _stamp(source), None)]
         try:
@@ -134,7 +149,7 @@ class Repository:
         except OSError:
             return []
         found = [(version, path) for version, path in folders if version > 0 and is_bundle(path)]
-        return [Place(path, _stamp(path), version) for version, path in found[-self.keep_versions :]]
+        return [Place(path, _stamp(path), version) for version, path in found]
 
     def _open(self, place: Place) -> Model:
         """Reads, loads, warms and checks a version."""
@@ -163,7 +178,7 @@ class Repository:
             old = versions.get(model.version)
             if old and old.place.folder != model.place.folder:
                 model_folder, old_folder = model.place.folder, old.place.folder
-                raise BundleError(f"{model_folder} and {old_folder} are both version {model.version} of {model.name}.")
+                raise Conflict(f"{model_folder} and {old_folder} are both version {model.version} of {model.name}.")
             versions[model.version] = model
             labels = self._labels(model)
         self.metrics.models.labels(*labels).set(1)
@@ -198,10 +213,11 @@ class Repository:
         with self._poll_lock:
             changed = False
             for source in self.sources:
-                places = self._places(source)
+                places = self._places(source)[-self.keep_versions :]
+                self._forget_failures(source, places)
                 if not places:  # Perhaps between two names: what is loaded stays.
                     continue
-                loaded = {model.place.folder: model for model in self._all() if self._is_from(model, source)}
+                loaded = {model.place.folder: model for model in self._all() if self._is_from(model.place, source)}
                 for place in places:
                     model = loaded.get(place.folder)
                     if (model is None or model.place.stamp != place.stamp) and self._try(place):
@@ -209,29 +225,47 @@ class Repository:
                 changed |= self._unload(source, places)
             return changed
 
-    def _is_from(self, model: Model, source: pathlib.Path) -> bool:
-        return model.place.folder == source or model.place.folder.parent == source
+    @staticmethod
+    def _is_from(place: Place, source: pathlib.Path) -> bool:
+        return source in (place.folder, place.folder.parent)
+
+    def _forget_failures(self, source: pathlib.Path, places: list[Place]) -> None:
+        """Of versions that are gone, or so old that they are not tried again."""
+        wanted = {place.folder for place in places}
+        with self._lock:
+            for folder, (place, _, _) in list(self._failed.items()):
+                if self._is_from(place, source) and folder not in wanted:
+                    del self._failed[folder]
 
     def _try(self, place: Place) -> bool:
         failed = self._failed.get(place.folder)
         if failed and failed[0] == place and time.monotonic() - failed[1] < RETRY_SECONDS:
             return False
         try:
+            self._load(place)
+        except Exception:
+            return False
+        return True
+
+    def _load(self, place: Place) -> None:
+        """Loads a version for new requests to get; what fails is noted, and raised."""
+        try:
             self._put(self._open(place))
         except Exception as error:
-            self._failed[place.folder] = (place, time.monotonic(), str(error))
+            with self._lock:
+                self._failed[place.folder] = (place, time.monotonic(), str(error))
             self.metrics.loads.labels(place.folder.name, "failed").inc()
             log.error("cannot load", extra={"folder": str(place.folder), "error": str(error)})
-            return False
-        self._failed.pop(place.folder, None)
-        return True
+            raise
+        with self._lock:
+            self._failed.pop(place.folder, None)
 
     def _unload(self, source: pathlib.Path, places: list[Place]) -> bool:
         """Retires versions of a source that are no longer wanted, once the newest one is loaded."""
         wanted = {place.folder for place in places}
         with self._lock:
             loaded = [model for versions in self._models.values() for model in versions.values()]
-            stale = [m for m in loaded if self._is_from(m, source) and m.place.folder not in wanted]
+            stale = [m for m in loaded if self._is_from(m.place, source) and m.place.folder not in wanted]
             # The same folder may now say that it is another version.
             by_folder: dict[pathlib.Path, list[Model]] = {}
             for model in loaded:
@@ -264,7 +298,7 @@ class Repository:
         with self._lock:
             for source in self.sources:
                 for name, versions in self._models.items():
-                    if any(self._is_from(model, source) for model in versions.values()):
+                    if any(self._is_from(model.place, source) for model in versions.values()):
                         return name
         raise Unavailable("No model is loaded yet.")
 

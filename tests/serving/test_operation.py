@@ -14,8 +14,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from serving.app import create_app
+from serving.engine import EngineOptions
+from serving.errors import BundleError
 from serving.guard import Keys, read_api_keys
-from serving.repository import BatchOptions
+from serving.repository import BatchOptions, Repository
 from serving.server import make_server
 from serving.service import Limits
 from tests.serving.made_bundles import BundleSpec, write_bundle
@@ -328,6 +330,53 @@ def test_versions_side_by_side_and_a_broken_one(tmp_path):
         os.utime(models / "3" / "bundle.json", (1, 1))
         assert repository.poll() is True
         assert [model.version for model in repository.models()] == [2, 3]
+
+
+def damaged(folder, **spec):
+    write_bundle(folder, BundleSpec(**spec))
+    (folder / "frames.onnx").write_bytes(b"not a model")
+    return folder
+
+
+def test_a_start_serves_the_good_versions_and_tells_of_the_damaged(tmp_path):
+    damaged(tmp_path / "1")
+    for version in (3, 4):
+        write_bundle(tmp_path / str(version), BundleSpec(version=version))
+    repository = Repository([tmp_path], keep_versions=5, engine_options=EngineOptions(threads=1))
+    repository.load()
+    assert [model.version for model in repository.models()] == [3, 4]
+    states = [(status.version, status.state) for status in repository.status("tiny")]
+    assert states == [(4, "AVAILABLE"), (3, "AVAILABLE"), (1, "END")]
+    assert "SHA256SUMS" in repository.status("tiny")[-1].error
+    # Gone, it is no longer told of.
+    shutil.rmtree(tmp_path / "1")
+    assert repository.poll() is False
+    assert [status.version for status in repository.status("tiny")] == [4, 3]
+    repository.close()
+
+
+def test_a_start_falls_back_to_an_older_version_until_the_newest_is_mended(tmp_path):
+    for version in (1, 2):
+        write_bundle(tmp_path / str(version), BundleSpec(version=version))
+    damaged(tmp_path / "3", version=3)
+    repository = Repository([tmp_path], keep_versions=1, engine_options=EngineOptions(threads=1))
+    repository.load()
+    assert [model.version for model in repository.models()] == [2]
+    assert repository.poll() is False and [model.version for model in repository.models()] == [2]
+    write_bundle(tmp_path / "3", BundleSpec(version=3))
+    os.utime(tmp_path / "3" / "bundle.json", (1, 1))
+    assert repository.poll() is True and [model.version for model in repository.models()] == [3]
+    repository.close()
+
+
+def test_a_start_needs_a_version_of_every_source_and_no_two_alike(tmp_path, bundle_dir):
+    versions = tmp_path / "versions"
+    damaged(versions / "2", version=2)
+    with pytest.raises(BundleError, match="SHA256SUMS"):
+        Repository([bundle_dir, versions], engine_options=EngineOptions(threads=1)).load()
+    write_bundle(versions / "1")
+    with pytest.raises(BundleError, match="are both version 1 of tiny"):
+        Repository([bundle_dir, versions], engine_options=EngineOptions(threads=1)).load()
 
 
 def test_a_bundle_that_is_replaced_in_its_place_is_reloaded(tmp_path):
