@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+import reprlib
+
+# Python's own repr fails at a thousand levels of JSON, and takes its time over megabytes.
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 60, 60
+
+
+def shown(value: object) -> str:
+    """A received value as a message shows it: at most 60 characters, however large or deep it is."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
 
 class ServingError(Exception):
     """A failure with a message for the client.

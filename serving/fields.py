@@ -11,7 +11,7 @@ import numpy as np
 
 from serving.encode import FORMATS
 from serving.engine import Floats
-from serving.errors import Invalid, TooLarge
+from serving.errors import Invalid, TooLarge, shown
 from serving.interpolate import slerp
 from serving.latents import LatentSpec, sample_latents
 from serving.repository import Model
@@ -31,11 +31,6 @@ NUMBERS = {"version", "num_frames", "num_videos", "scale", "first_clip", "rows",
 REALS = {"fps", "timeout", "content_blend", "motion_blend", "content_scale", "motion_scale"}
 
 
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 class Fields:
     """A mapping from outside, read field by field; every reader names the field in its error."""
 
@@ -43,7 +38,7 @@ class Fields:
         """Raises Invalid for a field that the route does not have."""
         unknown = [name for name in values if name not in known]
         if unknown:
-            raise Invalid(f"Unknown field {_shown(unknown[0])}. Known: {', '.join(known)}.")
+            raise Invalid(f"Unknown field {shown(unknown[0])}. Known: {', '.join(known)}.")
         self._values = values
 
     def get(self, name: str) -> Any:
@@ -56,7 +51,7 @@ class Fields:
             return default
         bounds = f"at least {low}" if high is None else f"in [{low}, {high}]"
         if not isinstance(value, int) or isinstance(value, bool) or value < low or (high is not None and value > high):
-            raise Invalid(f"`{name}` must be an integer {bounds}. Received: {name}={_shown(value)}")
+            raise Invalid(f"`{name}` must be an integer {bounds}. Received: {name}={shown(value)}")
         return value
 
     def number(self, name: str, default: float, high: float) -> float:
@@ -65,7 +60,7 @@ class Fields:
         if value is None:
             return default
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= high:
-            raise Invalid(f"`{name}` must be a number in (0, {high:g}]. Received: {name}={_shown(value)}")
+            raise Invalid(f"`{name}` must be a number in (0, {high:g}]. Received: {name}={shown(value)}")
         return float(value)
 
     def share(self, name: str, default: float, high: float = 1.0) -> float:
@@ -74,7 +69,7 @@ class Fields:
         if value is None:
             return default
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= high:
-            raise Invalid(f"`{name}` must be a number in [0, {high:g}]. Received: {name}={_shown(value)}")
+            raise Invalid(f"`{name}` must be a number in [0, {high:g}]. Received: {name}={shown(value)}")
         return float(value)
 
     def choice(self, name: str, default: str, choices: Mapping[str, Any]) -> str:
@@ -83,14 +78,14 @@ class Fields:
         if value is None:
             return default
         if not isinstance(value, str) or value not in choices:
-            raise Invalid(f"`{name}` must be one of {', '.join(choices)}. Received: {name}={_shown(value)}")
+            raise Invalid(f"`{name}` must be one of {', '.join(choices)}. Received: {name}={shown(value)}")
         return value
 
     def text(self, name: str) -> str | None:
         """A short string, or None."""
         value = self._values.get(name)
         if value is not None and (not isinstance(value, str) or not value or len(value) > 200):
-            raise Invalid(f"`{name}` must be a string. Received: {name}={_shown(value)}")
+            raise Invalid(f"`{name}` must be a string. Received: {name}={shown(value)}")
         return value
 
     def seed(self, name: str, default: int) -> int:
@@ -104,7 +99,7 @@ class Fields:
         if value is None:
             return default
         if not isinstance(value, list) or not value:
-            raise Invalid(f"`{name}` must be a list of seeds. Received: {name}={_shown(value)}")
+            raise Invalid(f"`{name}` must be a list of seeds. Received: {name}={shown(value)}")
         if len(value) > most:
             raise TooLarge(f"`{name}` must have at most {most} seeds. Received: {len(value)}")
         return [check_seed_value(seed, name) for seed in value]
@@ -120,7 +115,7 @@ def check_seed_value(value: object, name: str) -> int:
         int(value) if isinstance(value, str) and value.isdecimal() and value.isascii() and len(value) <= 20 else value
     )
     if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 2**64:
-        raise Invalid(f"`{name}` must be an integer in [0, 2^64). Received: {name}={_shown(value)}")
+        raise Invalid(f"`{name}` must be an integer in [0, 2^64). Received: {name}={shown(value)}")
     return number
 
 
@@ -151,7 +146,7 @@ def check_array(value: object, name: str, shape: tuple[int, ...]) -> Floats:
     try:
         array = np.asarray(value)
         if array.dtype.kind not in "if":
-            raise Invalid(f"{expected} Received: {_shown(value)}")
+            raise Invalid(f"{expected} Received: {shown(value)}")
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
@@ -242,11 +237,11 @@ class GenerateRequest:
         shapes = bundle.latents.shapes(num_videos, num_frames)
         given = fields.get("latents")
         if given is not None and not isinstance(given, dict):
-            raise Invalid(f"`latents` must be an object of arrays. Received: latents={_shown(given)}")
+            raise Invalid(f"`latents` must be an object of arrays. Received: latents={shown(given)}")
         arrays = {}
         for name, value in (given or {}).items():
             if name not in shapes:
-                raise Invalid(f"`latents` must have members out of {', '.join(shapes)}. Received: {_shown(name)}")
+                raise Invalid(f"`latents` must have members out of {', '.join(shapes)}. Received: {shown(name)}")
             shape = tuple(size or 0 for size in shapes[name])
             arrays[name] = check_array(value, f"latents.{name}", shape)
         return cls(

@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 import serving
 from serving.engine import Floats, to_pixels
-from serving.errors import Invalid, Malformed, NotFound
+from serving.errors import Invalid, Malformed, NotFound, shown
 from serving.http import JSONResponse, parse_json, read_body, until_disconnect
 from serving.repository import Model
 from serving.service import Clip, Service
@@ -112,9 +112,10 @@ def _parse(body: bytes, header_length: str | None, model: Model) -> tuple[dict[s
     names = list(model.bundle.latents.shapes(None, None))
     if not isinstance(given, list) or not all(isinstance(entry, dict) for entry in given):
         raise Invalid("`inputs` must be a list of tensors.")
-    if sorted(str(entry.get("name")) for entry in given) != sorted(names):
-        received = ", ".join(str(entry.get("name"))[:40] for entry in given[:8])
-        raise Invalid(f"`inputs` must be exactly {', '.join(names)}. Received: {received}")
+    received = [entry.get("name") for entry in given]
+    if not all(isinstance(name, str) for name in received) or sorted(received) != sorted(names):
+        listed = ", ".join(shown(name) for name in received[:8])
+        raise Invalid(f"`inputs` must be exactly {', '.join(names)}. Received: {listed}")
     latents: dict[str, Floats] = {}
     for entry in given:
         latents[entry["name"]], rest = _tensor(entry, rest)
@@ -141,7 +142,7 @@ def _tensor(entry: dict[str, Any], rest: memoryview) -> tuple[Floats, memoryview
     ):
         raise Invalid(f"`{name}`: `shape` must be a list of positive integers.")
     if not isinstance(datatype, str) or datatype not in DATATYPES:
-        raise Invalid(f"`{name}`: `datatype` must be FP32, FP64 or FP16. Received: {str(datatype)[:20]}")
+        raise Invalid(f"`{name}`: `datatype` must be FP32, FP64 or FP16. Received: {shown(datatype)}")
     count = 1
     for size in shape:
         count *= size

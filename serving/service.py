@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from serving.encode import encode
 from serving.engine import Floats, available_cpus
-from serving.errors import Invalid, TooLarge
+from serving.errors import Invalid, TooLarge, shown
 from serving.metrics import Metrics
 from serving.repository import Model, Repository
 
@@ -188,7 +188,6 @@ def category_index(value: object, categories: tuple[str, ...]) -> int | None:
     if isinstance(value, str) and value.isdecimal() and len(value) < 10 and int(value) < len(categories):
         return int(value)
     names = ", ".join(categories[:20])
-    shown = str(value)[:60]
     raise Invalid(
-        f"`category` must be an index below {len(categories)} or one of {names}. Received: category={shown!r}"
+        f"`category` must be an index below {len(categories)} or one of {names}. Received: category={shown(value)}"
     )

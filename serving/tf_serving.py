@@ -204,7 +204,7 @@ def _unpack(value: Any, name: str) -> Any:
             raise Malformed(f"`{name}`: {len(raw)} bytes are not a whole number of float32 values.")
         return np.frombuffer(raw, "<f4")
     if isinstance(value, list) and value and isinstance(value[0], dict):
-        return [_unpack(item, name) for item in value]
+        return [_unpack(item, name) if isinstance(item, dict) else item for item in value]
     return value
 
 

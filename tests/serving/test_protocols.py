@@ -190,6 +190,19 @@ def test_oip_errors(client, latents, make, message):
     assert response.status_code == 400 and message in response.json()["error"], response.text
 
 
+def test_bodies_as_deep_as_json_may_be_are_bad_arguments(client, latents):
+    def send(path, body, deep):
+        response = client.post(path, content=json.dumps(body).replace('"DEEP"', deep))
+        assert response.status_code == 400 and len(response.json()["error"]) < 250, response.text
+        return response.json()["error"]
+
+    lists = "[" * 990 + "]" * 990
+    for name in ("name", "datatype", "shape", "data", "parameters"):
+        send(INFER, change_first(oip_body(latents), **{name: "DEEP"}), lists)
+    for deep in (lists, '[{"b64": ""}, ' * 990 + "1" + "]" * 990):
+        assert "`content` must hold numbers" in send(PREDICT, {"inputs": as_lists(latents) | {"content": "DEEP"}}, deep)
+
+
 def test_oip_binary_bodies_that_are_cut_off(client, latents):
     inputs = [
         {"name": name, "shape": list(value.shape), "datatype": "FP32", "parameters": {"binary_data_size": value.nbytes}}
