@@ -283,10 +283,10 @@ class Streams:
     async def socket(self, websocket: WebSocket) -> None:
         """`/v1/stream` as a WebSocket.
 
-        The client's first message is a JSON object with the fields of `FIELDS` (and `api_key` where keys are needed),
-        later ones with those of `CHANGES`. The server answers the first with `{"type": "start", ...}`, then sends
-        binary messages of `chunk_frames` frames each; an error is `{"error", "error_type"}`, after which only a
-        malformed change leaves the stream open.
+        The client's messages are JSON objects, as text or as bytes: the first with the fields of `FIELDS` (and
+        `api_key` where keys are needed), later ones with those of `CHANGES`. The server answers the first with
+        `{"type": "start", ...}`, then sends binary messages of `chunk_frames` frames each; an error is
+        `{"error", "error_type"}`, after which only a malformed change leaves the stream open.
         """
         if not self._same_origin(websocket):
             await websocket.close(1008)
@@ -311,7 +311,7 @@ class Streams:
 
     async def _talk(self, websocket: WebSocket) -> None:
         async with asyncio.timeout(FIRST_MESSAGE_SECONDS):
-            first = _object(await websocket.receive_text())
+            first = await _receive(websocket)
         key = first.pop("api_key", "")
         if not self.keys.accept(key if isinstance(key, str) else ""):
             raise Unauthorized("An API key is needed: `api_key` in the first message.")
@@ -345,17 +345,27 @@ class Streams:
 
     async def _listen(self, websocket: WebSocket, stream: Stream) -> None:
         while True:
-            text = await websocket.receive_text()
             try:
-                await stream.change(Fields(_object(text), CHANGES))
+                await stream.change(Fields(await _receive(websocket), CHANGES))
             except ServingError as error:
                 await _say(websocket, {"error": str(error), "error_type": error.error_type})
 
 
-def _object(text: str) -> dict[str, Any]:
-    if len(text) > MESSAGE_BYTES:
-        raise Malformed(f"A message has at most {MESSAGE_BYTES} characters.")
-    return parse_json(text.encode())
+async def _receive(websocket: WebSocket) -> dict[str, Any]:
+    """The client's next message, a JSON object as text or as bytes.
+
+    Raises:
+        Malformed: It is too long, or not a JSON object.
+        WebSocketDisconnect: The client went away.
+    """
+    message = await websocket.receive()
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message["code"], message.get("reason"))
+    text = message.get("text")
+    body = message["bytes"] if text is None else text.encode()
+    if len(body) > MESSAGE_BYTES:
+        raise Malformed(f"A message has at most {MESSAGE_BYTES} bytes.")
+    return parse_json(body)
 
 
 async def _say(websocket: WebSocket, message: dict[str, Any]) -> None:

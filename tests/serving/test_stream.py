@@ -139,6 +139,21 @@ def test_messages_change_a_running_stream_and_bad_ones_do_not_end_it(client):
         assert frames(socket, shape, 6).shape == (6, *shape)
 
 
+def test_messages_may_be_bytes(client):
+    with client.websocket_connect("/v1/stream") as socket:
+        socket.send_bytes(b'{"seed": 1, "chunk_frames": 2, "fps": 120}')
+        start = json.loads(socket.receive_text())
+        shape = (start["height"], start["width"], start["channels"])
+        for message in (b"\xff\xfe", b"", b" " * 5000):
+            socket.send_bytes(message)
+        errors = 0
+        while errors < 3:
+            message = socket.receive()
+            errors += "error" in json.loads(message["text"]) if message.get("text") else 0
+        socket.send_bytes(b'{"content_seed": 5}')
+        assert frames(socket, shape, 6).shape == (6, *shape)
+
+
 def test_bad_beginnings_get_an_error_and_are_closed(client):
     for first in (
         "{",
@@ -147,9 +162,11 @@ def test_bad_beginnings_get_an_error_and_are_closed(client):
         '{"model": "none"}',
         '{"format": "gif"}',
         '{"category": 9}',
+        '{"category": ' + "[" * 1000 + "]" * 1000 + "}",
+        b"\xff",
     ):
         with client.websocket_connect("/v1/stream") as socket:
-            socket.send_text(first)
+            socket.send_bytes(first) if isinstance(first, bytes) else socket.send_text(first)
             assert "error_type" in json.loads(socket.receive_text())
             with pytest.raises(WebSocketDisconnect):
                 socket.receive_text()
