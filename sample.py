@@ -30,7 +30,8 @@ def _define_flags():
     )
     flags.DEFINE_integer("category", -1, "Category of random and long clips. -1: drawn from the seed.", lower_bound=-1)
     flags.DEFINE_integer("seed", 0, "Clip i of a seed is the same whatever else is asked for.", lower_bound=0)
-    flags.DEFINE_float("fps", 0.0, "Frames per second. 0: as the clips trained on.", lower_bound=0.0)
+    flags.DEFINE_float("fps", 0.0, "Frames per second, 0.1 to 1000. 0: as the clips trained on.")
+    flags.register_validator("fps", lambda fps: fps == 0 or 0.1 <= fps <= 1000, "must be 0, or in [0.1, 1000]")
     flags.DEFINE_integer("scale", 1, "Enlarge every pixel by this factor.", lower_bound=1)
     flags.DEFINE_list(
         "formats", ["webp"], "Any of gif, webp, apng, png (a strip of all frames), npy, and mp4 and webm with PyAV."

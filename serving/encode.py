@@ -10,6 +10,7 @@ import fractions
 import importlib.util
 import io
 import math
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,8 @@ from serving.errors import Invalid, Unimplemented
 
 Pixels = NDArray[np.uint8]
 
-WEBP_MAX_SIDE = 16383
+# Pixels; a webm's odd sides are made even.
+MAX_SIDE = {"webp": 16383, "sheet": 16383, "gif": 65535, "mp4": 16384, "webm": 16382}
 GIF_SAMPLE = 8192
 MP4_FLAGS = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
 
@@ -76,47 +78,57 @@ def to_image(frame: Pixels) -> Image.Image:
     return Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else np.ascontiguousarray(frame))
 
 
-def _animation(clips: Pixels, fps: float, kind: str, **options: Any) -> bytes:
-    frames = [to_image(frame) for frame in mosaic(clips)]
+def _check_side(frames: Pixels, name: str, fewer: str, instead: str) -> None:
+    """Raises Invalid for pictures `[..., H, W, C]` that are larger than the format can hold."""
+    height, width = frames.shape[-3:-1]
+    if max(height, width) > MAX_SIDE[name]:
+        raise Invalid(
+            f"`format` {name} is at most {MAX_SIDE[name]} pixels wide and high; this one would be {width} by {height}. "
+            f"Lower `scale`, ask for fewer {fewer}, or for format {instead}."
+        )
+
+
+def _moving(clips: Pixels, name: str) -> Pixels:
+    """The mosaic, if the format can hold it. Raises Invalid."""
+    frames = mosaic(clips)
+    _check_side(frames, name, "videos (rows, columns)", "apng")
+    return frames
+
+
+def _animation(pictures: list[Image.Image], fps: float, kind: str, **options: Any) -> bytes:
     file = io.BytesIO()
     # Browsers slow a GIF frame shorter than 20 ms down to 100 ms.
-    shortest = 20.0 if kind == "GIF" else 1.0
-    frames[0].save(
-        file,
-        kind,
-        save_all=True,
-        append_images=frames[1:],
-        duration=max(shortest, 1000.0 / fps),
-        loop=0,
-        **options,
-    )
+    duration = max(20.0 if kind == "GIF" else 1.0, 1000.0 / fps)
+    # An APNG holds seconds as a fraction of two 16-bit numbers: above one, only whole milliseconds surely fit.
+    duration = duration if duration <= 1000 else round(duration)
+    try:
+        pictures[0].save(file, kind, save_all=True, append_images=pictures[1:], duration=duration, loop=0, **options)
+    except (OverflowError, struct.error):  # Pillow makes one frame of equal ones and adds up their durations.
+        raise Invalid(f"`fps` is too low for a {kind} that stands still for so long. Ask for format webp.") from None
     return file.getvalue()
 
 
 def _webp(clips: Pixels, fps: float) -> bytes:
     # Every frame a key frame: without it each is encoded twice to see which is smaller, for a few bytes.
-    return _animation(clips, fps, "WEBP", quality=85, method=0, kmin=0, kmax=0)
+    pictures = [to_image(frame) for frame in _moving(clips, "webp")]
+    return _animation(pictures, fps, "WEBP", quality=85, method=0, kmin=0, kmax=0)
 
 
 def _gif(clips: Pixels, fps: float) -> bytes:
     """One palette for all frames, so that colours do not flicker."""
-    frames = mosaic(clips)
+    frames = _moving(clips, "gif")
     if frames.shape[-1] == 1:
-        return _animation(clips, fps, "GIF")
+        return _animation([to_image(frame) for frame in frames], fps, "GIF")
     # Median cut looks best and takes its time: a sample of the pixels is enough for it.
     every = max(1, math.isqrt(frames.shape[0] * frames.shape[1] * frames.shape[2] // GIF_SAMPLE))
     sample = frames[:, ::every, ::every].reshape(-1, 1, frames.shape[-1])
     palette = to_image(sample).quantize(255, method=Image.Quantize.MEDIANCUT)
     pictures = [to_image(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-    file = io.BytesIO()
-    pictures[0].save(
-        file, "GIF", save_all=True, append_images=pictures[1:], duration=max(20.0, 1000.0 / fps), loop=0, disposal=1
-    )
-    return file.getvalue()
+    return _animation(pictures, fps, "GIF", disposal=1)
 
 
 def _apng(clips: Pixels, fps: float) -> bytes:
-    return _animation(clips, fps, "PNG", compress_level=3)
+    return _animation([to_image(frame) for frame in mosaic(clips)], fps, "PNG", compress_level=3)
 
 
 def _still(clips: Pixels, kind: str, **options: Any) -> bytes:
@@ -130,12 +142,7 @@ def _png(clips: Pixels, fps: float) -> bytes:
 
 
 def _webp_sheet(clips: Pixels, fps: float) -> bytes:
-    picture = sheet(clips)
-    if max(picture.shape[:2]) > WEBP_MAX_SIDE:
-        raise Invalid(
-            f"`format` sheet is at most {WEBP_MAX_SIDE} pixels wide and high; this one would be {picture.shape[1]} by "
-            f"{picture.shape[0]}. Ask for fewer frames or videos, or for format png."
-        )
+    _check_side(sheet(clips), "sheet", "frames or videos", "png")
     return _still(clips, "WEBP", quality=90, method=0)
 
 
@@ -148,7 +155,7 @@ def _npy(clips: Pixels, fps: float) -> bytes:
 def _video(clips: Pixels, fps: float, container: str, codec: str, options: dict[str, str]) -> bytes:
     import av
 
-    frames = mosaic(clips)
+    frames = _moving(clips, container)
     if frames.shape[-1] == 1:
         frames = np.repeat(frames, 3, axis=3)
     # 4:2:0 needs even sides: repeat the last row or column.

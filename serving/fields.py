@@ -18,7 +18,8 @@ from serving.repository import Model
 from serving.service import Limits, category_index
 
 MAX_SCALE = 8
-MAX_FPS = 120.0
+# Slower than this, frames' durations outgrow the formats' numbers.
+MIN_FPS, MAX_FPS = 0.1, 120.0
 # Three times a normal vector is far outside of what the generator was trained on.
 MAX_STRENGTH = 3.0
 # Small enough that a browser's numbers hold it; clients may send any of the 2^64.
@@ -63,13 +64,17 @@ class Fields:
             raise Invalid(f"`{name}` must be a number in (0, {high:g}]. Received: {name}={shown(value)}")
         return float(value)
 
-    def share(self, name: str, default: float, high: float = 1.0) -> float:
-        """A finite number in [0, high]."""
+    def fps(self, default: float) -> float:
+        """Frames per second, in [MIN_FPS, MAX_FPS]."""
+        return self.share("fps", default, MAX_FPS, MIN_FPS)
+
+    def share(self, name: str, default: float, high: float = 1.0, low: float = 0.0) -> float:
+        """A finite number in [low, high]."""
         value = self._values.get(name)
         if value is None:
             return default
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= high:
-            raise Invalid(f"`{name}` must be a number in [0, {high:g}]. Received: {name}={shown(value)}")
+        if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+            raise Invalid(f"`{name}` must be a number in [{low:g}, {high:g}]. Received: {name}={shown(value)}")
         return float(value)
 
     def choice(self, name: str, default: str, choices: Mapping[str, Any]) -> str:
@@ -178,7 +183,7 @@ def _output(fields: Fields, model: Model, total_frames: int, limits: Limits) -> 
         )
     timeout = fields.number("timeout", limits.timeout_seconds, limits.timeout_seconds)
     name = fields.choice("format", "webp", FORMATS)
-    return Output(name, fields.number("fps", model.bundle.fps, MAX_FPS), scale, timeout)
+    return Output(name, fields.fps(model.bundle.fps), scale, timeout)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import serving
 from serving.encode import FORMATS
-from serving.fields import MAX_FPS, MAX_SCALE, MAX_STRENGTH
+from serving.fields import MAX_FPS, MAX_SCALE, MAX_STRENGTH, MIN_FPS
 from serving.service import Limits, Service
 
 Schema = dict[str, Any]
@@ -48,7 +48,7 @@ def _common(limits: Limits) -> dict[str, Schema]:
         "seed": {**SEED, "description": "Default: a random one, told in `X-Seed`. " + SEED["description"]},
         "num_frames": _integer(1, limits.max_frames, description="Default: the length of a training clip."),
         "category": CATEGORY,
-        "fps": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_FPS},
+        "fps": {"type": "number", "minimum": MIN_FPS, "maximum": MAX_FPS},
         "format": {"type": "string", "enum": list(FORMATS), "default": "webp"},
         "scale": _integer(1, MAX_SCALE, default=1, description="Enlarges pictures; `npy` stays as it is."),
         "timeout": {"type": "number", "exclusiveMinimum": 0, "maximum": limits.timeout_seconds},

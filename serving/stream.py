@@ -27,7 +27,7 @@ from serving.bundle import Bundle
 from serving.encode import sheet, to_image
 from serving.engine import Floats
 from serving.errors import Invalid, Malformed, NotFound, Overloaded, ServingError, Unauthorized, Unavailable
-from serving.fields import MAX_FPS, MAX_STRENGTH, RANDOM_SEED_BITS, Fields, from_query
+from serving.fields import MAX_STRENGTH, RANDOM_SEED_BITS, Fields, from_query
 from serving.guard import Keys
 from serving.http import parse_json
 from serving.interpolate import lerp, slerp
@@ -88,7 +88,7 @@ class Walk:
         self.bundle = bundle
         self.seed = fields.seed("seed", secrets.randbits(RANDOM_SEED_BITS))
         self.motion_seed = fields.seed("motion_seed", self.seed)
-        self.fps = fields.number("fps", bundle.fps, MAX_FPS)
+        self.fps = fields.fps(bundle.fps)
         self.motion_scale = fields.share("motion_scale", 1.0, MAX_STRENGTH)
         self.position = 0
         self.category = category_index(fields.get("category"), bundle.categories)
@@ -110,7 +110,7 @@ class Walk:
         content_seed = fields.seed("content_seed", -1)
         motion_seed = fields.seed("motion_seed", self.motion_seed)
         category = category_index(fields.get("category"), self.bundle.categories)
-        fps = fields.number("fps", self.fps, MAX_FPS)
+        fps = fields.fps(self.fps)
         self.motion_scale = fields.share("motion_scale", self.motion_scale, MAX_STRENGTH)
         self.motion_seed, self.fps = motion_seed, fps
         if content_seed >= 0:

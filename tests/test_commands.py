@@ -143,6 +143,12 @@ def test_sample_writes_what_it_says_and_clip_i_of_a_seed_is_the_same_however_man
     assert np.abs(longer[:4].astype(int) - clip).max() <= 1  # Another batch size may round a pixel the other way.
 
 
+@pytest.mark.parametrize("fps", ["1e-9", "-1", "nan", "inf"])
+def test_sample_refuses_a_speed_that_no_format_holds(fps, tmp_path):
+    status, _, err = run("sample.py", "--run_dir=x", f"--out={tmp_path}", f"--fps={fps}")
+    assert status == 1 and "must be 0, or in [0.1, 1000]" in complaint(err)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "words"),

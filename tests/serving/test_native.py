@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from serving.encode import FORMATS, encode
 from serving.engine import to_pixels
+from serving.errors import Invalid
 from serving.latents import sample_latents
 
 
@@ -137,6 +139,51 @@ def test_sheets_have_a_row_per_clip_and_a_column_per_frame(client):
     assert too_wide.status_code == 422 and "format png" in too_wide.json()["error"]
 
 
+SLOW = [0.1, 0.1000001, 0.1234567, 0.77777]
+
+
+@pytest.mark.parametrize("name", ["webp", "gif", "apng", "mp4", "webm"])
+def test_the_slowest_clips_have_every_format(client, name):
+    for fps in SLOW:
+        response = client.get(f"/v1/generate?seed=1&num_frames=2&format={name}&fps={fps}")
+        assert response.status_code in (200, 501), response.text
+        if response.status_code == 200 and name in ("webp", "gif", "apng"):
+            picture = Image.open(io.BytesIO(response.content))
+            picture.load()
+            assert picture.info["duration"] == pytest.approx(1000 / fps, abs=10)
+
+
+def test_a_picture_that_stands_still_longer_than_a_gif_can_say_is_refused():
+    still = np.full((1, 80, 16, 16, 3), 100, np.uint8)
+    for name in ("webp", "apng"):
+        assert encode(still, name, fps=0.1)
+    for clips in (still, still[..., :1]):
+        with pytest.raises(Invalid, match="`fps` is too low for a GIF"):
+            encode(clips, "gif", fps=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("webp", 16383), ("sheet", 16383), ("gif", 65535), ("mp4", 16384), ("webm", 16382)]
+)
+def test_a_picture_larger_than_its_format_can_hold_is_refused(name, most):
+    if not FORMATS[name].available:
+        pytest.skip("needs av")
+    for shape in ((1, 1, most, 16, 3), (1, 1, 16, most, 3)):
+        assert encode(np.zeros(shape, np.uint8), name, fps=8)
+        larger = np.zeros([size + 1 if size == most else size for size in shape], np.uint8)
+        with pytest.raises(Invalid, match=f"`format` {name} is at most {most} pixels.*Lower `scale`"):
+            encode(larger, name, fps=8)
+
+
+def test_a_grid_too_long_for_its_format_is_422(client):
+    # 64 rows of 16 pixels 8 times as high are 8,192: twice that is too much.
+    limits = client.app.state.service.limits.__dict__
+    limits["max_videos"] = 128
+    response = client.get("/v1/grid?seed=1&num_frames=1&rows=128&columns=1&scale=8&category=0")
+    limits["max_videos"] = 64
+    assert response.status_code == 422 and "128 by 16384" in response.json()["error"], response.text
+
+
 @pytest.mark.parametrize(("name", "codec"), [("mp4", "h264"), ("webm", "vp8")])
 def test_films_hold_the_frames(client, name, codec):
     av = pytest.importorskip("av")
@@ -193,7 +240,9 @@ BAD_FIELDS = [
     ({"category": -1}, 422, "`category`"),
     ({"category": True}, 422, "`category`"),
     ({"category": {}}, 422, "`category`"),
-    ({"fps": 0}, 422, "`fps` must be a number in (0, 120]"),
+    ({"fps": 0}, 422, "`fps` must be a number in [0.1, 120]. Received: fps=0"),
+    ({"fps": 5e-324}, 422, "`fps` must be a number in [0.1, 120]"),
+    ({"fps": 0.099}, 422, "`fps`"),
     ({"fps": 1e300}, 422, "`fps`"),
     ({"format": "avi"}, 422, "`format` must be one of webp, gif"),
     ({"format": 3}, 422, "`format`"),

@@ -12,6 +12,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from serving.app import create_app
 from serving.engine import to_pixels
+from serving.errors import Invalid
 from serving.fields import Fields
 from serving.guard import Keys
 from serving.interpolate import slerp
@@ -106,6 +107,12 @@ def test_a_category_comes_gradually_and_then_is_the_one_asked_for(tmp_path, cate
         gap = np.abs(rows["motion"] - other["motion"]).max(axis=1)
         assert gap[:4].max() > 0.05 and gap[-8:].max() < 0.02
     service.close()
+
+
+def test_a_speed_next_to_none_is_refused_before_and_while_it_runs(engine):
+    for fields, changes in (({"fps": 5e-324}, {}), ({}, {1: {"fps": 5e-324}})):
+        with pytest.raises(Invalid, match="`fps` must be a number in"):
+            walk_rows(engine, engine.bundle, 2, changes.items(), **fields)
 
 
 def test_a_walk_does_not_grow(engine):
