@@ -16,28 +16,75 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from serving.service import Service
 
 HEADER_SECONDS = 10.0
+HEADER_BYTES = 2**16
 LAST_REQUEST_SECONDS = 0.5
+TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 log = logging.getLogger("serving.server")
 
 
 class ImpatientProtocol(HttpToolsProtocol):
-    """HTTP with a bound on the time that a new connection may take to its first complete header."""
+    """HTTP with a bound on the time and the bytes that a connection may take to a complete header, the first or a later
+    one. Bodies are the application's to bound."""
+
+    _header_timer: asyncio.TimerHandle | None = None
+    _receiving = False  # Between a complete header and the end of its body.
+    _loose_bytes = 0  # Received since a header or a message was complete or a part of a body came.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._header_timer = self.loop.call_later(HEADER_SECONDS, self._header_is_late)
+        self._wait_for_header()
 
-    def _header_is_late(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
+    def data_received(self, data: bytes) -> None:
+        self._loose_bytes += len(data)
+        super().data_received(data)
+        if self._loose_bytes and not self._busy():
+            # Line breaks before a header begin no message, and end the wait for one that uvicorn bounds.
+            self._wait_for_header()
+        if self._loose_bytes > HEADER_BYTES and not self.transport.is_closing():
+            if not self._busy():  # Else it would stand in the middle of an answer.
+                self.transport.write(TOO_LARGE)
             self.transport.close()
 
-    def handle_websocket_upgrade(self) -> None:
-        # The connection is the WebSocket's from here on; this object hears no more of it.
-        self._header_timer.cancel()
-        super().handle_websocket_upgrade()
+    def _busy(self) -> bool:
+        """Whether a request is being received or answered."""
+        return self._receiving or (self.cycle is not None and not self.cycle.response_complete)
+
+    def _wait_for_header(self) -> None:
+        if self._header_timer is None:
+            self._header_timer = self.loop.call_later(HEADER_SECONDS, self._header_is_late)
+
+    def _stop_waiting(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    def _header_is_late(self) -> None:
+        self._header_timer = None
+        if self._busy():  # Of a pipelined request: the one before it may take its time.
+            self._wait_for_header()
+        elif not self.transport.is_closing():
+            self.transport.close()
+
+    def on_message_begin(self) -> None:
+        self._wait_for_header()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        # A WebSocket's too: this object hears no more of that connection.
+        self._stop_waiting()
+        self._receiving, self._loose_bytes = True, 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._loose_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._receiving, self._loose_bytes = False, 0
+        super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._header_timer.cancel()
+        self._stop_waiting()
         super().connection_lost(exc)
 
 
