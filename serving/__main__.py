@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import ipaddress
 import logging
+import os
 import pathlib
 import sys
-from collections.abc import Callable
-from typing import Any
 
 from serving.app import create_app
 from serving.engine import PROVIDERS, EngineOptions
@@ -17,7 +15,7 @@ from serving.errors import ServingError
 from serving.guard import Keys, read_api_keys
 from serving.logs import set_up_logs
 from serving.repository import BatchOptions, Repository
-from serving.server import make_server
+from serving.server import GRPC, make_server
 from serving.service import Limits, Service
 
 DEFAULT_BUNDLE = pathlib.Path("pretrained/taichi")
@@ -73,9 +71,12 @@ def check_flags(values: argparse.Namespace) -> None:
         if not getattr(values, name) > 0:
             raise ValueError(f"--{name} must be positive. Received: --{name}={getattr(values, name)}")
     for name in ("threads", "encode_threads", "batch_wait_ms", "max_streams", "poll_seconds", "drain_delay",
-                 "grace_seconds", "port", "grpc_port", "device_id"):  # fmt: skip
+                 "grace_seconds", "device_id"):  # fmt: skip
         if not getattr(values, name) >= 0:
             raise ValueError(f"--{name} must not be negative. Received: --{name}={getattr(values, name)}")
+    for name in ("port", "grpc_port"):
+        if not 0 <= getattr(values, name) < 2**16:
+            raise ValueError(f"--{name} must be in [0, 65535]. Received: --{name}={getattr(values, name)}")
     if bool(values.tls_cert) != bool(values.tls_key):
         raise ValueError("--tls_cert and --tls_key belong together.")
 
@@ -88,23 +89,25 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def grpc_beside(values: argparse.Namespace, service: Service, keys: Keys) -> Callable[[], Any]:
-    """What runs TensorFlow Serving's gRPC beside the HTTP server.
+def make_grpc(values: argparse.Namespace, service: Service, keys: Keys, tls: tuple[bytes, bytes] | None) -> GRPC:
+    """What opens TensorFlow Serving's gRPC beside the HTTP server.
 
     Raises:
         ValueError: The extra is not installed.
     """
+    # Its core writes lines of its own to stderr, that clients with bad TLS cause too: no part of our log.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         from serving.grpc_server import grpc_server
     except ImportError as error:
         raise ValueError(f"--grpc_port needs the packages grpcio and protobuf: {error}") from error
-    host = f"[{values.host}]" if ":" in values.host else values.host
-    return lambda: grpc_server(service, keys, f"{host}:{values.grpc_port}", values.grace_seconds)
+    return lambda: grpc_server(service, keys, values.host, values.grpc_port, values.grace_seconds, tls)
 
 
 def serve(values: argparse.Namespace) -> None:
     """Loads, listens, drains."""
     set_up_logs(values.log_format, values.log_level)
+    tls = (values.tls_key.read_bytes(), values.tls_cert.read_bytes()) if values.tls_cert else None
     keys = Keys(read_api_keys(values.api_key_file)) if values.api_key_file else Keys()
     if not is_loopback(values.host) and not keys.needed:
         logging.getLogger("serving").warning("open to the network without API keys; see --api_key_file")
@@ -124,17 +127,12 @@ def serve(values: argparse.Namespace) -> None:
         max_body_bytes=values.max_body_bytes, max_streams=values.max_streams, timeout_seconds=values.timeout,
     )  # fmt: skip
     service = Service(repository, limits, encode_threads=values.encode_threads or None)
-    app = create_app(
-        service,
-        keys=keys,
-        origins=tuple(values.allow_origin),
-        poll_seconds=values.poll_seconds,
-        beside=grpc_beside(values, service, keys) if values.grpc_port else contextlib.nullcontext,
-    )
-    tls = {"ssl_certfile": values.tls_cert, "ssl_keyfile": values.tls_key} if values.tls_cert else {}
+    app = create_app(service, keys=keys, origins=tuple(values.allow_origin), poll_seconds=values.poll_seconds)
+    grpc = make_grpc(values, service, keys, tls) if values.grpc_port else None
+    files = {"ssl_certfile": values.tls_cert, "ssl_keyfile": values.tls_key} if tls else {}
     server = make_server(
         app, host=values.host, port=values.port, drain_delay=values.drain_delay, grace_seconds=values.grace_seconds,
-        max_connections=values.max_connections, **tls,
+        max_connections=values.max_connections, grpc=grpc, **files,
     )  # fmt: skip
     server.run()
 

@@ -7,8 +7,7 @@ import contextlib
 import logging
 import mimetypes
 import pathlib
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.applications import Starlette
@@ -45,7 +44,6 @@ def create_app(
     keys: Keys | None = None,
     origins: tuple[str, ...] = (),
     poll_seconds: float = 0.0,
-    beside: Callable[[], AbstractAsyncContextManager[Any]] = contextlib.nullcontext,
 ) -> Starlette:
     """Makes the application.
 
@@ -54,7 +52,6 @@ def create_app(
         keys: API keys; none means open.
         origins: Other origins whose pages may call the API.
         poll_seconds: How often the sources are looked at for new versions; 0 never.
-        beside: Makes what runs as long as the application does, such as the gRPC server.
     """
     keys = keys or Keys()
     streams = Streams(service, keys, origins)
@@ -62,10 +59,9 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         poller = asyncio.create_task(_poll(service, poll_seconds)) if poll_seconds else None
-        async with beside():
-            service.ready = True
-            yield
-            service.ready = False
+        service.ready = True
+        yield
+        service.ready = False
         if poller:
             poller.cancel()
             await asyncio.gather(poller, return_exceptions=True)

@@ -274,13 +274,32 @@ class Servicer:
 
 
 @contextlib.asynccontextmanager
-async def grpc_server(service: Service, keys: Keys, address: str, grace_seconds: float = 30.0) -> AsyncIterator[int]:
-    """Runs the gRPC server on the current event loop; yields its port."""
+async def grpc_server(
+    service: Service,
+    keys: Keys,
+    host: str,
+    port: int,
+    grace_seconds: float = 30.0,
+    tls: tuple[bytes, bytes] | None = None,
+) -> AsyncIterator[str]:
+    """Runs the gRPC server on the current event loop; yields its address, `host:port`.
+
+    Args:
+        service, keys: What it serves, to whom.
+        host, port: Where to listen; port 0 takes a free one.
+        grace_seconds: For calls that run, at the end.
+        tls: Private key and certificate chain, PEM; without them keys and latents travel in clear text.
+
+    Raises:
+        Unavailable: It cannot listen there.
+    """
     servicer = Servicer(service, keys)
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", service.limits.max_body_bytes),
             ("grpc.max_send_message_length", -1),
+            # Else the kernel would share a port that is in use between its servers.
+            ("grpc.so_reuseport", 0),
         ]
     )
     services = {
@@ -301,9 +320,19 @@ async def grpc_server(service: Service, keys: Keys, address: str, grace_seconds:
         }
         handler = grpc.method_handlers_generic_handler(f"tensorflow.serving.{name}", handlers)
         server.add_generic_rpc_handlers((handler,))
-    port = server.add_insecure_port(address)
+    shown = f"[{host}]" if ":" in host else host
+    address = f"{shown}:{port}"
+    try:
+        if tls:
+            port = server.add_secure_port(address, grpc.ssl_server_credentials([tls]))
+        else:
+            port = server.add_insecure_port(address)
+    except RuntimeError as error:  # gRPC does not say why.
+        why = "The port is in use, or the address not one of this machine"
+        why += ", or it cannot read the key or certificate." if tls else "."
+        raise Unavailable(f"gRPC cannot listen on {address}. {why}") from error
     await server.start()
     try:
-        yield port
+        yield f"{shown}:{port}"
     finally:
         await server.stop(grace_seconds)

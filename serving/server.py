@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
+import sys
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from types import FrameType
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from serving.errors import Unavailable
 from serving.service import Service
 
 HEADER_SECONDS = 10.0
 HEADER_BYTES = 2**16
 LAST_REQUEST_SECONDS = 0.5
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+# Opens a gRPC server as long as its context is entered; gives the address at which it listens.
+GRPC = Callable[[], AbstractAsyncContextManager[str]]
 log = logging.getLogger("serving.server")
 
 
@@ -91,15 +99,25 @@ class ImpatientProtocol(HttpToolsProtocol):
 class DrainingServer(uvicorn.Server):
     """Drains on SIGTERM and SIGINT: first `/readyz` says no and answers close their connections while requests are
     still served, so that a load balancer can turn away; then the door is shut and what runs is finished. A second
-    signal ends at once."""
+    signal ends at once. The gRPC server, if there is one, opens before and is drained before the HTTP server."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, drain_delay: float) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, drain_delay: float, grpc: GRPC | None) -> None:
         super().__init__(config)
         self.service = service
         self.drain_delay = drain_delay
+        self.grpc = grpc
+        self._beside = contextlib.AsyncExitStack()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
+        addresses = {}
+        if self.grpc:
+            try:
+                addresses["grpc"] = await self._beside.enter_async_context(self.grpc())
+            except Unavailable as error:
+                # As uvicorn ends when the HTTP port is in use.
+                log.error(str(error))
+                sys.exit(STARTUP_FAILURE)
         await super().startup(sockets)
         if self.should_exit:
             return
@@ -108,7 +126,7 @@ class DrainingServer(uvicorn.Server):
             for bound in listener.sockets:
                 host, port = bound.getsockname()[:2]
                 shown = f"[{host}]" if ":" in host else host
-                log.info("ready", extra={"url": f"{scheme}://{shown}:{port}/"})
+                log.info("ready", extra={"url": f"{scheme}://{shown}:{port}/", **addresses})
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # Closing the door resets those who stand before it: let in whom the kernel has connected, and close right then.
@@ -118,6 +136,7 @@ class DrainingServer(uvicorn.Server):
             listener.close()
         # Who was let in last gets to say what for, before connections without a request are closed.
         await asyncio.sleep(LAST_REQUEST_SECONDS)
+        await self._beside.aclose()
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -136,7 +155,7 @@ class DrainingServer(uvicorn.Server):
 
 
 def make_server(app: Starlette, *, host: str, port: int, drain_delay: float = 2.0, grace_seconds: int = 30,
-                max_connections: int = 1024, **options: Any) -> DrainingServer:  # fmt: skip
+                max_connections: int = 1024, grpc: GRPC | None = None, **options: Any) -> DrainingServer:  # fmt: skip
     """A server for the application; `run()` blocks until it has drained.
 
     Args:
@@ -145,6 +164,7 @@ def make_server(app: Starlette, *, host: str, port: int, drain_delay: float = 2.
         drain_delay: Seconds between the signal and the shutting of the door.
         grace_seconds: Then, for requests that run.
         max_connections: More are answered 503 at once.
+        grpc: Opens the gRPC server beside this one.
         options: Of `uvicorn.Config`, TLS for one.
     """
     config = uvicorn.Config(
@@ -152,4 +172,4 @@ def make_server(app: Starlette, *, host: str, port: int, drain_delay: float = 2.
         access_log=False, server_header=False, lifespan="on", timeout_keep_alive=75, limit_concurrency=max_connections,
         timeout_graceful_shutdown=grace_seconds, backlog=2048, **options,
     )  # fmt: skip
-    return DrainingServer(config, app.state.service, drain_delay)
+    return DrainingServer(config, app.state.service, drain_delay, grpc)

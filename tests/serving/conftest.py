@@ -1,4 +1,8 @@
-"""Bundles made once per session, and servers."""
+"""Bundles made once per session, a certificate, and servers."""
+
+import shutil
+import subprocess
+import types
 
 import httpx
 import pytest
@@ -20,6 +24,20 @@ def bundle_dir(tmp_path_factory):
 @pytest.fixture(scope="session")
 def engine(bundle_dir):
     return Engine(read_bundle(bundle_dir), EngineOptions(threads=1))
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """PEM files `cert` and `key` of 127.0.0.1."""
+    if not shutil.which("openssl"):
+        pytest.skip("openssl makes the certificate")
+    folder = tmp_path_factory.mktemp("certificate")
+    files = types.SimpleNamespace(cert=folder / "cert.pem", key=folder / "key.pem")
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    )
+    subprocess.run([*command.split(), "-keyout", files.key, "-out", files.cert], check=True, capture_output=True)
+    return files
 
 
 @pytest.fixture(scope="module")

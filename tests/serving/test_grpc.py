@@ -1,13 +1,17 @@
 """TensorFlow Serving's gRPC with its own stubs as the client, in an environment that has them (and TensorFlow)."""
 
 import asyncio
+import json
+import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from serving.guard import Keys
 from serving.latents import sample_latents
-from tests.serving.servers import make_service
+from tests.serving.servers import ROOT, make_service, running
 
 grpc = pytest.importorskip("grpc")
 pytest.importorskip("tensorflow_serving")
@@ -37,8 +41,8 @@ def with_server(bundle_dir, talk, keys=()):
 
     async def run():
         service = make_service(bundle_dir)
-        async with grpc_server(service, Keys(keys), "127.0.0.1:0", 1) as port:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        async with grpc_server(service, Keys(keys), "127.0.0.1", 0, 1) as address:
+            async with grpc.aio.insecure_channel(address) as channel:
                 await asyncio.wait_for(talk(channel), 60)
         service.close()
 
@@ -139,3 +143,54 @@ def test_keys(bundle_dir, stubs):
             assert await models.GetModelStatus(request, metadata=metadata)
 
     with_server(bundle_dir, talk, keys=(b"0123456789abcdef",))
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def status_over(channel, stubs, key=None):
+    request = stubs.status.GetModelStatusRequest()
+    request.model_spec.name = "tiny"
+    metadata = (("x-api-key", key),) if key else ()
+    call = stubs.model_service.ModelServiceStub(channel).GetModelStatus
+    return call(request, metadata=metadata, timeout=20).model_version_status[0].version
+
+
+def test_beside_http_it_listens_where_the_log_says_and_drains(bundle_dir, stubs):
+    with running(f"--bundle={bundle_dir}", f"--grpc_port={free_port()}", "--drain_delay=0") as process:
+        (ready,) = [line for line in process.log() if line["message"] == "ready"]
+        with grpc.insecure_channel(ready["grpc"]) as channel:
+            assert status_over(channel, stubs) == 1
+        assert process.stop() == 0
+
+
+def test_with_a_certificate_nothing_is_in_clear_text(bundle_dir, stubs, certificate, tmp_path):
+    (tmp_path / "keys").write_text("0123456789abcdef")
+    flags = [f"--bundle={bundle_dir}", f"--grpc_port={free_port()}", "--drain_delay=0"]
+    tls = [f"--tls_cert={certificate.cert}", f"--tls_key={certificate.key}", f"--api_key_file={tmp_path / 'keys'}"]
+    with running(*flags, *tls) as process:
+        (ready,) = [line for line in process.log() if line["message"] == "ready"]
+        assert ready["url"].startswith("https://")
+        root = grpc.ssl_channel_credentials(certificate.cert.read_bytes())
+        with grpc.secure_channel(ready["grpc"], root) as channel:
+            assert status_over(channel, stubs, "0123456789abcdef") == 1
+        with grpc.insecure_channel(ready["grpc"]) as channel, pytest.raises(grpc.RpcError):
+            status_over(channel, stubs, "0123456789abcdef")
+        assert all(line.startswith("{") for line in process.lines)
+
+
+def test_a_port_in_use_is_one_line_and_the_exit_code_that_http_has(bundle_dir):
+    with socket.socket() as taken:
+        # The kernel would let in another server that shares it.
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        run = [sys.executable, "-m", "serving", f"--bundle={bundle_dir}", "--threads=1", "--log_format=json"]
+        for flags in (["--port=0", f"--grpc_port={taken.getsockname()[1]}"], [f"--port={taken.getsockname()[1]}"]):
+            result = subprocess.run([*run, *flags], cwd=ROOT, capture_output=True, text=True, timeout=60)
+            lines = [json.loads(line) for line in result.stderr.splitlines()]
+            (error,) = [line["message"] for line in lines if line["level"] == "error"]
+            assert result.returncode == 3 and "in use" in error and str(taken.getsockname()[1]) in error
+            assert "\n" not in error
