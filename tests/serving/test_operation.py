@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import threading
 import time
@@ -367,6 +368,19 @@ def test_sigterm_under_load_loses_no_request(bundle_dir):
         load.stop()
         assert process.process.wait(30) == 0
     assert load.failures == [] and load.done > served
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_it_at_once_and_is_no_error(bundle_dir, number):
+    with running(f"--bundle={bundle_dir}", "--drain_delay=60") as process:
+        long = b"GET /v1/generate?num_videos=8&num_frames=128&format=apng&scale=8 HTTP/1.1\r\nHost: x\r\n\r\n"
+        with send_raw(process, long, wait=1):
+            process.process.send_signal(number)
+            wait_for(lambda: process.log()[-1]["message"] == "draining")
+            begin = time.monotonic()
+            assert process.stop(number) == 0
+            assert time.monotonic() - begin < 3
+        assert process.log()[-1]["message"] == "draining" and "error" not in {line["level"] for line in process.log()}
 
 
 def test_a_new_version_takes_over_under_load_without_a_failed_request(tmp_path):
