@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ipaddress
 import logging
 import os
 import pathlib
+import ssl
 import sys
+from collections.abc import Iterator
 
 from serving.app import create_app
 from serving.engine import PROVIDERS, EngineOptions
@@ -89,6 +92,34 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+@contextlib.contextmanager
+def naming(flag: str, path: pathlib.Path) -> Iterator[None]:
+    """What is wrong with the file names the flag that it was given by."""
+    try:
+        yield
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ValueError(f"--{flag}={path} cannot be read: {reason}") from error
+
+
+def read_tls(values: argparse.Namespace) -> tuple[bytes, bytes] | None:
+    """Private key and certificate chain, PEM, if they were asked for."""
+    if not values.tls_cert:
+        return None
+    with naming("tls_key", values.tls_key):
+        key = values.tls_key.read_bytes()
+    with naming("tls_cert", values.tls_cert):
+        return key, values.tls_cert.read_bytes()
+
+
+def read_keys(values: argparse.Namespace) -> Keys:
+    """The API keys, if there are any."""
+    if not values.api_key_file:
+        return Keys()
+    with naming("api_key_file", values.api_key_file):
+        return Keys(read_api_keys(values.api_key_file))
+
+
 def make_grpc(values: argparse.Namespace, service: Service, keys: Keys, tls: tuple[bytes, bytes] | None) -> GRPC:
     """What opens TensorFlow Serving's gRPC beside the HTTP server.
 
@@ -107,8 +138,7 @@ def make_grpc(values: argparse.Namespace, service: Service, keys: Keys, tls: tup
 def serve(values: argparse.Namespace) -> None:
     """Loads, listens, drains."""
     set_up_logs(values.log_format, values.log_level)
-    tls = (values.tls_key.read_bytes(), values.tls_cert.read_bytes()) if values.tls_cert else None
-    keys = Keys(read_api_keys(values.api_key_file)) if values.api_key_file else Keys()
+    tls, keys = read_tls(values), read_keys(values)
     if not is_loopback(values.host) and not keys.needed:
         logging.getLogger("serving").warning("open to the network without API keys; see --api_key_file")
     repository = Repository(
@@ -134,7 +164,13 @@ def serve(values: argparse.Namespace) -> None:
         app, host=values.host, port=values.port, drain_delay=values.drain_delay, grace_seconds=values.grace_seconds,
         max_connections=values.max_connections, grpc=grpc, **files,
     )  # fmt: skip
-    server.run()
+    try:
+        server.run()
+    except ssl.SSLError as error:
+        raise ValueError(
+            f"--tls_cert={values.tls_cert} and --tls_key={values.tls_key} must be a certificate and its private key, "
+            f"PEM files: {error}"
+        ) from error
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -56,12 +56,35 @@ class Bundle:
         return (self.height, self.width, self.channels)
 
     def golden(self) -> dict[str, NDArray[Any]]:
-        """Returns the arrays of `golden.npz`: `seed`, the inputs by name, `video`, `motion_state`."""
+        """Returns the arrays of `golden.npz`: `seed`, the inputs by name, `video` [B, T, H, W, C], `motion_state`
+        [B, dim_motion].
+
+        Raises:
+            BundleError: It is damaged, or an array is missing or of another shape than the manifest says.
+        """
+        path = self.files["golden"]
         try:
-            with np.load(self.files["golden"], allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError, EOFError) as error:
-            raise BundleError(f"{self.files['golden']} cannot be read: {error}") from error
+            with np.load(path, allow_pickle=False) as arrays:
+                golden = {name: np.asarray(arrays[name]) for name in arrays.files}
+        except Exception as error:  # What is damaged in a zip file decides whose error it is, of half a dozen.
+            raise BundleError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
+        num_videos, num_frames = (*golden.get("motion_noise", np.empty(1)).shape, 1, 1)[:2]
+        inputs = self.latents.shapes(num_videos, num_frames)
+        shapes = {"seed": (), "motion_noise": inputs["motion_noise"], **inputs}
+        shapes |= {
+            "video": (num_videos, num_frames, *self.frame_shape),
+            "motion_state": (num_videos, self.latents.dim_motion),
+        }
+        for name, shape in shapes.items():
+            if name not in golden:
+                raise BundleError(f"{path} lacks `{name}`. Export the model again.")
+            array, kind = golden[name], np.integer if name == "seed" else np.floating
+            if array.shape != shape or not np.issubdtype(array.dtype, kind):
+                raise BundleError(
+                    f"{path}: `{name}` must be {kind.__name__} of shape {shape}. Received: {array.dtype} of shape "
+                    f"{array.shape}. Export the model again."
+                )
+        return golden
 
 
 def is_bundle(folder: pathlib.Path) -> bool:
@@ -102,7 +125,7 @@ def _digest(folder: pathlib.Path, paths: list[pathlib.Path]) -> str:
     """SHA-256 over the files, each compared with SHA256SUMS where that exists."""
     listed = {}
     if (folder / "SHA256SUMS").is_file():
-        for line in (folder / "SHA256SUMS").read_text().splitlines():
+        for line in (folder / "SHA256SUMS").read_text(errors="replace").splitlines():
             digest, _, name = line.partition(" ")
             listed[name.strip(" *")] = digest
     whole = hashlib.sha256()
@@ -154,6 +177,9 @@ def read_bundle(folder: pathlib.Path | str) -> Bundle:
     name = _fact(facts, "name", str, path)
     if not name or any(c in name for c in "/:") or not name.isprintable():
         raise BundleError(f"{path}: `name` must be printable, without '/' and ':'. Received: name={name!r}")
+    frame_buckets = facts.get("frame_buckets", [])
+    if not isinstance(frame_buckets, list) or not all(type(n) is int and n > 0 for n in frame_buckets):
+        raise BundleError(f"{path}: `frame_buckets` must be a list of numbers of frames. Received: {frame_buckets!r}")
     files = _files(folder, facts, path)
     run = [path, *(files[role] for role in ("motion", "frames", "frames_fp16", "golden") if role in files)]
     return Bundle(
@@ -168,7 +194,7 @@ def read_bundle(folder: pathlib.Path | str) -> Bundle:
         width=_positive(facts, "width", path),
         channels=channels,
         video_length=_positive(facts, "video_length", path),
-        frame_buckets=tuple(sorted({int(n) for n in facts.get("frame_buckets", [])})),
+        frame_buckets=tuple(sorted(set(frame_buckets))),
         files=files,
         facts=facts,
         digest=_digest(folder, run),
