@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import collections
 import json
+import math
 import sys
 import time
 import urllib.parse
@@ -121,6 +122,14 @@ def _percentile(values: list[float], q: int) -> float | None:
     return round(float(np.percentile(values, q)) * 1e3, 2) if values else None
 
 
+def _is_http(url: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        return parts.scheme == "http" and parts.port != 0
+    except ValueError:  # A port that is none, or brackets that are no address.
+        return False
+
+
 async def run_load(
     url: str, rate: float, seconds: float, *, query: str = "format=npy", api_key: str | None = None,
     timeout: float = 60.0, seed: int = 0,
@@ -139,8 +148,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--api_key", help="sent as a bearer token")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds after which a request is given up")
     values = parser.parse_args(argv)
-    if urllib.parse.urlsplit(values.url).scheme != "http" or values.seconds <= 0 or min(values.rate) <= 0:
-        print("python -m serving.load: an http:// URL and positive --rate and --seconds are needed.", file=sys.stderr)
+    if not _is_http(values.url) or not all(0 < number < math.inf for number in (*values.rate, values.seconds)):
+        print(
+            "python -m serving.load: an http:// URL and positive, finite --rate and --seconds are needed. Received: "
+            f"{values.url}, --rate={', '.join(map(str, values.rate))}, --seconds={values.seconds}",
+            file=sys.stderr,
+        )
         return 1
     for rate in values.rate:
         work = run_load(

@@ -60,4 +60,25 @@ def test_the_load_generator_counts_what_it_sent(server, capsys):
     assert bad["answered"] == 0 and bad["refused"]["422"]["count"] == 10
     assert main([server.url, "--rate=10", "--seconds=0.5"]) == 0
     assert json.loads(capsys.readouterr().out)["sent"] == 5
-    assert main(["ftp://x", "--rate=1"]) == 1
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "ftp://x --rate=1",
+        "http://h:99999 --rate=1",
+        "http://h:x --rate=1",
+        "http://[::1 --rate=1",
+        "http://h --rate=nan",
+        "http://h --rate=1 --rate=inf",
+        "http://h --rate=0",
+        "http://h --rate=1 --seconds=inf",
+        "http://h --rate=1 --seconds=nan",
+        "http://h --rate=1 --seconds=-1",
+    ],
+)
+def test_a_load_that_cannot_be_is_one_line(capsys, flags):
+    assert main(flags.split()) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("python -m serving.load: an http:// URL and positive, finite --rate and --seconds")
+    assert flags.split()[0] in line
