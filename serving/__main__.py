@@ -12,14 +12,23 @@ import ssl
 import sys
 from collections.abc import Iterator
 
-from serving.app import create_app
-from serving.engine import PROVIDERS, EngineOptions
-from serving.errors import ServingError
-from serving.guard import Keys, read_api_keys
-from serving.logs import set_up_logs
-from serving.repository import BatchOptions, Repository
-from serving.server import GRPC, make_server
-from serving.service import Limits, Service
+try:
+    from serving.app import create_app
+    from serving.engine import PROVIDERS, EngineOptions
+    from serving.errors import ServingError
+    from serving.guard import Keys, read_api_keys
+    from serving.logs import set_up_logs
+    from serving.repository import BatchOptions, Repository
+    from serving.server import GRPC, make_server
+    from serving.service import Limits, Service
+except ModuleNotFoundError as error:
+    package = (error.name or "serving").partition(".")[0]
+    if package == "serving":
+        raise
+    sys.exit(
+        f"python -m serving: the package {package} is missing or too old. Install what serving needs: pip install -e "
+        "'.[serving]' in a checkout, or pip install -r serving/requirements.txt for serving alone."
+    )
 
 DEFAULT_BUNDLE = pathlib.Path("pretrained/taichi")
 

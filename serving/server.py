@@ -18,6 +18,7 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from serving.errors import Unavailable
 from serving.service import Service
@@ -169,8 +170,8 @@ def make_server(app: Starlette, *, host: str, port: int, drain_delay: float = 2.
         options: Of `uvicorn.Config`, TLS for one.
     """
     config = uvicorn.Config(
-        app, host=host, port=port, http=ImpatientProtocol, ws="websockets-sansio", ws_max_size=2**16, log_config=None,
-        access_log=False, server_header=False, lifespan="on", timeout_keep_alive=75, limit_concurrency=max_connections,
-        timeout_graceful_shutdown=grace_seconds, backlog=2048, **options,
+        app, host=host, port=port, http=ImpatientProtocol, ws=WebSocketsSansIOProtocol, ws_max_size=2**16,
+        log_config=None, access_log=False, server_header=False, lifespan="on", timeout_keep_alive=75,
+        limit_concurrency=max_connections, timeout_graceful_shutdown=grace_seconds, backlog=2048, **options,
     )  # fmt: skip
     return DrainingServer(config, app.state.service, drain_delay, grpc)

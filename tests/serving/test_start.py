@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from serving.__main__ import main
 from serving.bundle import read_bundle
 from serving.errors import BundleError
 from tests.serving.made_bundles import write_bundle
+from tests.serving.servers import ROOT
 
 
 @pytest.fixture
@@ -49,6 +52,15 @@ def test_a_certificate_without_its_key_names_both(refusal, bundle_dir, certifica
     for cert, key in ((certificate.cert, certificate.cert), (certificate.cert, __file__), (__file__, certificate.key)):
         line = refusal(f"--bundle={bundle_dir}", "--port=0", f"--tls_cert={cert}", f"--tls_key={key}")
         assert f"--tls_cert={cert} and --tls_key={key} must be a certificate and its private key" in line
+
+
+def test_a_package_that_is_missing_is_named_with_what_to_install():
+    for name in ("numpy", "onnxruntime", "starlette", "httptools", "websockets"):
+        hidden = f"import runpy, sys; sys.modules[{name!r}] = None; runpy.run_module('serving', run_name='__main__')"
+        result = subprocess.run([sys.executable, "-c", hidden], cwd=ROOT, capture_output=True, text=True)
+        (line,) = result.stderr.splitlines()
+        assert line.startswith(f"python -m serving: the package {name} is missing or too old. Install")
+        assert result.returncode == 1 and ".[serving]" in line and "-r serving/requirements.txt" in line
 
 
 @pytest.fixture
