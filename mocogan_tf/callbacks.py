@@ -280,10 +280,10 @@ class StopOnSignal(keras.callbacks.Callback):
     def __init__(self, workers):
         super().__init__()
         self.workers = workers
+        self.previous = {}
 
     def on_train_begin(self, logs=None):
         self.signal = None
-        self.previous = {}
         try:
             self.previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         except ValueError:  # Only the main thread may; a program that trains in another keeps its own handling.
@@ -300,6 +300,8 @@ class StopOnSignal(keras.callbacks.Callback):
             self.signal = agreed
             self.model.stop_training = True
 
-    def on_train_end(self, logs=None):
+    def restore(self):
+        """Gives the signals back to whoever handled them before; Keras calls no callback where training fails."""
         for number, handler in self.previous.items():
             signal.signal(number, handler)
+        self.previous = {}

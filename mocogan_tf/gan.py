@@ -230,7 +230,8 @@ class MoCoGAN(AdversarialModel):
         def penalty():
             with tf.GradientTape() as tape:
                 tape.watch(real)
-                logits = discriminator(real, training=True)
+                # Not as in training: spectral normalisation would move its vector, which no branch of `tf.cond` may.
+                logits = discriminator(real, training=False)
                 summed = ops.sum(ops.mean(ops.cast(logits, keras.config.floatx()), axis=-1))
             return weight * self.r1_every * losses.r1_penalty(tape.gradient(summed, real))
 

@@ -1,5 +1,6 @@
 """The run directory: whose it is, and what it says of configuration and clips."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -10,7 +11,7 @@ from absl import logging
 from mocogan_tf import checkpoints
 from mocogan_tf.config import Config, differences
 
-CONFIG, DATA = "config.json", "data.json"
+CONFIG, DATA, LOCK = "config.json", "data.json", "lock"
 
 
 def check(run_dir, config, resume):
@@ -36,38 +37,64 @@ def check(run_dir, config, resume):
         old = Config.from_json(run_dir / CONFIG)
         # These two follow from the clips, and are compared when those are known.
         _compare(run_dir, old, dataclasses.replace(config, **{name: getattr(old, name) for name in _FROM_CLIPS}))
-    elif run_dir.exists() and any(run_dir.iterdir()):
+    elif run_dir.exists() and any(path.name != LOCK for path in run_dir.iterdir()):
         raise ValueError(f"{run_dir} is not empty and holds no run. Choose another --run_dir.")
 
 
-def claim(run_dir, config, videos, fps):
-    """Writes what the run is: config.json and data.json; or checks that they say the same.
+def check_clips(run_dir, config, videos):
+    """Checks what the clips decide, before anything of the run is loaded.
 
     Args:
-        run_dir: The run directory, which `check` let pass; made if missing.
+        run_dir: The run directory, which `check` let pass.
+        config: Resolved `Config`.
+        videos: The `VideoSet` to train on.
+
+    Raises:
+        ValueError: The run there belongs to another configuration or to clips of other categories.
+    """
+    run_dir = pathlib.Path(run_dir)
+    if not (run_dir / CONFIG).exists():
+        return
+    old, categories = read_data(run_dir), list(videos.categories)
+    if old["categories"] != categories:
+        raise ValueError(
+            f"{run_dir} was trained on the categories {', '.join(old['categories'])}; these clips have "
+            f"{', '.join(categories)}. Choose another --run_dir, or give the old --data_dir."
+        )
+    _compare(run_dir, Config.from_json(run_dir / CONFIG), config)
+    if old["num_clips"] != len(videos):
+        logging.warning("%s was trained on %d clips, now there are %d.", run_dir, old["num_clips"], len(videos))
+
+
+@contextlib.contextmanager
+def claim(run_dir, config, videos, fps):
+    """Writes what the run is, config.json and data.json, and keeps other processes out for as long as it is entered.
+
+    Args:
+        run_dir: The run directory, which `check` and `check_clips` let pass; made if missing.
         config: Resolved `Config`.
         videos: The `VideoSet` to train on.
         fps: Frames per second of training clips.
 
     Raises:
-        ValueError: The run there belongs to another configuration or to clips of other categories.
+        ValueError: Another process is training there.
         OSError: It cannot be written.
     """
     run_dir = pathlib.Path(run_dir)
-    data = {"name": videos.name, "categories": list(videos.categories), "num_clips": len(videos), "fps": fps}
-    if (run_dir / CONFIG).exists():
-        _compare(run_dir, Config.from_json(run_dir / CONFIG), config)
-        old = read_data(run_dir)
-        if old["categories"] != data["categories"]:
-            raise ValueError(
-                f"{run_dir} was trained on the categories {', '.join(old['categories'])}; these clips have "
-                f"{', '.join(data['categories'])}. Choose another --run_dir, or give the old --data_dir."
-            )
-        if old["num_clips"] != data["num_clips"]:
-            logging.warning("%s was trained on %d clips, now there are %d.", run_dir, old["num_clips"], len(videos))
     run_dir.mkdir(parents=True, exist_ok=True)
-    _write(run_dir / DATA, json.dumps(data, indent=2) + "\n")
-    _write(run_dir / CONFIG, config.to_json())
+    with open(run_dir / LOCK, "w") as lock:
+        try:
+            import fcntl  # POSIX only; elsewhere two trainings at once are not noticed.
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:
+            pass
+        except BlockingIOError as error:
+            raise ValueError(f"Another process is training in {run_dir}. Choose another --run_dir.") from error
+        data = {"name": videos.name, "categories": list(videos.categories), "num_clips": len(videos), "fps": fps}
+        _write(run_dir / DATA, json.dumps(data, indent=2) + "\n")
+        _write(run_dir / CONFIG, config.to_json())
+        yield
 
 
 def read_data(run_dir):

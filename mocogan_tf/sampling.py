@@ -163,6 +163,9 @@ def interpolated_contents(generator, num_videos, num_frames, *, seed):
     start, end = latents["content"].astype(np.float64)
     angle = np.arccos(np.clip(start @ end / (np.linalg.norm(start) * np.linalg.norm(end)), -1.0, 1.0))
     share = np.linspace(0.0, 1.0, num_videos)[:, None]
-    between = (np.sin((1.0 - share) * angle) * start + np.sin(share * angle) * end) / np.sin(angle)
+    if np.sin(angle) > 1e-6:
+        between = (np.sin((1.0 - share) * angle) * start + np.sin(share * angle) * end) / np.sin(angle)
+    else:  # On one line through zero, as all codes of one number are.
+        between = (1.0 - share) * start + share * end
     fixed = {name: value[:1].repeat(num_videos, axis=0) for name, value in latents.items()}
     return generate(generator, {**fixed, "content": between.astype(np.float32)})

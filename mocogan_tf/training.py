@@ -1,5 +1,6 @@
 """Training a run from a configuration: networks, state, the loop. What `train.py` calls."""
 
+import contextlib
 import dataclasses
 import signal
 import sys
@@ -89,6 +90,7 @@ def _train(config, run_dir, resume, strategy, workers):
         gan = build_gan(config, policy=config.precision)
     with workers.chief_first():
         if workers.is_chief:
+            run_directory.check_clips(run_dir, config, videos)
             checkpoints.restore_latest(gan, run_dir)
             _check_steps(config, int(gan.step.numpy()))
     workers.copy_from_chief(gan.state)
@@ -97,14 +99,21 @@ def _train(config, run_dir, resume, strategy, workers):
         if workers.is_chief:
             print(f"{run_dir} is at step {start_step} of {config.steps}. To go on, raise --steps.")
         return 0
-    with workers.chief_first():
-        if workers.is_chief:
-            run_directory.claim(run_dir, config, videos, fps)
-            print(
-                f"{'going on with' if start_step else 'training'} {run_dir}: steps {start_step + 1} to {config.steps}, "
-                f"{len(videos)} clips, {len(videos.categories)} categories, {strategy.num_replicas_in_sync} replica(s)",
-                flush=True,
-            )
+    with contextlib.ExitStack() as stack:
+        with workers.chief_first():
+            if workers.is_chief:
+                stack.enter_context(run_directory.claim(run_dir, config, videos, fps))
+                print(
+                    f"{'going on with' if start_step else 'training'} {run_dir}: steps {start_step + 1} to "
+                    f"{config.steps}, {len(videos)} clips, {len(videos.categories)} categories, "
+                    f"{strategy.num_replicas_in_sync} replica(s)",
+                    flush=True,
+                )
+        return _fit(gan, config, run_dir, start_step, videos, strategy, workers)
+
+
+def _fit(gan, config, run_dir, start_step, videos, strategy, workers):
+    """Trains to the end or a signal; returns the exit code."""
     stop = callbacks.StopOnSignal(workers)
     listeners = _callbacks(config, run_dir, start_step, videos, gan.sampler.frame_stride, workers.is_chief)
     try:
@@ -123,6 +132,8 @@ def _train(config, run_dir, resume, strategy, workers):
             f"Out of memory at {', '.join(f'{name}={getattr(config, name)}' for name in batches)}. "
             f"Lower {' or '.join(f'--{name}' for name in batches)}, or --ngf and --ndf."
         ) from error
+    finally:
+        stop.restore()
     workers.wait()  # Whoever ends first would look like a lost worker to the others.
     if not workers.is_chief:
         return EXIT_CODES[stop.signal]

@@ -8,10 +8,12 @@ import pytest
 import scipy.linalg
 
 from mocogan_tf import video
+from mocogan_tf.building import build_gan
 from mocogan_tf.data import shapes
 from mocogan_tf.metrics import material, monitor, quality, registry
 from tests.metrics.test_features import mean_network
 from tests.test_commands import TINY, complaint, run
+from tests.tiny import tiny_config
 
 LOSSLESS = ("webp", "apng", "png", "npy", "gif")  # A GIF holds clips of few colours without loss.
 
@@ -148,6 +150,21 @@ def test_what_needs_real_clips_or_a_run_says_so(tmp_path):
         scores_of(found, "frechet_video")
     with pytest.raises(ValueError, match="rendered `shapes` or `taichi`"):
         scores_of(found, "identity")
+
+
+def test_a_network_that_is_not_there_is_missed_before_anything_is_computed(tmp_path):
+    found = material.of_folder(write_clips(tmp_path / "c", rendered(4, 4)[0], "npy"), num_videos=None, seed=0)
+    with pytest.raises(ValueError, match="Cannot read the feature network .*none.onnx"):
+        next(registry.evaluate(["diversity", f"acd:{tmp_path / 'none.onnx'}"], found))
+
+
+def test_categories_that_a_run_found_by_itself_are_no_classes(tmp_path):
+    config = tiny_config(dim_category=5, category_loss="infogan", cache_dir=str(tmp_path))
+    found = material.Material(config, num_videos=32, num_frames=4, seed=0, generator=build_gan(config).sampler)
+    assert found.clips.categories == ()
+    assert "mcs" not in registry.default_metrics(found)
+    with pytest.raises(ValueError, match="`mcs` needs classes"):
+        scores_of(found, "mcs")
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,11 @@ def test_the_penalty_on_gradients_is_counted_although_few_steps_have_it():
     assert footprint.memory(with_penalty, 1).activations > 1.2 * footprint.memory(without, 1).activations
 
 
+def test_frames_side_by_side_are_counted():
+    one, two = (footprint.memory(tiny_config(image_frames=number), 1) for number in (1, 2))
+    assert two.weights > one.weights
+
+
 def test_the_checkpoint_is_as_large_as_said(tmp_path):
     config = tiny_config(ngf=32, ndf=32)
     gan = build_gan(config)

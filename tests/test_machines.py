@@ -90,7 +90,7 @@ def test_a_signal_to_one_worker_stops_all_at_the_same_step():
     assert not stop.model.stop_training
     stop.on_train_batch_end(1)
     assert stop.model.stop_training and stop.signal == 15
-    stop.on_train_end()
+    stop.restore()
 
 
 @pytest.mark.core

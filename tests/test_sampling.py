@@ -73,6 +73,15 @@ def test_categories_of_a_generator_without_any_are_refused():
         sampling.all_categories(VideoGenerator(ngf=2, image_size=32), 1, 4, seed=0)
 
 
+def test_contents_of_one_number_are_interpolated_along_their_line():
+    made = VideoGenerator(dim_content=1, dim_motion=3, ngf=4, image_size=32)
+    reference.random_weights(made)
+    points = sampling.interpolated_contents(made, 3, 2, seed=3)
+    latents = {name: value[:1] for name, value in sample_latents(made.latents, 2, 2, seed=3).items()}
+    middle = sample_latents(made.latents, 2, 2, seed=3)["content"].mean(0, keepdims=True)
+    assert close(points[1:2], sampling.generate(made, {**latents, "content": middle}))
+
+
 @pytest.fixture(scope="module", params=["vgan", "tgan"])
 def fixed(request):
     """A generator of clips of one length: VGAN's 32 frames, of which 16 are kept, or TGAN's 16."""

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import signal
 
 import keras
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from mocogan_tf import building, checkpoints, training
+from mocogan_tf import building, checkpoints, run_directory, training
 from mocogan_tf.config import Config
 from tests.tiny import TINY
 
@@ -141,12 +142,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(c
 def test_memory_or_disk_that_run_out_end_in_a_line_that_says_what_to_do(
     message, error, words, config, tmp_path, monkeypatch
 ):
-    def fit(*args, **kwargs):
+    def fit(*args, callbacks, **kwargs):
+        callbacks[-1].on_train_begin()
         raise tf.errors.ResourceExhaustedError(None, None, message)
 
     monkeypatch.setattr(keras.Model, "fit", fit)
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(error, match=words):
         training.train(config, tmp_path / "run")
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.core
@@ -157,6 +161,35 @@ def test_a_run_directory_of_another_configuration_is_refused_and_the_difference_
     (run_dir / "config.json").write_text(dataclasses.replace(resolved, ngf=8, steps=99).to_json())
     with pytest.raises(ValueError, match=re.escape("another configuration (ngf: 8 -> 4)")):
         training.train(config, run_dir)
+
+
+@pytest.mark.core
+def test_a_run_on_another_number_of_categories_is_refused_before_it_is_loaded(config, tmp_path):
+    training.train(dataclasses.replace(config, steps=1), tmp_path / "run")
+    other = dataclasses.replace(config, dim_category=5, category_loss="infogan")
+    with pytest.raises(ValueError, match="another configuration .*dim_category: 2 -> 5"):
+        training.train(other, tmp_path / "run")
+
+
+@pytest.mark.core
+def test_one_process_at_a_time_trains_in_a_run_directory(config, tmp_path):
+    short = dataclasses.replace(config, steps=1)
+    resolved, videos = short.resolve_categories(2), training.open_videos(short)
+    with run_directory.claim(tmp_path / "run", resolved, videos, 8.0):
+        with pytest.raises(ValueError, match="Another process is training in"):
+            training.train(short, tmp_path / "run")
+    (tmp_path / "run" / "config.json").unlink()
+    (tmp_path / "run" / "data.json").unlink()  # As of a start that failed before it wrote them.
+    assert training.train(short, tmp_path / "run") == 0
+
+
+def test_spectral_normalisation_and_the_penalty_train_together_and_go_on_exactly(config, tmp_path):
+    changes = {"discriminator_norm": "spectral", "noise_sigma": 0.0, "r1_image": 1.0, "r1_video": 1.0, "r1_every": 2}
+    both = dataclasses.replace(config, **changes, steps=4, checkpoint_every=3)
+    training.train(both, tmp_path / "whole")
+    training.train(dataclasses.replace(both, steps=3), tmp_path / "parts")
+    training.train(both, tmp_path / "parts")
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
 
 
 @pytest.mark.core

@@ -43,5 +43,8 @@ def load(path: pathlib.Path, name: str) -> tuple[list[NDArray[Any]], NDArray[Any
     Raises:
         OSError, ValueError, KeyError, zipfile.BadZipFile: The file is damaged.
     """
-    with np.load(path, allow_pickle=False) as stored:
-        return [stored[f"weight_{i}"] for i in range(len(stored.files) - 1)], stored[name]
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return [stored[f"weight_{i}"] for i in range(len(stored.files) - 1)], stored[name]
+    except EOFError as error:
+        raise ValueError("it is empty") from error

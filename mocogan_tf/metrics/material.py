@@ -83,7 +83,9 @@ class Material:
         """
         if self.generator is None:
             raise ValueError("This metric makes clips of its own and needs a run: --run_dir in place of --clips.")
-        categories = self.videos.categories if self.config is not None and self.generator.latents.dim_category else ()
+        # Categories that the generator found by itself (InfoGAN) have no names, and are not the set's classes.
+        named = self.config is not None and self.config.category_loss == "supervised"
+        categories = self.videos.categories if named and self.generator.latents.dim_category else ()
         return generated_clips(
             self.generator,
             number,

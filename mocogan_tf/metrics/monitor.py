@@ -86,7 +86,8 @@ class Monitor:
         judged = self._network(real)
         self._real_video = statistics.mean_and_covariance(judged.features)
         self._real_frame = statistics.mean_and_covariance(_flat(judged.frame_features))
-        self._has_labels = bool(videos.categories) and config.dim_category == len(videos.categories)
+        # Categories that are found (InfoGAN) are not the set's classes.
+        self._has_labels = bool(videos.categories) and config.category_loss == "supervised"
         self._has_shapes = acd.has_shapes_on_black(real.frames)
         self.features = self._network.name
         self.real = {DIVERSITY: collapse.diversity(real.frames), MOTION: collapse.motion(real.frames)}

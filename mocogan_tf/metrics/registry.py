@@ -7,6 +7,7 @@ A metric is a function from `Material` to scores; the protocol goes with every n
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -133,7 +134,7 @@ def _acd_face(material: Material, file: str) -> Iterator[Score]:
 
 
 def _mcs(material: Material) -> Iterator[Score]:
-    wanted = material.clips.labels
+    wanted = material.clips.labels if material.clips.categories else None
     taken_for = material.judged.categories if material.videos.categories else None
     if wanted is None or taken_for is None:
         raise ValueError(
@@ -381,7 +382,7 @@ def default_metrics(material: Material) -> list[str]:
     if material.config is None:
         return [*names, *(["acd_color"] if acd.has_shapes_on_black(material.clips.frames) else [])]
     names = ["frechet_video", "frechet_frame", "kernel_video", "precision", *names]
-    if material.clips.labels is not None and material.videos.categories:
+    if material.clips.labels is not None and material.clips.categories and material.videos.categories:
         names.insert(0, "mcs")
     if acd.has_shapes_on_black(material.real.frames):
         names.insert(0, "acd_color")
@@ -407,6 +408,8 @@ def evaluate(names: Sequence[str], material: Material) -> Iterator[tuple[Score, 
             raise ValueError(
                 f"`{key}` needs at least {metric.min_videos} clips. Received: --num_videos={material.num_videos}"
             )
+        if file and not pathlib.Path(file).is_file():
+            raise ValueError(f"Cannot read the feature network {file}: there is no such file.")
         asked[key, file] = metric
     for (_, file), metric in asked.items():
         begun = time.monotonic()

@@ -174,7 +174,7 @@ def _swaps(material: Material) -> str:
         return ""
     columns = min(max(_GRID, material.generator.latents.dim_category), 8)
     clips = sampling.content_motion_grid(material.generator, _GRID, columns, material.num_frames, seed=material.seed)
-    names = material.videos.categories if material.generator.latents.dim_category else ()
+    names = material.clips.categories
     by_column = material.generator.config["category_to"] == "motion"
     words = f" Classes, by {'column' if by_column else 'row'}: {html.escape(', '.join(names))}." if names else ""
     caption = f"A row shares its content code, a column its motion codes.{words}"

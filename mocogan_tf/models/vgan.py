@@ -108,7 +108,8 @@ class VGANGenerator(keras.Model):
         outputs = {"video": video, "foreground": foreground, "background": background, "mask": mask}
         super().__init__(inputs={"z": z}, outputs=outputs, name=name, **kwargs)
         self.latents = CodeSpec(num_frames=video_length, dim_z=dim_z)
-        self.frame_stride = max(1, video_length // 16)
+        # The largest step that leaves 16 frames or more and divides the clip.
+        self.frame_stride = max(i for i in range(1, max(2, video_length // 16 + 1)) if video_length % i == 0)
         self.config = {
             "video_length": video_length,
             "dim_z": dim_z,

@@ -136,6 +136,21 @@ def test_clips_without_labels_have_no_mcs(config):
     assert watched(Replay(shape_videos(labelled=False)))["frechet_video"] > 0
 
 
+def test_categories_that_were_found_are_not_the_sets_classes(config):
+    found = dataclasses.replace(config, category_loss="infogan")
+    assert "mcs" not in Monitor(found, shape_videos(), NUM_CLIPS, seed=3, recipe=QUICK).names
+
+
+def test_an_empty_file_in_the_networks_place_is_damaged_and_made_again(config, tmp_path, caplog):
+    elsewhere = dataclasses.replace(config, cache_dir=str(tmp_path))
+    Monitor(elsewhere, shape_videos(), NUM_CLIPS, seed=3, recipe=QUICK)
+    (kept,) = tmp_path.glob("clipnet-*.npz")
+    kept.write_bytes(b"")
+    with caplog.at_level("WARNING"):
+        Monitor(elsewhere, shape_videos(), NUM_CLIPS, seed=3, recipe=QUICK)
+    assert "is damaged (it is empty)" in caplog.text and kept.stat().st_size > 1000
+
+
 def test_the_network_is_kept_and_the_second_monitor_gives_the_same_scores(config, watched, capfd):
     again = Monitor(config, shape_videos(), NUM_CLIPS, seed=3, recipe=QUICK)
     assert "Training" not in capfd.readouterr().err

@@ -64,7 +64,8 @@ def test_without_foreground_the_video_stands_still(generator):
 
 
 @pytest.mark.parametrize(
-    ("image_size", "video_length", "stride"), [(32, 8, 1), (32, 32, 2), (64, 16, 1), (64, 32, 2), (128, 32, 2)]
+    ("image_size", "video_length", "stride"),
+    [(32, 8, 1), (32, 32, 2), (32, 56, 2), (64, 16, 1), (64, 32, 2), (128, 32, 2)],
 )
 def test_every_size_and_length(image_size, video_length, stride):
     made = VGANGenerator(video_length=video_length, image_size=image_size, ngf=1, channels=1)
