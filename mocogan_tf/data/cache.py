@@ -139,7 +139,8 @@ def _make_entry(
             rates.append(video.fps)
             remarks += [f"{video.name}: {note}" for note in video.notes]
         if not rates:
-            raise ValueError(f"None of the {total} clips of {name} can be read. The first: {left_out[0]}")
+            first = f" The first: {left_out[0]}" if left_out else ""
+            raise ValueError(f"None of the {total} clips of {name} can be read.{first}")
         notes = [f"left out, {error}" for error in left_out] + summarise(remarks)
         known = [rate for rate in rates if rate]
         fps = float(np.median(known)) if known else default_fps

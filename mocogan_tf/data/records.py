@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import pathlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -141,20 +142,23 @@ def read_clips(
         decode_webp: Decoder of WebP frames; Pillow if None.
 
     Raises:
-        ValueError: A shard is missing or damaged.
+        ValueError: A shard is missing or damaged, or has not as many clips as the manifest says.
     """
-    shards = sorted({clip["shard"] for clip in manifest["clips"] if clip["split"] == split})
+    shards = Counter(clip["shard"] for clip in manifest["clips"] if clip["split"] == split)
     shape = [manifest["image_size"], manifest["image_size"], manifest["channels"]]
     decode = _frame_decoder(manifest["encoding"], shape, decode_webp or _decode_webp_with_pillow)
-    for shard in shards:
-        path = f"{folder.rstrip('/')}/{shard}"
+    for shard, expected in sorted(shards.items()):
+        path, count = f"{folder.rstrip('/')}/{shard}", 0
         clips = tf.data.TFRecordDataset(path).map(_parse).map(decode, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
         try:
             for clip in clips.as_numpy_iterator():
+                count += 1
                 name, category = clip["name"].decode(), clip["category"].decode()
                 yield Outcome(name, CachedVideo(name, category, clip["frames"], float(clip["fps"])))
         except tf.errors.OpError as error:
             raise ValueError(f"The shard {path} is missing or damaged: {' '.join(error.message.split())}") from error
+        if count != expected:  # A file that ends between two records reads like a whole one.
+            raise ValueError(f"The shard {path} is missing or damaged: {count} of its {expected} clips can be read")
 
 
 def _parse(record: tf.Tensor) -> dict[str, tf.Tensor]:

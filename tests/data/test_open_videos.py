@@ -85,6 +85,23 @@ def test_a_folder_without_a_readable_clip_is_an_error_that_says_why(make_config,
     assert entries(make_config()) == []
 
 
+def test_a_set_without_a_single_clip_is_one_line(tmp_path):
+    with pytest.raises(ValueError, match="None of the 0 clips of nothing can be read.$"):
+        cache.cached_videos(
+            key={},
+            produce=lambda: [],
+            total=0,
+            name="nothing",
+            doing="Reading",
+            categories=(),
+            default_fps=8.0,
+            image_size=32,
+            channels=3,
+            cache_dir=str(tmp_path),
+        )
+    assert os.listdir(tmp_path) == []
+
+
 def test_clips_that_are_all_too_short_are_an_error_that_names_the_flags(make_config, two_classes):
     config = make_config(data_dir=str(two_classes), video_length=16, every_nth=2)
     with pytest.raises(

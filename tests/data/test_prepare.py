@@ -324,6 +324,17 @@ def test_a_damaged_or_missing_shard_is_named(clips, tmp_path, make_config):
         open_videos(make_config(data_dir=str(tmp_path / "out")))
 
 
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_shard_that_was_cut_between_two_clips_is_damaged(clips, tmp_path, make_config, kept):
+    manifest = prepare(clips, tmp_path / "out", options(clips_per_shard=100))
+    shard = tmp_path / "out" / manifest["shards"][0]["file"]
+    record = 8 + 4 + int.from_bytes(shard.read_bytes()[:8], "little") + 4  # Length, its checksum, content, checksum.
+    os.truncate(shard, kept * record)
+    with pytest.raises(ValueError, match=f"{shard.name} is missing or damaged: {kept} of its 8 clips can be read"):
+        open_videos(make_config(data_dir=str(tmp_path / "out")))
+    assert os.listdir(make_config().cache_dir) == []
+
+
 def test_another_size_than_prepared_names_both(clips, tmp_path, make_config):
     prepare(clips, tmp_path / "out", options())
     with pytest.raises(ValueError, match="prepared with --image_size=32.*Received: --image_size=64"):
