@@ -28,7 +28,7 @@ class Recipe:
         fit: `centre_crop`: the central square, scaled. `resize_crop`: scaled to `resize_to`, then the central square.
             `pad`: scaled to fit, black beside it. `boxes`: the clip's own box, scaled.
         resize_to: Width and height for `resize_crop`; 0, 0: 4:3 (85x64 at 64 pixels, as for UCF-101 in the paper).
-        fps: Frame rate of the result, by repeating or leaving out frames; 0: as they are.
+        fps: Frame rate before `every_nth`, by repeating or leaving out frames; 0: as they are.
         source_fps: Frame rate of sources that do not say theirs; 0: unknown.
         every_nth: Keep one frame in this many.
         max_frames: Leave out what comes after this many; 0: none.
@@ -70,7 +70,7 @@ def read_clip(source: ClipSource, recipe: Recipe) -> DecodedClip:
         raise ValueError(reason or type(error).__name__) from error
     if not frames:
         raise ValueError("the clip has no frames" + (" in its span of time" if source.span else ""))
-    fps = recipe.fps or (footage.fps or recipe.source_fps) / recipe.every_nth
+    fps = (recipe.fps or footage.fps or recipe.source_fps) / recipe.every_nth
     return DecodedClip(np.stack(frames), fps, tuple(footage.notes))
 
 

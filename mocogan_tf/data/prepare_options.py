@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -33,7 +34,7 @@ class PrepareOptions:
     resize_to: str = _opt("", "WIDTHxHEIGHT before the crop of --fit=resize_crop. Empty: 4:3, as 85x64.")
     boxes: str = _opt("", "The csv with the boxes of taichi_hd. Empty: the one in the source.")
     array_axes: str = _opt("", "Axes of array files, such as TNHW or NTHWC. Empty: by looking.")
-    fps: float = _opt(0.0, "Frame rate of the clips, by repeating or leaving out frames. 0: as they are.")
+    fps: float = _opt(0.0, "Frame rate before --every_nth, by repeating or leaving out frames. 0: as they are.")
     source_fps: float = _opt(0.0, "Frame rate of strips, frames and arrays, which do not say it. 0: unknown.")
     every_nth: int = _opt(1, "Keep one frame in this many. (Training has its own --every_nth.)")
     min_frames: int = _opt(31, "Leave out shorter clips. Training on 16 frames at stride 2 needs 31.")
@@ -58,9 +59,12 @@ class PrepareOptions:
             if choices and value not in choices:
                 allowed = ", ".join(map(str, choices))
                 raise ValueError(f"`{field.name}` must be one of {allowed}. Received: {field.name}={value}")
-        for name, low in {"every_nth": 1, "min_frames": 1, "max_frames": 0, "clips_per_shard": 1, "fps": 0}.items():
+        for name, low in {"every_nth": 1, "min_frames": 1, "max_frames": 0, "clips_per_shard": 1}.items():
             if getattr(self, name) < low:
                 raise ValueError(f"`{name}` must be at least {low}. Received: {name}={getattr(self, name)}")
+        for name in ("fps", "source_fps"):
+            if not 0 <= getattr(self, name) < math.inf:  # So that NaN is refused too.
+                raise ValueError(f"`{name}` must be 0 or a positive number. Received: {name}={getattr(self, name)}")
         if self.max_frames and self.max_frames < self.min_frames:
             raise ValueError(
                 f"`max_frames` must be at least `min_frames`. Received: max_frames={self.max_frames}, "

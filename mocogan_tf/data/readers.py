@@ -149,7 +149,8 @@ Frames = Generator[tuple[float | None, Image.Image], None, None]
 class Footage:
     """A clip being read: pairs of time in seconds (None if unknown) and frame, the frame rate (0 if unknown), remarks.
 
-    The frames are upright RGB or L, of any size. Rate and remarks are complete when the frames have been read.
+    The frames are upright RGB or L, of any size. The rate is that of the frames read so far; remarks are complete when
+    all have been read.
     """
 
     frames: Frames
@@ -315,10 +316,10 @@ def _animation_frames(image: Image.Image, num_frames: int, footage: Footage) -> 
             image.seek(index)
             image.load()  # A WebP frame tells its duration only now.
             duration = image.info.get("duration", 0) / 1000
-            yield time if duration else None, plain(image, footage.notes)
-            time += duration
+            start, time = time, time + duration
             durations.append(duration)
-    footage.fps = num_frames / time if time else 0.0
+            footage.fps = len(durations) / time if time else 0.0  # Here: who cuts the clip does not come back.
+            yield start if duration else None, plain(image, footage.notes)
     if max(durations) > 1.5 * min(durations):
         footage.notes.append("the frame rate varies")
 

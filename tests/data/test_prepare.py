@@ -220,6 +220,12 @@ def test_stride_length_and_grey(clips, tmp_path, make_config):
     np.testing.assert_array_equal(videos[videos.names.index("up/3.png")][:, 0, 0, 0], [30, 32, 34, 36])
 
 
+def test_the_rate_is_that_of_the_frames_that_are_kept(clips, tmp_path):
+    manifest = prepare(clips, tmp_path / "out", options(source_fps=20.0, fps=10.0, every_nth=2, min_frames=2))
+    assert manifest["fps"] == 5 and {clip["fps"] for clip in manifest["clips"]} == {5}
+    assert {clip["frames"] for clip in manifest["clips"] if clip["category"] == "down"} == {2}  # 8 at 20 per second.
+
+
 @pytest.mark.parametrize(
     "fit, expected",
     [
@@ -256,6 +262,10 @@ def test_bad_options_and_sources_are_one_line(clips, tmp_path):
         ({"group_pattern": "a"}, "parentheses"),
         ({"max_frames": 3}, "at least `min_frames`"),
         ({"every_nth": 0}, "`every_nth` must be at least 1"),
+        ({"fps": -1.0}, "`fps` must be 0 or a positive number. Received: fps=-1.0"),
+        ({"source_fps": -5.0}, "`source_fps` must be 0 or a positive number"),
+        ({"source_fps": float("nan")}, "`source_fps` must be 0 or a positive number"),
+        ({"source_fps": float("inf")}, "`source_fps` must be 0 or a positive number"),
         ({"encoding": "bmp"}, "`encoding` must be one of"),
     ]:
         with pytest.raises(ValueError, match=message):

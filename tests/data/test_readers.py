@@ -96,6 +96,13 @@ def test_animated_gif_and_webp_are_clips_with_a_rate(tmp_path):
         assert clip.fps == 20
 
 
+@pytest.mark.parametrize("suffix", ["gif", "webp", "apng"])
+def test_an_animation_that_is_cut_keeps_its_rate(tmp_path, suffix):
+    write_video(tmp_path / f"a.{suffix}", frames_of(6), fps=20)
+    clip = read_clip(only_clip(tmp_path), dataclasses.replace(RECIPE, max_frames=4))
+    assert len(clip.frames) == 4 and clip.fps == 20
+
+
 @pytest.mark.parametrize("channels", [3, 1])
 def test_an_apng_that_this_project_writes_is_read_back(tmp_path, channels):
     write_video(tmp_path / "a.apng", frames_of(6, channels=channels), fps=10)
