@@ -52,7 +52,9 @@ def _make_clips(generator, frames):
         return sampling.interpolated_contents(generator, number, frames, seed=FLAGS.seed), number
     category = None if FLAGS.category < 0 else FLAGS.category
     clips = sampling.random_clips(generator, number, frames, seed=FLAGS.seed, category=category)
-    return clips, math.gcd(number, 4)
+    side = math.isqrt(number - 1) + 1
+    # Full rows, where a grid that is not much wider has them.
+    return clips, next((columns for columns in range(side, 2 * side) if number % columns == 0), side)
 
 
 def main(argv):

@@ -31,7 +31,7 @@ def grid(videos: Pixels, columns: int, gap: int = 2, background: int = 255) -> P
     """Lays clips out in a grid, row by row.
 
     Args:
-        videos: uint8 `[N, T, H, W, C]`, N a multiple of `columns`.
+        videos: uint8 `[N, T, H, W, C]`; what the last row lacks is black.
         columns: Clips per row.
         gap: Pixels between clips.
         background: Grey value of the gaps.
@@ -40,7 +40,9 @@ def grid(videos: Pixels, columns: int, gap: int = 2, background: int = 255) -> P
         uint8 `[T, rows * (H + gap) - gap, columns * (W + gap) - gap, C]`.
     """
     num, frames, height, width, channels = videos.shape
-    rows = num // columns
+    rows = -(-num // columns)
+    if missing := rows * columns - num:
+        videos = np.concatenate([videos, np.zeros((missing, *videos.shape[1:]), np.uint8)])
     padded = np.full((rows, columns, frames, height + gap, width + gap, channels), background, np.uint8)
     padded[..., :height, :width, :] = videos.reshape(rows, columns, *videos.shape[1:])
     laid = padded.transpose(2, 0, 3, 1, 4, 5).reshape(frames, rows * (height + gap), columns * (width + gap), channels)
@@ -89,9 +91,20 @@ def write_video(path: str | pathlib.Path, video: Pixels, fps: float) -> None:
         fps: Frames per second; a GIF holds it in hundredths of a second.
 
     Raises:
-        ValueError: The ending is unknown, or its encoder is not installed.
+        ValueError: The ending is unknown, or its encoder is not installed, or refuses the size or the rate.
     """
     path = pathlib.Path(path)
+    try:
+        _encode(path, video, fps)
+    except (RuntimeError, OverflowError) as error:
+        _, height, width, _ = video.shape
+        raise ValueError(
+            f"Cannot write {path.name}: its encoder refuses {width}x{height} pixels at {fps:g} frames per second "
+            f"({error}). Choose a smaller picture, another rate or another format."
+        ) from error
+
+
+def _encode(path: pathlib.Path, video: Pixels, fps: float) -> None:
     suffix = path.suffix.lower()
     if suffix in ANIMATIONS:
         first, *rest = [to_image(frame) for frame in video]
@@ -127,12 +140,15 @@ def _write_film(path: pathlib.Path, video: Pixels, fps: float, codec: str) -> No
     _, height, width, channels = video.shape
     if height % 2 or width % 2:  # The chroma planes of these films have half the size.
         video = np.pad(video, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000))
-        stream.height, stream.width = video.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": "18"}
-        for pixels in video:
-            rgb = np.ascontiguousarray(pixels.repeat(3, axis=-1) if channels == 1 else pixels)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
-        container.mux(stream.encode())
+    try:
+        with av.open(str(path), "w") as container:
+            stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000))
+            stream.height, stream.width = video.shape[1:3]
+            stream.pix_fmt = "yuv420p"
+            stream.options = {"crf": "18"}
+            for pixels in video:
+                rgb = np.ascontiguousarray(pixels.repeat(3, axis=-1) if channels == 1 else pixels)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
+            container.mux(stream.encode())
+    except (av.error.ExternalError, av.error.ArgumentError) as error:  # The encoder's; a full disk is an OSError.
+        raise RuntimeError(error.strerror) from error

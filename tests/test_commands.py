@@ -137,6 +137,7 @@ def test_sample_writes_what_it_says_and_clip_i_of_a_seed_is_the_same_however_man
     for suffix in ("webp", "gif", "apng"):
         assert Image.open(tmp_path / "a" / f"random-0001.{suffix}").n_frames == 4
     assert Image.open(tmp_path / "a" / "random-0001.png").size == (4 * 32, 32)
+    assert Image.open(tmp_path / "a" / "random-grid.webp").size == (2 * 34 - 2, 2 * 34 - 2)
     run("sample.py", f"--run_dir={trained}", f"--out={tmp_path}/b", "--num_videos=2", "--frames=7", "--formats=npy")
     longer = np.load(tmp_path / "b" / "random-0001.npy")
     assert len(longer) == 7
@@ -147,6 +148,13 @@ def test_sample_writes_what_it_says_and_clip_i_of_a_seed_is_the_same_however_man
 def test_sample_refuses_a_speed_that_no_format_holds(fps, tmp_path):
     status, _, err = run("sample.py", "--run_dir=x", f"--out={tmp_path}", f"--fps={fps}")
     assert status == 1 and "must be 0, or in [0.1, 1000]" in complaint(err)
+
+
+@pytest.mark.slow
+def test_the_grid_of_any_number_of_random_clips_is_about_square(trained, tmp_path):
+    status, _, err = run("sample.py", f"--run_dir={trained}", f"--out={tmp_path}", "--num_videos=7")
+    assert status == 0, err
+    assert Image.open(tmp_path / "random-grid.webp").size == (3 * 34 - 2, 3 * 34 - 2)
 
 
 @pytest.mark.slow

@@ -31,6 +31,12 @@ def test_grid_lays_clips_out_row_by_row():
     assert laid[1, 4, 0, 0] == laid[1, 0, 4, 0] == 9
 
 
+def test_what_the_last_row_of_a_grid_lacks_is_black():
+    laid = video.grid(np.full((5, 2, 4, 4, 3), 200, np.uint8), columns=3, gap=2, background=9)
+    assert laid.shape == (2, 2 * 6 - 2, 3 * 6 - 2, 3)
+    assert (laid[:, 6:, 6:10] == 200).all() and (laid[:, 6:, 12:] == 0).all() and (laid[:, 6:, 10:12] == 9).all()
+
+
 def test_film_strips_have_a_line_per_clip_and_frames_from_left_to_right():
     clips = np.stack([clip(), clip()])
     strips = video.film_strips(clips, gap=1)
@@ -84,6 +90,17 @@ def test_films_without_pyav_name_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with pytest.raises(ValueError, match=r"mocogan-tf\[video\]"):
         video.write_video(tmp_path / "a.mp4", clip(), fps=8)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "width", "fps"),
+    [(".webp", 17_000, 8), (".gif", 70_000, 8), (".mp4", 17_000, 8), (".webm", 70_000, 8), (".webp", 8, 1e-7)],
+)
+def test_a_size_or_rate_that_a_format_does_not_hold_is_named(suffix, width, fps, tmp_path):
+    if suffix in video.FILMS:
+        pytest.importorskip("av")
+    with pytest.raises(ValueError, match=f"Cannot write a{suffix}: .* {width}x8 pixels at {fps} frames per second"):
+        video.write_video(tmp_path / f"a{suffix}", np.zeros((2, 8, width, 3), np.uint8), fps=fps)
 
 
 def test_unknown_endings_are_refused(tmp_path):
