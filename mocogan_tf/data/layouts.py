@@ -80,7 +80,8 @@ class LayoutOptions:
         array_axes: Axes of array files, such as `TNHW`; empty: by looking.
         boxes: The csv of `taichi_hd`; empty: the one in the folder.
         ucf_split: Which of the three published splits of UCF-101.
-        group_pattern: Regular expression on names of clips; its first group is what stays together in a split.
+        group_pattern: Regular expression on names of clips; its first group is what stays together in a split. Where it
+            is empty or finds none, the layout's own group does.
     """
 
     layout: str = "auto"
@@ -162,12 +163,20 @@ def find(source: pathlib.Path, options: LayoutOptions | None = None, unpack_into
         raise ValueError(
             f"None of the {len(clips)} clips in {source} fits the layout {layout}. {_first(found.rejected)}"
         )
+    if options.group_pattern:
+        found.clips = [_grouped(clip, options.group_pattern) for clip in found.clips]
     if len(found.categories) == 1:
         found.categories = ()
         found.clips = [dataclasses.replace(clip, category="") for clip in found.clips]
     found.clips.sort(key=lambda clip: natural_key(clip.name))
     found.rejected.sort()
     return dataclasses.replace(found, layout=layout)
+
+
+def _grouped(clip: ClipSource, pattern: str) -> ClipSource:
+    """Returns the clip in the group that the pattern finds in its name, or else in that of its layout."""
+    match = re.search(pattern, clip.name)
+    return dataclasses.replace(clip, group=(match and match.group(1)) or clip.group)
 
 
 def _first(rejected: Sequence[Rejected]) -> str:
@@ -329,8 +338,7 @@ def _label_folders(
         parts = rest if has_splits else [first, *rest]
         depth = 2 if clip.kind == "array" else 1  # An array file is a folder of clips, but not a class.
         labelled = clip.category or (parts[0] if len(parts) > depth else "")
-        group = _group(clip.name, options.group_pattern)
-        (classes if labelled else flat).append(dataclasses.replace(clip, category=labelled, split=split, group=group))
+        (classes if labelled else flat).append(dataclasses.replace(clip, category=labelled, split=split))
     if flat and classes:
         raise ValueError(
             f"There are clips outside of class folders ({flat[0].name}) and in class folders ({classes[0].name}). "
@@ -338,11 +346,6 @@ def _label_folders(
         )
     categories = sorted({clip.category for clip in classes}, key=natural_key)
     return Found(flat or classes, rejected, tuple(categories))
-
-
-def _group(name: str, pattern: str) -> str:
-    match = re.search(pattern, name) if pattern else None
-    return match.group(1) if match else ""
 
 
 def _label_ucf101(

@@ -142,6 +142,25 @@ def test_mug_subjects_are_groups(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("layout", ["auto", "mug"])
+def test_a_group_pattern_goes_before_the_groups_of_a_layout(tmp_path, layout):
+    for name in ("001/anger/take000", "001/anger/take001", "052/surprise/other"):
+        (tmp_path / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (40, 32)).save(tmp_path / name / f"img_{i:04}.jpg")
+    found = find(tmp_path, LayoutOptions(layout, group_pattern=r"take(\d+)"))
+    assert found.layout == "mug"
+    # A name without it stays with its subject.
+    assert [clip.group for clip in found.clips] == ["000", "001", "052"]
+
+
+@pytest.mark.parametrize("layout", ["auto", "ucf101"])
+def test_a_group_pattern_goes_before_the_groups_of_ucf101(tmp_path, layout):
+    touch_clips(tmp_path, UCF)
+    found = find(tmp_path, LayoutOptions(layout, group_pattern=r"_(c\d+)"))
+    assert found.layout == "ucf101" and {clip.group for clip in found.clips} == {"c01", "c02"}
+
+
 def test_taichi_hd_boxes_and_spans(tmp_path, make_config):
     pytest.importorskip("av")
     # 40 frames at 10 fps, 64x64; frame f is 5 f inside of the box (16, 16, 48, 48) and 255 outside.
