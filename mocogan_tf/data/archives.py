@@ -1,7 +1,7 @@
 """Unpacks zip and tar files that a stranger may have made, beside the folder that they lie in, never over anything.
 
 Refused as a whole: members that would land outside, and archives that unpack to very much more than they weigh.
-Left out: links and devices, encrypted members, archives inside archives.
+Left out: links and devices, encrypted members, second members of a name, archives inside archives.
 """
 
 from __future__ import annotations
@@ -69,8 +69,13 @@ def _unpack(archive: pathlib.Path, folder: pathlib.Path) -> list[tuple[str, str]
                 f"refused: it unpacks to more than {MAX_RATIO} times its size, or to more than the disk has free"
             )
         path = folder.joinpath(*parts)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open_member() as source, open(path, "xb") as target:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            target = open(path, "xb")
+        except (FileExistsError, NotADirectoryError):  # As `tar -r` leaves it, or a file and a folder of one name.
+            left_out.append((member, "a second member of this name"))
+            continue
+        with target, open_member() as source:
             allowed -= _copy(source, target, size)
         # A member is as old as its archive: another archive, other clips.
         os.utime(path, ns=(archive.stat().st_mtime_ns, archive.stat().st_mtime_ns))

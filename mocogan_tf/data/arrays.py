@@ -46,7 +46,7 @@ def list_array_clips(path: pathlib.Path, axes: str = "") -> list[tuple[Place, st
         raise
     except Exception as error:  # Readers raise anything on broken files.
         raise ValueError(f"{type(error).__name__}: {error}") from error
-    labels = next((np.asarray(members[name]) for name in _LABELS if name in members), None)
+    labels = next((np.atleast_1d(members[name]) for name in _LABELS if name in members), None)
     index_file = path.with_suffix(".json")
     if "image" in members and index_file.is_file() and not axes:
         return _listed_in_json(index_file)

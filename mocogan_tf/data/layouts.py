@@ -360,7 +360,7 @@ def _label_ucf101(
         if line.strip()
     }
     indexed = (
-        [line.split()[1] for line in files[lists["classInd.txt"]].read_text().splitlines()]
+        [words[1] for line in files[lists["classInd.txt"]].read_text().splitlines() if len(words := line.split()) > 1]
         if "classInd.txt" in lists
         else []
     )

@@ -157,8 +157,8 @@ def load_videos(folder: pathlib.Path) -> tuple[VideoSet, list[str]]:
             names=tuple(index["names"]),
             frames=np.memmap(folder / FRAMES_FILE, np.uint8, mode="r", shape=shape),
         )
+        return videos, index["notes"]
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{folder} holds no complete set of decoded videos ({error}). Delete it to have it made again."
         ) from error
-    return videos, index["notes"]

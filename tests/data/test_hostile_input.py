@@ -357,6 +357,14 @@ class TestArchives:
         assert rejected["run.tar/link.png"] == "a link or a device" and "archive" in rejected["run/inner.zip"]
         assert kept == ["class/good.png", "run/a.png"]
 
+    @pytest.mark.parametrize("kind", ["zip", "tar"])
+    def test_a_second_member_of_a_name_is_left_out_by_name(self, folder, strip, kind):
+        self.write(folder / f"run.{kind}", {"a.png": strip, "./a.png": strip, "a.png/b.png": strip}, kind)
+        rejected, kept = self.reasons(folder)
+        reason = "a second member of this name"
+        assert rejected == {f"run.{kind}/./a.png": reason, f"run.{kind}/a.png/b.png": reason}
+        assert kept == ["class/good.png", "run/a.png"]
+
     def test_a_truncated_archive(self, folder, strip):
         self.write(folder / "run.zip", {"a.png": strip, "b.png": strip})
         self.write(folder / "walk.tar.gz", {"a.png": os.urandom(5000), "b.png": strip}, "tar")

@@ -96,6 +96,12 @@ def test_ucf101_is_recognised_and_its_groups_stay_together(tmp_path):
     assert groups[UCF[0]] == groups[UCF[1]] == "HandstandPushups_g01" != groups[UCF[2]]
 
 
+def test_an_empty_line_in_the_classes_of_ucf101_is_no_class(tmp_path):
+    touch_clips(tmp_path, UCF)
+    (tmp_path / "classInd.txt").write_text("1 ApplyEyeMakeup\n\n2 HandstandPushups\n\n")
+    assert find(tmp_path).categories == ("ApplyEyeMakeup", "HandstandPushups")
+
+
 @pytest.mark.parametrize("spelling", ["HandstandPushups", "HandStandPushups"])
 def test_ucf101_split_files_and_both_spellings(tmp_path, spelling):
     touch_clips(tmp_path, [name.replace("HandstandPushups/", f"{spelling}/") for name in UCF])
@@ -268,6 +274,13 @@ def test_a_single_array_file_is_a_source(tmp_path):
     np.save(tmp_path / "moving.npy", gradient(3, 8))
     manifest = prepare(tmp_path / "moving.npy", tmp_path / "out", PrepareOptions(image_size=32, min_frames=4))
     assert [clip["name"] for clip in manifest["clips"]] == [f"moving.npy/{i:06d}" for i in range(3)]
+
+
+def test_the_label_of_one_clip_need_not_be_a_list(tmp_path):
+    for name in ("run", "walk"):
+        np.savez(tmp_path / f"{name}.npz", video=frames_of(4), label=name)
+    found = find(tmp_path)
+    assert [clip.category for clip in found.clips] == ["run", "walk"] == list(found.categories)
 
 
 def test_arrays_of_objects_wrong_ranges_and_wrong_labels_are_rejected(tmp_path):

@@ -1,8 +1,10 @@
 """Opening the set that a configuration names: decoded or rendered once, kept, and complaints in one line."""
 
+import json
 import logging
 import multiprocessing
 import os
+import pathlib
 
 import numpy as np
 import pytest
@@ -284,6 +286,19 @@ def test_a_damaged_cache_is_noticed(make_config, two_classes):
     with open(os.path.join(config.cache_dir, entry, "frames.u8"), "r+b") as file:
         file.truncate(100)
     with pytest.raises(ValueError, match="100 bytes.*Delete it"):
+        open_videos(config)
+
+
+@pytest.mark.parametrize("field", ["notes", "lengths"])
+def test_an_incomplete_index_is_noticed(make_config, two_classes, field):
+    config = make_config(data_dir=str(two_classes))
+    open_videos(config)
+    (entry,) = entries(config)
+    path = pathlib.Path(config.cache_dir, entry, "index.json")
+    index = json.loads(path.read_text())
+    del index[field]
+    path.write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=f"{field}.*Delete it"):
         open_videos(config)
 
 
