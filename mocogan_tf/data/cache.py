@@ -163,9 +163,11 @@ def summarise(remarks: Sequence[str], shown: int = 3) -> list[str]:
 
 def _sweep(root: pathlib.Path) -> None:
     """Removes what processes of this machine left half-written when they were killed."""
-    for partial in root.glob(f".partial-{socket.gethostname()}-*"):
-        pid = int(partial.name.split("-")[-2])
-        if not _is_alive(pid):
+    own = f".partial-{socket.gethostname()}"
+    for partial in root.glob(f"{own}-*"):
+        # On a shared folder: `node-b` is not `node`, and its process is not to be looked for here.
+        prefix, pid, _ = partial.name.rsplit("-", 2)
+        if prefix == own and not _is_alive(int(pid)):
             shutil.rmtree(partial, ignore_errors=True)
 
 
