@@ -6,9 +6,10 @@ interrupted goes on, so the command can be given as often as there is time. Prin
 seeds, with the least and the largest beside them: all scores are of 256 clips of each run's last step.
 
 The columns: `frechet_video`, `precision`, `recall`; how far the clothes' or the shape's colours change within a clip
-(`identity`, on `shapes` the content distance `acd_color`), beside the share of clips in which they can be seen at all
-(`coverage`); `mcs`; `diversity` of clips; the loss of each discriminator and the share of clips or frames that it tells
-apart, over the last quarter of the steps. Look at the runs' `samples/` too: no score has eyes.
+(`identity`, on `shapes` the content distance `acd_color`), beside how far clips' colours lie apart (`color_diversity`)
+and the share of clips in which there is a shape at all (`coverage`); `mcs`; `diversity` of clips; the loss of each
+discriminator and the share of clips or frames that it tells apart, over the last quarter of the steps. Look at the
+runs' `samples/` too: no score has eyes.
 """
 
 import argparse
@@ -48,7 +49,8 @@ METRICS = {
     "taichi": "frechet_video,precision,identity,mcs,diversity",
 }
 BALANCE = ("loss_d_image", "accuracy_d_image", "loss_d_video", "accuracy_d_video")
-COLUMNS = ("frechet_video", "precision", "recall", "identity", "acd_color", "coverage", "mcs", "diversity", *BALANCE)
+QUALITY = ("frechet_video", "precision", "recall", "identity", "acd_color", "color_diversity", "coverage", "mcs")
+COLUMNS = (*QUALITY, "diversity", *BALANCE)
 
 
 def run_name(setting):
