@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import struct
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ def write_video(path: str | pathlib.Path, video: Pixels, fps: float) -> None:
     path = pathlib.Path(path)
     try:
         _encode(path, video, fps)
-    except (RuntimeError, OverflowError) as error:
+    except (RuntimeError, OverflowError, struct.error) as error:
         _, height, width, _ = video.shape
         raise ValueError(
             f"Cannot write {path.name}: its encoder refuses {width}x{height} pixels at {fps:g} frames per second "

@@ -127,18 +127,20 @@ class Repository:
                     f"{source} is not a bundle (no bundle.json) and has no versions in it. "
                     "Write one with `python -m export --run_dir=RUN --out=BUNDLE`."
                 )
-            errors: list[Exception] = []
+            failed: list[tuple[Place, Exception]] = []
             for looked, place in enumerate(reversed(places)):
-                if looked >= self.keep_versions and len(errors) < looked:
+                if looked >= self.keep_versions and len(failed) < looked:
                     break
                 try:
                     self._load(place)
                 except Conflict:
                     raise
                 except Exception as error:
-                    errors.append(error)
-            if len(errors) == len(places):
-                raise errors[0]
+                    failed.append((place, error))
+            if len(failed) == len(places):
+                raise failed[0][1]
+            for place, reason in failed:
+                _log_failure(place, reason)
 
     def _places(self, source: pathlib.Path) -> list[Place]:
         """What lies at a source now, oldest version first."""
@@ -243,7 +245,8 @@ class Repository:
             return False
         try:
             self._load(place)
-        except Exception:
+        except Exception as error:
+            _log_failure(place, error)
             return False
         return True
 
@@ -255,7 +258,6 @@ class Repository:
             with self._lock:
                 self._failed[place.folder] = (place, time.monotonic(), str(error))
             self.metrics.loads.labels(place.folder.name, "failed").inc()
-            log.error("cannot load", extra={"folder": str(place.folder), "error": str(error)})
             raise
         with self._lock:
             self._failed.pop(place.folder, None)
@@ -379,3 +381,7 @@ def _stamp(folder: pathlib.Path) -> tuple[int, int, int]:
     except OSError:
         return (0, 0, 0)
     return (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+
+
+def _log_failure(place: Place, error: Exception) -> None:
+    log.error("cannot load", extra={"folder": str(place.folder), "error": str(error)})

@@ -40,4 +40,4 @@ def opened(browser, address, *, is_own, timeout_s, **context):
     page.goto(address)
     yield page
     context.close()
-    assert problems == []
+    assert problems == [], problems  # Said here: pytest explains the assertions of test modules only.
