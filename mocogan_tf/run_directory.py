@@ -8,7 +8,7 @@ import pathlib
 
 from absl import logging
 
-from mocogan_tf import checkpoints
+from mocogan_tf import checkpoints, locks
 from mocogan_tf.config import Config, differences
 
 CONFIG, DATA, LOCK = "config.json", "data.json", "lock"
@@ -82,15 +82,7 @@ def claim(run_dir, config, videos, fps):
     """
     run_dir = pathlib.Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    with open(run_dir / LOCK, "w") as lock:
-        try:
-            import fcntl  # POSIX only; elsewhere two trainings at once are not noticed.
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            pass
-        except BlockingIOError as error:
-            raise ValueError(f"Another process is training in {run_dir}. Choose another --run_dir.") from error
+    with locks.held(run_dir / LOCK, f"Another process is training in {run_dir}. Choose another --run_dir."):
         data = {"name": videos.name, "categories": list(videos.categories), "num_clips": len(videos), "fps": fps}
         _write(run_dir / DATA, json.dumps(data, indent=2) + "\n")
         _write(run_dir / CONFIG, config.to_json())

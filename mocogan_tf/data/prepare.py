@@ -35,6 +35,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
+from mocogan_tf import locks
 from mocogan_tf.data import layouts, parallel, records
 from mocogan_tf.data.layouts import MANIFEST, STATE, Rejected
 from mocogan_tf.data.planning import Plan, make_plan
@@ -107,15 +108,7 @@ def _claimed(source: pathlib.Path, out: pathlib.Path) -> Iterator[pathlib.Path]:
     if out.exists() and not state.is_dir() and any(out.iterdir()):
         raise ValueError(f"--out={out} holds other files. Choose a new or empty folder.")
     state.mkdir(parents=True, exist_ok=True)
-    with open(state / "lock", "w") as lock:
-        try:
-            import fcntl  # POSIX only; elsewhere two runs at once are not noticed.
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            pass
-        except BlockingIOError as error:
-            raise ValueError(f"Another process is writing to {out}.") from error
+    with locks.held(state / "lock", f"Another process is writing to {out}."):
         for left in state.glob("unpacked-*"):
             shutil.rmtree(left)
         for left in out.glob("*.partial"):
