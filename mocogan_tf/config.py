@@ -259,6 +259,11 @@ class Config:
         """Frames a source clip needs: `1 + (T - 1) * every_nth`."""
         return 1 + (self.video_length - 1) * self.every_nth
 
+    @property
+    def side_by_side(self) -> tuple[int, ...]:
+        """The axis of frames that a training image has before its own three: `(k,)`, or `()` for a single frame."""
+        return (self.image_frames,) if self.image_frames > 1 else ()
+
     def resolve_categories(self, num_categories: int) -> Config:
         """Returns the configuration with `dim_category` and `category_loss` settled for clips of that many classes.
 

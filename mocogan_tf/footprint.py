@@ -68,9 +68,8 @@ def memory(config, num_replicas):
     share = dataclasses.replace(config, **largest)
     gan = build_gan(share, policy=config.precision)
     frame = (config.image_size, config.image_size, config.channels)
-    side_by_side = (config.image_frames,) if config.image_frames > 1 else ()
     batch = {
-        "images": tf.TensorSpec((share.image_batch, *side_by_side, *frame), tf.float32),
+        "images": tf.TensorSpec((share.image_batch, *config.side_by_side, *frame), tf.float32),
         "videos": tf.TensorSpec((share.video_batch, config.video_length, *frame), tf.float32),
         "labels": tf.TensorSpec((share.video_batch,), tf.int32),
     }

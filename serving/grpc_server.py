@@ -30,6 +30,7 @@ from serving.errors import (
 )
 from serving.guard import Keys
 from serving.repository import Model
+from serving.server import host_port
 from serving.service import Service
 from serving.tf_serving import PREDICT, SIGNATURE, check_latents
 
@@ -320,8 +321,7 @@ async def grpc_server(
         }
         handler = grpc.method_handlers_generic_handler(f"tensorflow.serving.{name}", handlers)
         server.add_generic_rpc_handlers((handler,))
-    shown = f"[{host}]" if ":" in host else host
-    address = f"{shown}:{port}"
+    address = host_port(host, port)
     try:
         if tls:
             port = server.add_secure_port(address, grpc.ssl_server_credentials([tls]))
@@ -333,6 +333,6 @@ async def grpc_server(
         raise Unavailable(f"gRPC cannot listen on {address}. {why}") from error
     await server.start()
     try:
-        yield f"{shown}:{port}"
+        yield host_port(host, port)
     finally:
         await server.stop(grace_seconds)

@@ -32,6 +32,11 @@ GRPC = Callable[[], AbstractAsyncContextManager[str]]
 log = logging.getLogger("serving.server")
 
 
+def host_port(host: str, port: int) -> str:
+    """An address in one word; an IPv6 host stands in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 class ImpatientProtocol(HttpToolsProtocol):
     """HTTP with a bound on the time and the bytes that a connection may take to a complete header, the first or a later
     one. Bodies are the application's to bound."""
@@ -126,9 +131,8 @@ class DrainingServer(uvicorn.Server):
         scheme = "https" if self.config.is_ssl else "http"
         for listener in self.servers:
             for bound in listener.sockets:
-                host, port = bound.getsockname()[:2]
-                shown = f"[{host}]" if ":" in host else host
-                log.info("ready", extra={"url": f"{scheme}://{shown}:{port}/", **addresses})
+                url = f"{scheme}://{host_port(*bound.getsockname()[:2])}/"
+                log.info("ready", extra={"url": url, **addresses})
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # Closing the door resets those who stand before it: let in whom the kernel has connected, and close right then.

@@ -37,9 +37,8 @@ def tiny_batch(config, seed=0):
     """Returns a batch of random pixels for a configuration."""
     rng = np.random.default_rng(seed)
     frame = (config.image_size, config.image_size, config.channels)
-    side_by_side = (config.image_frames,) if config.image_frames > 1 else ()
     return {
-        "images": rng.uniform(-1, 1, (config.image_batch, *side_by_side, *frame)).astype(np.float32),
+        "images": rng.uniform(-1, 1, (config.image_batch, *config.side_by_side, *frame)).astype(np.float32),
         "videos": rng.uniform(-1, 1, (config.video_batch, config.video_length, *frame)).astype(np.float32),
         "labels": (np.arange(config.video_batch) % max(1, config.dim_category)).astype(np.int32),
     }

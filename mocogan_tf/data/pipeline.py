@@ -51,8 +51,7 @@ def training_batches(
         )
     num_images = 0 if config.image_discriminator == "none" else config.image_batch // replicas.total
     num_clips = config.video_batch // replicas.total
-    side_by_side = (config.image_frames,) if config.image_frames > 1 else ()
-    image_shape = (num_images, *side_by_side, *videos.frames.shape[1:])
+    image_shape = (num_images, *config.side_by_side, *videos.frames.shape[1:])
     video_shape = (num_clips, config.video_length, *videos.frames.shape[1:])
     pixels = videos.frames.view(np.ndarray)
     stride = config.every_nth * np.arange(config.video_length)
