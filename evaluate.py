@@ -50,6 +50,7 @@ def _define_flags():
 
 def _material():
     from mocogan_tf.metrics import material
+    from mocogan_tf.training import evaluation
 
     if bool(FLAGS.run_dir) == bool(FLAGS.clips):
         raise ValueError("Give either --run_dir=DIR, a run, or --clips=DIR, a folder of clips.")
@@ -57,7 +58,9 @@ def _material():
     if FLAGS.run_dir:
         if FLAGS.dataset:
             raise ValueError("--dataset goes with --clips: a run knows its set.")
-        return material.of_run(FLAGS.run_dir, checkpoint=FLAGS.checkpoint, num_videos=FLAGS.num_videos or 256, **shared)
+        return evaluation.material_of_run(
+            FLAGS.run_dir, checkpoint=FLAGS.checkpoint, num_videos=FLAGS.num_videos or 256, **shared
+        )
     return material.of_folder(
         FLAGS.clips,
         num_videos=FLAGS.num_videos,

@@ -11,7 +11,7 @@ import sys
 from absl import flags
 
 from mocogan_tf import cli
-from mocogan_tf.data import prepare_options
+from mocogan_tf.data.shards import options as prepare_options
 
 FLAGS = flags.FLAGS
 
@@ -30,7 +30,7 @@ def main(argv):
     if len(argv) != 2 or not FLAGS.out:
         raise ValueError(f"Give one source and --out: python prepare.py SOURCE --out=DIR. Received: {argv[1:]}")
     options = prepare_options.from_flags()
-    from mocogan_tf.data import prepare  # Only now: TensorFlow takes seconds, and workers do without.
+    from mocogan_tf.data.shards import prepare  # Only now: TensorFlow takes seconds, and workers do without.
 
     try:
         make = functools.partial(prepare.make_in_processes, workers=FLAGS.workers or None)

@@ -64,7 +64,7 @@ def main(argv):
     unknown = [suffix for suffix in suffixes if suffix not in video.SUFFIXES]
     if unknown:
         raise ValueError(f"Unknown format {unknown[0][1:]!r}. Known: {', '.join(s[1:] for s in video.SUFFIXES)}.")
-    from mocogan_tf import checkpoints, run_directory  # Here, so that --help need not wait for TensorFlow.
+    from mocogan_tf.training import checkpoints, run_directory  # Here, so that --help need not wait for TensorFlow.
 
     generator, config, step = checkpoints.load_generator(FLAGS.run_dir, FLAGS.checkpoint)
     stride = generator.frame_stride

@@ -27,16 +27,17 @@ def _define_flags():
 def main(argv):
     """Returns 0 when all steps are done, 1 after an error, 130 after Ctrl-C and 143 after SIGTERM."""
     del argv
-    from mocogan_tf import devices, training  # Here, so that --help need not wait for TensorFlow.
+    from mocogan_tf.distribution import devices
+    from mocogan_tf.training import loop
 
     profile = devices.choose_profile(FLAGS.profile)
     config = cli.config_from_flags(FLAGS, profile)
     if FLAGS.dry_run:
-        training.dry_run(config)
+        loop.dry_run(config)
         return 0
     model = [] if config.model == "mocogan" else [config.model]
     run_dir = FLAGS.run_dir or os.path.join("runs", "-".join([config.dataset, *model, profile]))
-    return training.train(config, run_dir, resume=FLAGS.resume)
+    return loop.train(config, run_dir, resume=FLAGS.resume)
 
 
 if __name__ == "__main__":

@@ -26,13 +26,13 @@ import torch
 
 from benchmarks import flops, timing
 from benchmarks.torch_generator import GivenLatents
-from export.bundle import write_bundle
 from export.contract import Contract
 from export.source import library_versions
+from export.write import write_bundle
 from mocogan_tf.latents import sample_latents
 from mocogan_tf.models.generator import VideoGenerator
-from serving.bundle import read_bundle
-from serving.engine import Engine, EngineOptions, available_cpus
+from serving.runtime.bundle import read_bundle
+from serving.runtime.engine import Engine, EngineOptions, available_cpus
 
 OURS, WHOLE = "engine", "model.onnx"
 RIVALS = ("tensorflow", "torch", "tf2onnx", "compiled")

@@ -19,10 +19,11 @@ def peak(flags, batch, queue):
     import tensorflow as tf
 
     from benchmarks.our_step import random_batch
-    from mocogan_tf import devices, footprint
-    from mocogan_tf.building import build_gan
     from mocogan_tf.cli import PROFILES
     from mocogan_tf.config import Config
+    from mocogan_tf.distribution import devices
+    from mocogan_tf.gans.build import build_gan
+    from mocogan_tf.training import footprint
 
     config = Config(**{**PROFILES["cpu"]["mocogan"], **flags, "image_batch": batch, "video_batch": batch})
     config = dataclasses.replace(config, r1_every=1).resolve_categories(2)

@@ -11,7 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 
 from mocogan_tf.config import Config
-from mocogan_tf.data.registry import open_videos
+from mocogan_tf.data.datasets import open_videos
 from mocogan_tf.metrics import acd, collapse, statistics
 from mocogan_tf.metrics.clips import Clips, real_clips
 from mocogan_tf.metrics.features import resized

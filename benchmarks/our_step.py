@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from mocogan_tf import building, devices
+from mocogan_tf.distribution import devices
+from mocogan_tf.gans import build
 
 
 def make_step(config, precision):
@@ -18,7 +19,7 @@ def make_step(config, precision):
     devices.set_graph_options()
     strategy = devices.make_strategy(config)
     with strategy.scope():
-        gan = building.build_gan(config, policy=precision)
+        gan = build.build_gan(config, policy=precision)
     return gan, tf.function(lambda batch: strategy.run(gan.train_step, args=(batch,)), autograph=False)
 
 

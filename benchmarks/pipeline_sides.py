@@ -13,13 +13,15 @@ from PIL import Image
 
 from benchmarks import timing, torch_loader
 from benchmarks.our_step import make_step
-from mocogan_tf import cli, devices
+from mocogan_tf import cli
 from mocogan_tf.config import Config
-from mocogan_tf.data import parallel, taichi
+from mocogan_tf.data import parallel
+from mocogan_tf.data.datasets import open_videos
 from mocogan_tf.data.pipeline import training_batches
-from mocogan_tf.data.prepare import prepare
-from mocogan_tf.data.prepare_options import PrepareOptions
-from mocogan_tf.data.registry import open_videos
+from mocogan_tf.data.rendered import taichi
+from mocogan_tf.data.shards.options import PrepareOptions
+from mocogan_tf.data.shards.prepare import prepare
+from mocogan_tf.distribution import devices
 
 DISTINCT = 64  # Rendered clips; the files repeat them.
 FILM_SIZE = (176, 144)  # Of the Weizmann actions, nearly: our frames in the middle of a larger picture.

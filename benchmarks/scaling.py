@@ -43,8 +43,8 @@ def point(sizes, steps):
 
     from benchmarks import flops
     from benchmarks.our_step import make_step, random_batch
-    from mocogan_tf import footprint
     from mocogan_tf.config import Config
+    from mocogan_tf.training import footprint
 
     config = Config(ndf=sizes["ngf"], image_batch=2 * sizes["video_batch"], precision="float32", **sizes)
     config = config.resolve_categories(0)

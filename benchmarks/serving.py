@@ -25,10 +25,10 @@ import urllib.parse
 import numpy as np
 
 from benchmarks import timing
-from serving.bundle import read_bundle
-from serving.engine import Engine, EngineOptions, to_pixels
 from serving.latents import sample_latents
 from serving.load import run_load
+from serving.runtime.bundle import read_bundle
+from serving.runtime.engine import Engine, EngineOptions, to_pixels
 
 ROOT = pathlib.Path(__file__).parents[1]
 OURS, PLAIN, ENGINE = "ours", "plain server", "engine alone"

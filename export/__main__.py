@@ -32,9 +32,9 @@ def main(argv: list[str]) -> int:
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     logging.set_verbosity(logging.WARNING)  # The converters tell every step they take.
     check_installed()
-    from export.bundle import next_version, write_bundle
     from export.proof import table
     from export.source import open_run
+    from export.write import next_version, write_bundle
 
     values: Any = flags.FLAGS
     started = time.monotonic()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import io
 import pathlib
 import subprocess
@@ -27,9 +26,10 @@ from PIL import Image
 from export.c_api import Session
 from export.contract import Contract, TensorSpec, read_contract
 from export.lint import lint_onnx, lint_saved_model
-from export.to_onnx import part_inputs
-from export.to_saved_model import read_weights, signatures
+from export.onnx_model import part_inputs
+from export.saved_model import read_weights, signatures
 from export.warmup import read_warmup, sample_inputs
+from mocogan_tf.files import sha256
 from mocogan_tf.latents import sample_latents
 from mocogan_tf.video import to_uint8
 
@@ -119,12 +119,6 @@ def bundle_files(bundle: pathlib.Path) -> list[str]:
     """Returns the relative names of a bundle's files, sorted, without the list of checksums itself."""
     paths = (path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file())
     return sorted(path for path in paths if path != CHECKSUMS)
-
-
-def sha256(path: pathlib.Path) -> str:
-    """Returns a file's SHA-256 in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def table(checks: list[Check]) -> str:
@@ -349,7 +343,7 @@ def rebuild_generator(saved_model: pathlib.Path, described: dict[str, Any]) -> A
     Raises:
         ValueError: The weights do not fit the architecture that bundle.json describes.
     """
-    from mocogan_tf.building import GENERATORS
+    from mocogan_tf.gans.build import GENERATORS
 
     try:
         make: Any = GENERATORS[described["model"]]

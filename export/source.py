@@ -16,8 +16,10 @@ import onnxruntime
 import tensorflow as tf
 
 from export.contract import Contract
-from mocogan_tf import __version__, checkpoints, cli, run_directory
+from mocogan_tf import __version__, cli
+from mocogan_tf.files import read_lines
 from mocogan_tf.latents import CodeSpec
+from mocogan_tf.training import checkpoints, run_directory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,16 +97,14 @@ def open_run(
 def _scores(run_dir: pathlib.Path, step: int) -> dict[str, dict[str, Any]]:
     """What `evaluate.py` has said of a checkpoint, by metric; the last word where it was asked more than once."""
     kept = ("value", "std_error", "num_videos", "seed")
-    lines = [
-        line for line in run_directory.read_lines(run_dir / "metrics.jsonl") if line.get("checkpoint_step") == step
-    ]
+    lines = [line for line in read_lines(run_dir / "metrics.jsonl") if line.get("checkpoint_step") == step]
     return {line["metric"]: {key: line[key] for key in kept} for line in lines if line["value"] is not None}
 
 
 def training_seconds(run_dir: pathlib.Path, step: int) -> float:
     """Seconds that the steps up to a checkpoint took; a line of the log has the mean since the line before."""
     seconds, previous = 0.0, 0
-    for line in run_directory.read_lines(run_dir / "log.jsonl"):
+    for line in read_lines(run_dir / "log.jsonl"):
         if line["step"] <= step:
             seconds += (line["step"] - previous) * line["seconds_per_step"]
             previous = line["step"]

@@ -19,14 +19,14 @@ _PUBLIC = {
     "ImageDiscriminator": "mocogan_tf.models.discriminators",
     "PatchImageDiscriminator": "mocogan_tf.models.discriminators",
     "VideoDiscriminator": "mocogan_tf.models.discriminators",
-    "MoCoGAN": "mocogan_tf.gan",
+    "MoCoGAN": "mocogan_tf.gans.mocogan",
     "VGANGenerator": "mocogan_tf.models.vgan",
     "VGANDiscriminator": "mocogan_tf.models.vgan",
-    "VGAN": "mocogan_tf.baselines",
+    "VGAN": "mocogan_tf.gans.vgan",
     "TGANGenerator": "mocogan_tf.models.tgan",
     "TGANDiscriminator": "mocogan_tf.models.tgan",
-    "TGAN": "mocogan_tf.baselines",
-    "train": "mocogan_tf.training",
+    "TGAN": "mocogan_tf.gans.tgan",
+    "train": "mocogan_tf.training.loop",
 }
 
 __all__ = ["__version__", *_PUBLIC]

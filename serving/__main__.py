@@ -14,13 +14,13 @@ from collections.abc import Iterator
 
 try:
     from serving.app import create_app
-    from serving.engine import PROVIDERS, EngineOptions
-    from serving.errors import ServingError
-    from serving.guard import Keys, read_api_keys
-    from serving.logs import set_up_logs
-    from serving.repository import BatchOptions, Repository
-    from serving.server import GRPC, make_server
-    from serving.service import Limits, Service
+    from serving.runtime.engine import PROVIDERS, EngineOptions
+    from serving.runtime.errors import ServingError
+    from serving.runtime.repository import BatchOptions, Repository
+    from serving.runtime.service import Limits, Service
+    from serving.web.guard import Keys, read_api_keys
+    from serving.web.logs import set_up_logs
+    from serving.web.server import GRPC, make_server
 except ModuleNotFoundError as error:
     package = (error.name or "serving").partition(".")[0]
     if package == "serving":
@@ -138,7 +138,7 @@ def make_grpc(values: argparse.Namespace, service: Service, keys: Keys, tls: tup
     # Its core writes lines of its own to stderr, that clients with bad TLS cause too: no part of our log.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
-        from serving.grpc_server import grpc_server
+        from serving.protocols.grpc import grpc_server
     except ImportError as error:
         raise ValueError(f"--grpc_port needs the packages grpcio and protobuf: {error}") from error
     return lambda: grpc_server(service, keys, values.host, values.grpc_port, values.grace_seconds, tls)

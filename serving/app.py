@@ -19,14 +19,14 @@ from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 
 import serving
-from serving import native, open_inference, tf_serving
-from serving.encode import FORMATS
-from serving.errors import MethodNotAllowed, NotFound
-from serving.guard import Guard, Keys
-from serving.http import JSONResponse, error_response
-from serving.openapi import document
-from serving.service import Service
-from serving.stream import Streams
+from serving.protocols import native, open_inference, tf_serving
+from serving.protocols.openapi import document
+from serving.protocols.stream import Streams
+from serving.runtime.encode import FORMATS
+from serving.runtime.errors import MethodNotAllowed, NotFound
+from serving.runtime.service import Service
+from serving.web.guard import Guard, Keys
+from serving.web.http import JSONResponse, error_response
 
 STUDIO = pathlib.Path(__file__).parent / "studio"
 ANY = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]

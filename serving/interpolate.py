@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from serving.engine import Floats
+from serving.runtime.engine import Floats
 
 
 def slerp(a: Floats, b: Floats, t: float) -> Floats:

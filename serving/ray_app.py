@@ -16,10 +16,10 @@ from ray.serve import Application
 from starlette.applications import Starlette
 
 from serving.app import create_app
-from serving.engine import EngineOptions
-from serving.guard import Keys, read_api_keys
-from serving.repository import BatchOptions, Repository
-from serving.service import Service
+from serving.runtime.engine import EngineOptions
+from serving.runtime.repository import BatchOptions, Repository
+from serving.runtime.service import Service
+from serving.web.guard import Keys, read_api_keys
 
 DEFAULTS: dict[str, Any] = {
     "bundle": None,

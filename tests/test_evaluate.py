@@ -8,12 +8,12 @@ import pytest
 import scipy.linalg
 
 from mocogan_tf import video
-from mocogan_tf.building import build_gan
-from mocogan_tf.data import shapes
+from mocogan_tf.data.rendered import shapes
+from mocogan_tf.gans.build import build_gan
 from mocogan_tf.metrics import material, monitor, quality, registry
 from tests.metrics.test_features import mean_network
+from tests.support.tiny import tiny_config
 from tests.test_commands import TINY, complaint, run
-from tests.tiny import tiny_config
 
 LOSSLESS = ("webp", "apng", "png", "npy", "gif")  # A GIF holds clips of few colours without loss.
 

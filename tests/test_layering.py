@@ -19,9 +19,9 @@ WITHOUT_TENSORFLOW = [
     "mocogan_tf.config",
     "mocogan_tf.latents",
     "mocogan_tf.video",
-    "mocogan_tf.data.shapes",
-    "mocogan_tf.data.taichi",
-    "mocogan_tf.cluster",
+    "mocogan_tf.data.rendered.shapes",
+    "mocogan_tf.data.rendered.taichi",
+    "mocogan_tf.distribution.cluster",
     "mocogan_tf.metrics.statistics",
     "mocogan_tf.metrics.acd",
 ]

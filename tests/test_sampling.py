@@ -9,7 +9,7 @@ from mocogan_tf.models.generator import VideoGenerator
 from mocogan_tf.models.tgan import TGANGenerator
 from mocogan_tf.models.vgan import VGANGenerator
 from mocogan_tf.video import to_uint8
-from tests import reference
+from tests.support import reference
 
 pytestmark = pytest.mark.core
 

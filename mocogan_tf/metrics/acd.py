@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mocogan_tf.metrics.statistics import Estimate, Floats, mean_and_error, mean_pairwise_distance
 
-THRESHOLD = 15  # Of 255; `mocogan_tf.data.shapes` draws no colour whose largest channel is lower.
+THRESHOLD = 15  # Of 255; `mocogan_tf.data.rendered.shapes` draws no colour whose largest channel is lower.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mocogan_tf.config import Config
-from mocogan_tf.data.generated import clip_rng
-from mocogan_tf.data.layouts import find_clips
-from mocogan_tf.data.readers import ClipSource, open_footage
+from mocogan_tf.data.rendered.base import clip_rng
+from mocogan_tf.data.sources.layouts import find_clips
+from mocogan_tf.data.sources.readers import ClipSource, open_footage
 from mocogan_tf.data.videos import VideoSet
 from mocogan_tf.latents import sample_latents
 from mocogan_tf.video import to_uint8
@@ -156,8 +156,9 @@ def run_generator(
 def folder_clips(folder: str | pathlib.Path) -> Clips:
     """Reads the clips of a folder as they are, whatever program made them.
 
-    GIF, WebP, APNG, strips, folders of frames, video files and arrays are read as `mocogan_tf.data.readers` says; class
-    folders become labels. Nothing is resized or left out: lossless files give exactly the pixels that were written.
+    GIF, WebP, APNG, strips, folders of frames, video files and arrays are read as `mocogan_tf.data.sources.readers`
+    says; class folders become labels. Nothing is resized or left out: lossless files give exactly the pixels that were
+    written.
 
     Args:
         folder: The folder.

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from mocogan_tf import checkpoints
 from mocogan_tf.config import Config
-from mocogan_tf.data.registry import open_videos
+from mocogan_tf.data.datasets import open_videos
 from mocogan_tf.data.videos import VideoSet
 from mocogan_tf.latents import LatentSpec
-from mocogan_tf.metrics.clips import Clips, compared, folder_clips, generated_clips, real_clips
+from mocogan_tf.metrics.clips import Clips, folder_clips, generated_clips, real_clips
 from mocogan_tf.metrics.kept_network import ClipNetwork, Judgement, open_network
 
 CHUNK = 256  # Clips in memory at a time where a protocol wants thousands.
@@ -161,29 +160,6 @@ class Material:
 
 def _words(shape: tuple[int, ...]) -> str:
     return f"{shape[1]}x{shape[0]} in {shape[2]} channel{'s' * (shape[2] > 1)}"
-
-
-def of_run(
-    run_dir: str | pathlib.Path,
-    *,
-    checkpoint: str,
-    num_videos: int,
-    seed: int,
-    data_dir: str = "",
-    cache_dir: str = "",
-) -> Material:
-    """What is scored of a run; `data_dir` and `cache_dir`, where given, replace those of its configuration.
-
-    Raises:
-        ValueError: There is no such run or checkpoint.
-    """
-    import dataclasses
-
-    generator, config, step = checkpoints.load_generator(run_dir, checkpoint)
-    moved = {name: value for name, value in (("data_dir", data_dir), ("cache_dir", cache_dir)) if value}
-    config = compared(dataclasses.replace(config, **moved), generator.frame_stride)
-    num_frames = config.video_length
-    return Material(config, num_videos=num_videos, num_frames=num_frames, seed=seed, generator=generator, step=step)
 
 
 def of_folder(

@@ -20,9 +20,10 @@ import tensorflow as tf
 from keras import layers
 from numpy.typing import NDArray
 
-from mocogan_tf.data import parallel, taichi
+from mocogan_tf.data import parallel
 from mocogan_tf.data.cache import cache_root
-from mocogan_tf.data.generated import clip_rng
+from mocogan_tf.data.rendered import taichi
+from mocogan_tf.data.rendered.base import clip_rng
 from mocogan_tf.metrics import kept_weights
 from mocogan_tf.metrics.network import SIDE, shrink
 from mocogan_tf.metrics.truth import Sight
@@ -149,6 +150,6 @@ def _render(index: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
 
 
 def _sources() -> list[str]:
-    from mocogan_tf.data import taichi_drawing, taichi_motion
+    from mocogan_tf.data.rendered import taichi_drawing, taichi_motion
 
     return [str(module.__file__) for module in (taichi, taichi_drawing, taichi_motion)]

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 import mocogan_tf
 from mocogan_tf import sampling, video
+from mocogan_tf.files import read_lines
 from mocogan_tf.metrics.clips import Clips
 from mocogan_tf.metrics.material import Material
 from mocogan_tf.metrics.quality import direction
 from mocogan_tf.metrics.registry import LONGER, Score
-from mocogan_tf.run_directory import read_lines
 
 PAGE = "index.html"
 TEMPLATE = pathlib.Path(__file__).with_name("report.html")

@@ -9,7 +9,7 @@ pytest.importorskip("torch")
 pytest.importorskip("av")
 
 from benchmarks import pipeline_sides, torch_loader
-from mocogan_tf.data.registry import open_videos
+from mocogan_tf.data.datasets import open_videos
 
 SIZES = {"image_size": 32, "video_length": 4, "every_nth": 2, "video_batch": 2, "image_batch": 4, "ngf": 4, "ndf": 4}
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from benchmarks import serving
-from serving.bundle import read_bundle
-from serving.engine import Engine, EngineOptions
-from tests.serving.made_bundles import write_bundle
+from serving.runtime.bundle import read_bundle
+from serving.runtime.engine import Engine, EngineOptions
+from tests.support.made_bundles import write_bundle
 
 
 @pytest.fixture(scope="module")

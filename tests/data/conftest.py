@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mocogan_tf.config import Config
-from tests.data.made_clips import frames_of
+from tests.support.made_clips import frames_of
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def make_config(tmp_path):
 @pytest.fixture
 def fake_generator(monkeypatch, tmp_path):
     """A registered set `fake` whose clips are made by a module that counts its calls."""
-    from mocogan_tf.data import registry
+    from mocogan_tf.data import datasets
 
     @dataclasses.dataclass
     class Clip:
@@ -46,5 +46,5 @@ def fake_generator(monkeypatch, tmp_path):
 
     module.render_clip = render_clip
     monkeypatch.setitem(sys.modules, "fake_generator", module)
-    monkeypatch.setitem(registry.DATASETS, "fake", registry.DatasetSpec("A fake.", generator="fake_generator"))
+    monkeypatch.setitem(datasets.DATASETS, "fake", datasets.DatasetSpec("A fake.", generator="fake_generator"))
     return module

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from mocogan_tf.data.pipeline import training_batches
 from mocogan_tf.data.videos import VideoSet
-from tests.data.made_clips import frames_of
+from tests.support.made_clips import frames_of
 
 pytestmark = pytest.mark.core
 

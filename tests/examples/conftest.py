@@ -7,8 +7,8 @@ import subprocess
 import numpy as np
 import pytest
 
-from tests.examples import models
-from tests.examples.toolchains import LANGUAGES
+from tests.support import example_models
+from tests.support.toolchains import LANGUAGES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,14 +43,14 @@ def program(request, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def taichi():
-    return models.TAICHI / "model.onnx"
+    return example_models.TAICHI / "model.onnx"
 
 
 @pytest.fixture(scope="session")
 def grey(tmp_path_factory):
-    return models.grey(tmp_path_factory.mktemp("grey"))
+    return example_models.grey(tmp_path_factory.mktemp("grey"))
 
 
 @pytest.fixture(scope="session")
 def mirror(tmp_path_factory):
-    return models.mirror(tmp_path_factory.mktemp("mirror") / "model.onnx")
+    return example_models.mirror(tmp_path_factory.mktemp("mirror") / "model.onnx")

@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 
 from serving.latents import LatentSpec, sample_latents
-from tests.examples import models
-from tests.examples.toolchains import EXAMPLES
+from tests.support import example_models
+from tests.support.toolchains import EXAMPLES
 
 
 def test_seed_7_is_the_same_clip_within_1e_4(program, taichi):
-    expected = models.reference(taichi, 7, 16)
+    expected = example_models.reference(taichi, 7, 16)
     found = program.array(taichi, 7, 16, ".f32").reshape(expected.shape)
     np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
 
 
 def test_a_clip_made_in_pieces_equals_one_made_at_once(program, taichi):
     # 40 frames: two whole pieces and a half. The reference draws and runs all of them in one call.
-    expected = models.pixels(models.reference(taichi, 7, 40)).astype(int)
+    expected = example_models.pixels(example_models.reference(taichi, 7, 40)).astype(int)
     long = program.array(taichi, 7, 40, ".rgb").reshape(expected.shape).astype(int)
     assert np.abs(long - expected).max() <= 1
     assert (long != expected).mean() < 1e-3
@@ -25,13 +25,15 @@ def test_a_clip_made_in_pieces_equals_one_made_at_once(program, taichi):
 
 
 def test_a_grey_model_without_categories_gives_three_equal_channels(program, grey):
-    expected = models.pixels(models.reference(grey, 3, 17))
+    expected = example_models.pixels(example_models.reference(grey, 3, 17))
     found = program.array(grey, 3, 17, ".rgb").reshape(expected.shape)
     assert np.abs(found.astype(int) - expected).max() <= 1
     assert (found != expected).mean() < 1e-2
     assert len(np.unique(found)) > 50
     assert (found == found[..., :1]).all()
-    np.testing.assert_allclose(program.array(grey, 3, 17, ".f32"), models.reference(grey, 3, 17).ravel(), atol=1e-4)
+    np.testing.assert_allclose(
+        program.array(grey, 3, 17, ".f32"), example_models.reference(grey, 3, 17).ravel(), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 2**32, 2**53 + 1, 2**64 - 1])
@@ -100,7 +102,7 @@ def refused(program, *arguments):
 @pytest.mark.parametrize("broken", BROKEN)
 def test_a_file_with_a_bad_contract_is_named_and_explained(program, grey, tmp_path, broken):
     change, message = BROKEN[broken]
-    path = models.with_metadata(grey, tmp_path / "broken.onnx", change)
+    path = example_models.with_metadata(grey, tmp_path / "broken.onnx", change)
     line = refused(program, path, 7, 16, tmp_path / "out.rgb")
     assert message in line
     assert not (tmp_path / "out.rgb").exists()
@@ -116,7 +118,7 @@ def test_a_wrong_file_is_named_and_explained(program, taichi, tmp_path):
     for path in (text, cut, tmp_path):
         assert str(path) in refused(program, path, 7, 16, out)
     for half, gives in (("motion.onnx", "motion, motion_state"), ("frames.onnx", "video")):
-        line = refused(program, models.TAICHI / half, 7, 16, out)
+        line = refused(program, example_models.TAICHI / half, 7, 16, out)
         assert f"gives {gives}; needed are video and motion_state. Take model.onnx" in line
     assert not out.exists()
 

@@ -8,9 +8,9 @@ import subprocess
 import numpy as np
 import pytest
 
-from tests.browser import CHROMIUM, launched, opened
-from tests.examples import models
-from tests.examples.toolchains import EXAMPLES, node_modules, tool
+from tests.support import example_models
+from tests.support.browser import CHROMIUM, launched, opened
+from tests.support.toolchains import EXAMPLES, node_modules, tool
 
 playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")]
@@ -83,7 +83,7 @@ def same(found, expected):
 
 
 def test_the_canvas_shows_seed_7_as_the_server_makes_it(browser, url, taichi):
-    expected = models.pixels(models.reference(taichi, 7, 40))
+    expected = example_models.pixels(example_models.reference(taichi, 7, 40))
     with page_of(browser, url, "#seed=7&frames=40") as page:
         assert "WebAssembly" in page.text_content("#model") and not page.evaluate("crossOriginIsolated")
         assert same(shown(page, expected.shape), expected)
@@ -92,8 +92,8 @@ def test_the_canvas_shows_seed_7_as_the_server_makes_it(browser, url, taichi):
 
 def test_the_largest_seed_and_a_chosen_category(browser, url, taichi):
     seed = 2**64 - 1
-    expected = models.pixels(models.reference(taichi, seed, 20, category=1))
-    assert not same(expected, models.pixels(models.reference(taichi, seed, 20, category=2)))
+    expected = example_models.pixels(example_models.reference(taichi, seed, 20, category=1))
+    assert not same(expected, example_models.pixels(example_models.reference(taichi, seed, 20, category=2)))
     with page_of(browser, url, f"#seed={seed}&frames=20") as page:
         page.check("input[name=category][value='1']", force=True)
         page.wait_for_function("() => document.getElementById('status').textContent.includes('cloud hands: 20 frames')")
@@ -129,18 +129,18 @@ def test_controls_change_the_clip_and_playing_moves_it(browser, url):
 
 
 def test_files_are_opened_and_wrong_ones_explained(browser, url, grey, tmp_path):
-    expected = models.pixels(models.reference(grey, 7, 10))
+    expected = example_models.pixels(example_models.reference(grey, 7, 10))
     text = tmp_path / "text.onnx"
     text.write_text("This is no model.\n")
     wrong = {
         text: "text.onnx is no .onnx file",
-        models.with_metadata(
+        example_models.with_metadata(
             grey, tmp_path / "bare.onnx", dict.clear
         ): "bare.onnx has no contract in its metadata_props",
-        models.with_metadata(
+        example_models.with_metadata(
             grey, tmp_path / "old.onnx", lambda found: found.update(format_version="0")
         ): "old.onnx has contract version 0, this program reads 1",
-        models.TAICHI / "motion.onnx": "needed is model.onnx, or motion.onnx and frames.onnx together",
+        example_models.TAICHI / "motion.onnx": "needed is model.onnx, or motion.onnx and frames.onnx together",
     }
     with page_of(browser, url, "#seed=7&frames=10") as page:
         for path, message in wrong.items():

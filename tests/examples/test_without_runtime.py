@@ -9,7 +9,7 @@ import pytest
 
 from tests.examples.conftest import Program
 from tests.examples.test_programs import refused
-from tests.examples.toolchains import EXAMPLES, done, tool, unity_package
+from tests.support.toolchains import EXAMPLES, done, tool, unity_package
 
 HERE = pathlib.Path(__file__).parent
 

@@ -9,11 +9,11 @@ import pytest
 
 from export.contract import Contract
 from export.source import library_versions
-from mocogan_tf import checkpoints
-from mocogan_tf.building import build_gan
 from mocogan_tf.config import Config
+from mocogan_tf.gans.build import build_gan
 from mocogan_tf.models.generator import VideoGenerator
-from tests.reference import random_weights
+from mocogan_tf.training import checkpoints
+from tests.support.reference import random_weights
 
 CATEGORIES = ("push", "wave", "turn")
 
@@ -108,7 +108,7 @@ def run_dir(tmp_path_factory):
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
     """A proven bundle: (folder, generator, contract, findings)."""
-    from export.bundle import write_bundle
+    from export.write import write_bundle
 
     contract = make_contract(categories=CATEGORIES)
     generator = make_generator(contract)

@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from export.bundle import write_bundle
 from export.contract import read_contract
+from export.onnx_model import to_onnx
 from export.proof import verify
+from export.saved_model import signatures
 from export.seeded import draw_latents
 from export.source import open_run
-from export.to_onnx import to_onnx
-from export.to_saved_model import signatures
-from mocogan_tf import checkpoints
-from mocogan_tf.building import build_gan
+from export.write import write_bundle
+from mocogan_tf.gans.build import build_gan
 from mocogan_tf.latents import CodeSpec, sample_latents
+from mocogan_tf.training import checkpoints
 from mocogan_tf.video import to_uint8
-from tests.export.test_to_onnx import TOLERANCE, run, session_of
-from tests.reference import random_weights
-from tests.tiny import baseline_config
+from tests.export.test_onnx_model import TOLERANCE, run, session_of
+from tests.support.reference import random_weights
+from tests.support.tiny import baseline_config
 
 
 def make_run(model, folder, **changes):

@@ -12,7 +12,7 @@ from export import dependencies, source, verify
 from export.contract import read_contract
 from export.model_card import model_card
 from export.source import open_run
-from mocogan_tf import checkpoints
+from mocogan_tf.training import checkpoints
 from tests.export.conftest import CATEGORIES
 
 ROOT = pathlib.Path(__file__).parent.parent.parent

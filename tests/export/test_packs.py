@@ -7,8 +7,8 @@ import pytest
 from google.protobuf import text_format
 
 from export.contract import FILES
+from export.saved_model import signatures
 from export.tf_serving import batching_parameters, compose, kubernetes, models_config
-from export.to_saved_model import signatures
 from export.triton import compose as triton_compose
 from export.triton import inference_service, model_config
 from export.warmup import BATCH_SIZES, read_warmup

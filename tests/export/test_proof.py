@@ -12,7 +12,8 @@ from onnx import numpy_helper
 
 from export import proof
 from export.contract import read_contract
-from export.proof import CHECKSUMS, bundle_files, sha256, verify, verify_content, verify_files
+from export.proof import CHECKSUMS, bundle_files, verify, verify_content, verify_files
+from mocogan_tf.files import sha256
 
 PRETRAINED = pathlib.Path(__file__).parents[2] / "pretrained"
 

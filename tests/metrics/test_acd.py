@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from mocogan_tf.data import shapes
-from mocogan_tf.data.layouts import find_clips
-from mocogan_tf.data.readers import open_footage
+from mocogan_tf.data.rendered import shapes
+from mocogan_tf.data.sources.layouts import find_clips
+from mocogan_tf.data.sources.readers import open_footage
 from mocogan_tf.metrics import acd
 
 rng = np.random.default_rng(0)

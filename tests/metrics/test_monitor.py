@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mocogan_tf.data import shapes
+from mocogan_tf.data.rendered import shapes
 from mocogan_tf.data.videos import VideoSet
 from mocogan_tf.latents import LatentSpec
 from mocogan_tf.metrics import monitor
 from mocogan_tf.metrics.monitor import Monitor
 from mocogan_tf.metrics.network import Recipe
 from mocogan_tf.video import from_uint8
-from tests.tiny import tiny_config
+from tests.support.tiny import tiny_config
 
 QUICK = Recipe(min_steps=30, max_steps=30, batch=16)
 NUM_CLIPS = 128

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mocogan_tf.config import Config
-from mocogan_tf.data.registry import open_videos
+from mocogan_tf.data.datasets import open_videos
 from mocogan_tf.metrics import kept_network, network
 from mocogan_tf.metrics.clips import Clips, real_clips
 from mocogan_tf.metrics.network import Recipe

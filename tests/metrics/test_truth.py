@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mocogan_tf.data import shapes
+from mocogan_tf.data.rendered import shapes
 from mocogan_tf.metrics import truth
 
 

@@ -11,7 +11,7 @@ from mocogan_tf.models.discriminators import (
     add_noise,
     temporal_plan,
 )
-from tests import reference
+from tests.support import reference
 
 pytestmark = pytest.mark.core
 

@@ -9,7 +9,7 @@ import pytest
 
 from mocogan_tf.latents import sample_latents
 from mocogan_tf.models.generator import VideoGenerator
-from tests import reference
+from tests.support import reference
 
 pytestmark = pytest.mark.core
 GOLDENS = json.loads((pathlib.Path(__file__).parent / "goldens.json").read_text())

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from mocogan_tf.latents import sample_latents
 from mocogan_tf.models.tgan import TGANDiscriminator, TGANGenerator
-from tests import reference
+from tests.support import reference
 
 pytestmark = pytest.mark.core
 

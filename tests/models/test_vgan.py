@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from mocogan_tf.latents import sample_latents
 from mocogan_tf.models.vgan import VGANDiscriminator, VGANGenerator
-from tests import reference
+from tests.support import reference
 
 pytestmark = pytest.mark.core
 

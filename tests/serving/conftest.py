@@ -9,10 +9,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from serving.app import create_app
-from serving.bundle import read_bundle
-from serving.engine import Engine, EngineOptions
-from tests.serving.made_bundles import write_bundle
-from tests.serving.servers import make_service, running
+from serving.runtime.bundle import read_bundle
+from serving.runtime.engine import Engine, EngineOptions
+from tests.support.made_bundles import write_bundle
+from tests.support.servers import make_service, running
 
 
 @pytest.fixture(scope="session")

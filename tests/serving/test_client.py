@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from serving.client import AsyncClient, Client, RequestFailed
-from serving.engine import to_pixels
 from serving.latents import sample_latents
 from serving.load import main, run_load
+from serving.runtime.engine import to_pixels
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import socket
 import numpy as np
 import pytest
 
-from serving.engine import to_pixels
 from serving.latents import sample_latents
+from serving.runtime.engine import to_pixels
 
 ray = pytest.importorskip("ray")
 httpx = pytest.importorskip("httpx")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from serving.__main__ import main
-from serving.bundle import read_bundle
-from serving.errors import BundleError
-from tests.serving.made_bundles import write_bundle
-from tests.serving.servers import ROOT
+from serving.runtime.bundle import read_bundle
+from serving.runtime.errors import BundleError
+from tests.support.made_bundles import write_bundle
+from tests.support.servers import ROOT
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import pathlib
 
 import pytest
 
-from tests.browser import CHROMIUM, launched, opened
-from tests.serving.made_bundles import BundleSpec, write_bundle
-from tests.serving.servers import running
+from tests.support.browser import CHROMIUM, launched, opened
+from tests.support.made_bundles import BundleSpec, write_bundle
+from tests.support.servers import running
 
 playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")]

@@ -1,0 +1,1 @@
+"""Sets that are rendered on the spot."""

@@ -1,0 +1,1 @@
+"""Clips as `prepare.py` writes them: TFRecord shards with a manifest."""

@@ -1,0 +1,1 @@
+"""Clips as people have them: folder layouts, archives, videos, frames and arrays."""

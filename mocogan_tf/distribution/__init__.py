@@ -1,0 +1,1 @@
+"""Devices, machines, and what their workers agree on."""

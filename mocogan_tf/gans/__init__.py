@@ -1,0 +1,1 @@
+"""How each model is trained: losses, training steps, and networks built from a configuration."""

@@ -1,0 +1,183 @@
+"""A configuration becomes networks, optimizers and a compiled model."""
+
+import contextlib
+
+import keras
+import tensorflow as tf
+
+from mocogan_tf.gans.mocogan import MoCoGAN
+from mocogan_tf.gans.tgan import TGAN
+from mocogan_tf.gans.vgan import VGAN
+from mocogan_tf.models.discriminators import ImageDiscriminator, PatchImageDiscriminator, VideoDiscriminator
+from mocogan_tf.models.generator import VideoGenerator
+from mocogan_tf.models.tgan import TGANDiscriminator, TGANGenerator
+from mocogan_tf.models.vgan import VGANDiscriminator, VGANGenerator
+
+GENERATORS: dict[str, type[keras.Model]] = {"mocogan": VideoGenerator, "vgan": VGANGenerator, "tgan": TGANGenerator}
+
+
+def build_generator(config, name="generator", sync_batch_norm=False):
+    """Builds the generator of a resolved configuration."""
+    shared = {
+        "ngf": config.ngf,
+        "image_size": config.image_size,
+        "channels": config.channels,
+        "sync_batch_norm": sync_batch_norm,
+        "name": name,
+    }
+    if config.model != "mocogan":
+        return GENERATORS[config.model](video_length=config.video_length, **shared)
+    return VideoGenerator(
+        dim_content=config.dim_content,
+        dim_motion=config.dim_motion,
+        dim_category=config.dim_category,
+        category_to=config.category_to,
+        update_gate_bias=config.update_gate_bias,
+        motion_init_scale=config.motion_init_scale,
+        content_modulation=config.content_modulation,
+        **shared,
+    )
+
+
+@contextlib.contextmanager
+def _dtype_policy(policy):
+    """Sets Keras's global policy, which layers take when they are made, for a while; None leaves it."""
+    before = keras.config.dtype_policy()
+    try:
+        if policy is not None:
+            keras.config.set_dtype_policy(policy)
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def build_gan(config, policy=None):
+    """Builds and compiles the networks of a resolved configuration, in the current strategy.
+
+    Args:
+        config: `Config`.
+        policy: Keras's dtype policy of the networks; None takes the global one.
+    """
+    with _dtype_policy(policy):
+        return _build_gan(config)
+
+
+def _build_gan(config):
+    sync = config.sync_batch_norm and tf.distribute.get_strategy().num_replicas_in_sync > 1
+    build = {"mocogan": _build_mocogan, "vgan": _build_vgan, "tgan": _build_tgan}[config.model]
+    gan = build(
+        config,
+        sync,
+        generator=build_generator(config, "generator", sync),
+        average=build_generator(config, "average") if config.ema_decay else None,
+        seed=config.seed,
+        weight_decay=config.weight_decay if config.weight_decay_mode == "coupled" else 0.0,
+        ema_decay=config.ema_decay,
+    )
+    gan.compile(
+        g_optimizer=_optimizer(config, config.learning_rate),
+        d_image_optimizer=_optimizer(config, config.learning_rate_d) if gan.image_discriminator is not None else None,
+        d_video_optimizer=_optimizer(config, config.learning_rate_d * config.d_video_rate),
+        jit_compile=_jit_compile(config),
+        steps_per_execution=config.steps_per_execution,
+    )
+    return gan
+
+
+def _build_mocogan(config, sync_batch_norm, **shared):
+    sizes = {
+        "ndf": config.ndf,
+        "image_size": config.image_size,
+        "norm": config.discriminator_norm,
+        "noise_sigma": config.noise_sigma,
+        "sync_batch_norm": sync_batch_norm,
+    }
+    image_discriminators = {"patch": PatchImageDiscriminator, "full": ImageDiscriminator, "none": None}
+    make_image_discriminator = image_discriminators[config.image_discriminator]
+    image_discriminator = None
+    if make_image_discriminator is not None:
+        image_discriminator = make_image_discriminator(**sizes)
+        height, width, channels = _frame(config)
+        image_discriminator.build((None, height, width, config.image_frames * channels))
+    video_discriminator = VideoDiscriminator(
+        video_length=config.video_length, dim_category=config.dim_category, **sizes
+    )
+    video_discriminator.build((None, config.video_length, *_frame(config)))
+    return MoCoGAN(
+        image_discriminator=image_discriminator,
+        video_discriminator=video_discriminator,
+        category_loss=config.category_loss,
+        category_weight=config.category_weight,
+        r1_image=config.r1_image,
+        r1_video=config.r1_video,
+        r1_every=config.r1_every,
+        label_smoothing=config.label_smoothing,
+        augmentations=config.augmentations,
+        image_frames=config.image_frames,
+        share_fakes=config.share_fakes,
+        **shared,
+    )
+
+
+def _build_vgan(config, sync_batch_norm, **shared):
+    discriminator = _clip_discriminator(VGANDiscriminator, config, sync_batch_norm)
+    return VGAN(video_discriminator=discriminator, mask_weight=config.mask_weight, **shared)
+
+
+def _build_tgan(config, sync_batch_norm, **shared):
+    discriminator = _clip_discriminator(TGANDiscriminator, config, sync_batch_norm)
+    return TGAN(video_discriminator=discriminator, clip_every=config.clip_every, **shared)
+
+
+def _clip_discriminator(make, config, sync_batch_norm):
+    """Builds a baseline's discriminator."""
+    discriminator = make(
+        video_length=config.video_length,
+        ndf=config.ndf,
+        image_size=config.image_size,
+        sync_batch_norm=sync_batch_norm,
+    )
+    discriminator.build((None, config.video_length, *_frame(config)))
+    return discriminator
+
+
+def _frame(config):
+    return config.image_size, config.image_size, config.channels
+
+
+def _jit_compile(config):
+    """Whether XLA compiles the step. It cannot where replicas write each other's variables, as the average's are."""
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if config.jit_compile == "on" and replicas > 1:
+        raise ValueError(f"`jit_compile=on` works on one device only; this run has {replicas}. Set --jit_compile=off.")
+    on_one_gpu = replicas == 1 and bool(tf.config.list_physical_devices("GPU"))
+    return {"on": True, "off": False, "auto": on_one_gpu}[config.jit_compile]
+
+
+class _WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+    """A step size that rises evenly over the first `steps` steps, and stays."""
+
+    def __init__(self, learning_rate, steps):
+        self.learning_rate, self.steps = learning_rate, steps
+
+    def __call__(self, step):
+        done = (tf.cast(step, keras.config.floatx()) + 1.0) / self.steps
+        return self.learning_rate * tf.minimum(done, 1.0)
+
+    def get_config(self):
+        return {"learning_rate": self.learning_rate, "steps": self.steps}
+
+
+def _optimizer(config, learning_rate):
+    """Adam, for TGAN RMSprop; with the decoupled weight decay if that is chosen; in float16 with its own loss scale."""
+    if config.warmup_steps:
+        learning_rate = _WarmUp(learning_rate, config.warmup_steps)
+    decoupled = config.weight_decay if config.weight_decay and config.weight_decay_mode == "decoupled" else None
+    if config.model == "tgan":
+        # Chainer adds 1e-8 to the root, Keras its square within.
+        optimizer = keras.optimizers.RMSprop(learning_rate, config.beta_2, epsilon=1e-16, weight_decay=decoupled)
+    else:
+        optimizer = keras.optimizers.Adam(
+            learning_rate, config.beta_1, config.beta_2, epsilon=1e-8, weight_decay=decoupled
+        )
+    return keras.optimizers.LossScaleOptimizer(optimizer) if config.precision == "mixed_float16" else optimizer

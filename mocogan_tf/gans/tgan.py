@@ -1,0 +1,105 @@
+"""TGAN (Saito et al. 2017, arXiv 1611.06624): how it is trained. Its networks are in `models/tgan.py`."""
+
+import tensorflow as tf
+from keras import ops
+
+from mocogan_tf.gans import losses
+from mocogan_tf.gans.base import ACCURACY_D_VIDEO, LOSS_D_VIDEO, LOSS_G, AdversarialModel
+
+_LATENTS = 0  # What a random number is for; folded into the step's seed.
+
+
+class TGAN(AdversarialModel):
+    """TGAN (Saito et al. 2017): a Wasserstein GAN whose critic is kept 1-Lipschitz by singular value clipping.
+
+    `train_step` takes `{"videos": [B, T, H, W, C]}`, float32 in [-1, 1]. One forward pass; the generator takes its step
+    first, then the critic, from the same scores.
+
+    Args:
+        clip_every: Steps between two clippings of the critic's weights.
+        **kwargs: As of `AdversarialModel`: the networks, average, seed, weight and average decay.
+    """
+
+    def __init__(self, *, clip_every=5, **kwargs):
+        super().__init__(**kwargs)
+        self.clip_every = clip_every
+
+    def train_step(self, batch):
+        """One step of each network. Returns the logged scalars by name."""
+        videos = batch["videos"]
+        latents = self._latents(*videos.shape[:2], _LATENTS)
+        with tf.GradientTape(persistent=True) as tape:
+            fakes = self.generator(latents, training=True)["video"]
+            # Real and fake in passes of their own, as published.
+            real_scores = self.video_discriminator(videos, training=True)
+            fake_scores = self.video_discriminator(fakes, training=True)
+        logs = self._minimize(lambda: self._loss_g(fake_scores), self.generator, self.g_optimizer, tape)
+        logs |= self._minimize(
+            lambda: self._loss_d(real_scores, fake_scores), self.video_discriminator, self.d_video_optimizer, tape
+        )
+        self._clip_critic()
+        return self._end_step(logs)
+
+    def _loss_g(self, fake_scores):
+        loss = losses.critic_generator_loss(fake_scores)
+        return loss, {LOSS_G: loss}
+
+    def _loss_d(self, real_scores, fake_scores):
+        loss = losses.critic_loss(real_scores, fake_scores)
+        # A critic's scores have no zero to compare with: its accuracy is the share of pairs that it puts in order.
+        right = ops.mean(ops.cast(real_scores > fake_scores, "float32"))
+        return loss, {LOSS_D_VIDEO: loss, ACCURACY_D_VIDEO: right}
+
+    def _clip_critic(self):
+        """Clips the critic's weights in every `clip_every`-th step."""
+        critic = self.video_discriminator
+        kernels = [layer.kernel.value for layer in (*critic.convolutions, critic.last)]
+        norms = [layer for layer in critic.norms if layer.weights]
+        scales = [(norm.gamma.value, norm.moving_variance.value) for norm in norms]
+        due = tf.equal((self.step.value + 1) % self.clip_every, 0)
+
+        def update(strategy, due):
+            def assign(variable, clip, *args):
+                def assign_if_due(v, due, *args):
+                    v.assign(tf.cond(due, lambda: clip(v, *args), lambda: tf.identity(v)))
+
+                strategy.extended.update(variable, assign_if_due, args=(due, *args), group=False)
+
+            for kernel in kernels:
+                assign(kernel, clip_singular_values)
+            for gamma, variance in scales:
+                assign(gamma, clip_scale, variance)
+
+        # Variables of all replicas are written at once: that is done from outside the replicas.
+        tf.distribute.get_replica_context().merge_call(update, args=(due,))
+
+
+def clip_singular_values(kernel):
+    """Replaces the singular values above 1 of a convolution's kernel by 1 (TGAN, section 4.2).
+
+    Of the kernel as the matrix that maps a patch to the outputs. Computed in float64 from the eigenvectors of its Gram
+    matrix `[O, O]`, which is much smaller, and as a correction that is exactly zero where nothing is above 1.
+
+    Args:
+        kernel: `[..., I, O]`.
+
+    Returns:
+        Tensor of the same shape and type.
+    """
+    kernel = tf.convert_to_tensor(kernel)
+    matrix = tf.cast(tf.reshape(kernel, (-1, kernel.shape[-1])), tf.float64)
+    squares, vectors = tf.linalg.eigh(tf.matmul(matrix, matrix, transpose_a=True))
+    excess = 1.0 / tf.sqrt(tf.maximum(squares, 1.0)) - 1.0
+    correction = tf.matmul(tf.matmul(matrix, vectors * excess), vectors, transpose_b=True)
+    return kernel + tf.cast(tf.reshape(correction, kernel.shape), kernel.dtype)
+
+
+def clip_scale(gamma, variance):
+    """Brings the scale of a batch normalisation into [0.01 s, s], s the moving deviation, so that it never stretches.
+
+    Args:
+        gamma: `[C]`.
+        variance: `[C]`, the moving variance.
+    """
+    deviation = tf.sqrt(variance)
+    return tf.clip_by_value(gamma, 0.01 * deviation, deviation)

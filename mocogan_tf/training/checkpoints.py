@@ -1,0 +1,215 @@
+"""Checkpoints: one file of everything a run needs to go on, written beside and renamed, restored loudly.
+
+`checkpoints/step-00001500.weights.h5` holds the networks, the averaged generator, the optimizers with Adam's
+moments and loss scales, and the step; `step-00001500.json` its SHA-256 and what was known of the run then. A checkpoint
+exists when its .json does. Random state and place in the data follow from the step, so they need no room here.
+"""
+
+import json
+import math
+import os
+import pathlib
+import re
+import warnings
+
+import numpy as np
+from absl import logging
+
+from mocogan_tf.config import Config
+from mocogan_tf.files import sha256
+from mocogan_tf.gans.build import build_gan
+from mocogan_tf.metrics import monitor
+
+FOLDER = "checkpoints"
+_NAME = re.compile(r"step-(\d{8})\.json")
+
+
+def steps(run_dir):
+    """Returns the steps of which there is a checkpoint, ascending."""
+    names = (_NAME.fullmatch(path.name) for path in (pathlib.Path(run_dir) / FOLDER).glob("step-*.json"))
+    return sorted(int(match.group(1)) for match in names if match)
+
+
+def paths(run_dir, step):
+    """Returns the two files of a checkpoint: weights and description."""
+    folder = pathlib.Path(run_dir) / FOLDER
+    return folder / f"step-{step:08d}.weights.h5", folder / f"step-{step:08d}.json"
+
+
+def best_of(config):
+    """Returns the metric by which a run's best checkpoint is chosen, and whether more of it is better.
+
+    Raises:
+        ValueError: `best_metric` names no metric of quality.
+    """
+    name = monitor.default_metric(config) if config.best_metric == "auto" else config.best_metric
+    return name, monitor.higher_is_better(name)
+
+
+def best(run_dir, metric, higher_is_better):
+    """Returns the step whose checkpoint scored best, the earlier of equals; None if none has a finite score.
+
+    Args:
+        run_dir: The run directory.
+        metric: Name of the score.
+        higher_is_better: Whether a higher score is better.
+    """
+    scores = {step: read(run_dir, step).get(metric) for step in steps(run_dir)}
+    finite = {step: score for step, score in scores.items() if isinstance(score, float) and math.isfinite(score)}
+    return min(finite, key=lambda step: -finite[step] if higher_is_better else finite[step], default=None)
+
+
+def read(run_dir, step):
+    """Returns what a checkpoint's .json says: `step`, `sha256`, and scores by name where it was scored; or nothing."""
+    try:
+        about = json.loads(paths(run_dir, step)[1].read_text())
+        return about if isinstance(about, dict) else {}
+    except (OSError, ValueError):  # `restore` says what is wrong with it, if anybody wants it.
+        return {}
+
+
+def save(gan, run_dir, *, keep, keep_every=0, best_of=None, **about):
+    """Writes a checkpoint of the current step, then removes old ones.
+
+    Args:
+        gan: A compiled `AdversarialModel`.
+        run_dir: The run directory.
+        keep: Number of latest checkpoints to keep, this one included.
+        keep_every: Steps that are multiples of this are kept too; 0 for none.
+        best_of: `(metric, higher_is_better)`: the best by it is kept too.
+        **about: What else the .json shall say, such as scores by name.
+
+    Returns:
+        The step.
+
+    Raises:
+        FloatingPointError: A weight is not finite; nothing was written.
+        OSError: It cannot be written; older checkpoints are untouched.
+    """
+    step = int(gan.step.numpy())
+    for variable in gan.weights:
+        if not np.all(np.isfinite(variable.numpy())):
+            raise FloatingPointError(f"Weight {variable.path} is not finite at step {step}; no checkpoint was written.")
+    weights, description = paths(run_dir, step)
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    new_weights, new_description = (path.with_name(f"writing-{path.name}") for path in (weights, description))
+    try:
+        _make_sure_of_room(new_weights, gan)
+        gan.save_weights(new_weights)
+        about = {"step": step, "sha256": sha256(new_weights), **about}
+        new_description.write_text(json.dumps(about, indent=2) + "\n")
+        os.replace(new_weights, weights)
+        os.replace(new_description, description)
+    except BaseException as error:
+        new_weights.unlink(missing_ok=True)
+        new_description.unlink(missing_ok=True)
+        if isinstance(error, RuntimeError):  # HDF5's word for a write that failed.
+            raise OSError(f"Cannot write checkpoint {weights}: {error}") from error
+        raise
+    _remove_old(run_dir, step, keep, keep_every, best(run_dir, *best_of) if best_of else None)
+    return step
+
+
+def _make_sure_of_room(path, gan):
+    """Raises OSError unless the weights can be written: HDF5 takes the process with it where a disk fills under it."""
+    size = sum(math.prod(variable.shape) * variable.value.dtype.size + 4096 for variable in gan.state)
+    with open(path, "wb") as file:
+        if hasattr(os, "posix_fallocate"):  # macOS has none.
+            os.posix_fallocate(file.fileno(), 0, size)
+    path.unlink()
+
+
+def _remove_old(run_dir, step, keep, keep_every, kept_best):
+    """Removes what is not to be kept, and what killed processes left half-written."""
+    # Later ones are not counted: they were damaged, or the run would have gone on from them.
+    for old in [one for one in steps(run_dir) if one <= step][:-keep]:
+        if old == kept_best or (keep_every and old % keep_every == 0):
+            continue
+        for path in reversed(paths(run_dir, old)):  # The description first: without it the weights do not count.
+            path.unlink(missing_ok=True)
+    folder = pathlib.Path(run_dir) / FOLDER
+    for path in folder.glob("writing-*"):
+        path.unlink(missing_ok=True)
+    described = {paths(run_dir, one)[0] for one in steps(run_dir)}
+    for path in folder.glob("step-*.weights.h5"):
+        if path not in described:
+            path.unlink(missing_ok=True)
+
+
+def restore(gan, run_dir, step):
+    """Loads weights, optimizer state and step of one checkpoint into a compiled model.
+
+    Raises:
+        ValueError: The file is missing or damaged, or it is whole and holds other networks.
+    """
+    weights, description = paths(run_dir, step)
+    try:
+        expected = json.loads(description.read_text())["sha256"]
+        if sha256(weights) != expected:
+            raise ValueError("its checksum is wrong")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"Checkpoint {weights} cannot be restored: {error}") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Keras only warns when an optimizer's state is left out.
+            gan.load_weights(weights)
+    except (OSError, ValueError, KeyError, UserWarning) as error:
+        raise ValueError(
+            f"Checkpoint {weights} cannot be restored: it is whole, but of other networks than this version makes "
+            f"of the run's configuration. {error}"
+        ) from error
+
+
+def restore_latest(gan, run_dir):
+    """Restores the latest checkpoint that is whole, and reports damaged ones.
+
+    Returns:
+        The step, or None if there is no checkpoint.
+
+    Raises:
+        ValueError: There are checkpoints, but none can be restored.
+    """
+    found = steps(run_dir)
+    for step in reversed(found):
+        try:
+            restore(gan, run_dir, step)
+            return step
+        except ValueError as error:
+            logging.warning("%s Trying the one before it.", error)
+    if found:
+        raise ValueError(f"No checkpoint in {run_dir} can be restored. Start again with another --run_dir.")
+    return None
+
+
+def load_generator(run_dir, which="latest"):
+    """Loads the averaged generator of a run, for sampling, metrics and export.
+
+    Args:
+        run_dir: The run directory.
+        which: "latest", "best" (by the metric that the run's configuration names), or a step.
+
+    Returns:
+        `(generator, Config, step)`, in float32 whatever the run's precision.
+
+    Raises:
+        ValueError: There is no such run or checkpoint, or it is damaged.
+    """
+    config = Config.from_json(pathlib.Path(run_dir) / "config.json")
+    found = steps(run_dir)
+    if not found:
+        raise ValueError(f"{run_dir} has no checkpoints. Train with: python train.py --run_dir={run_dir}")
+    if which == "latest":
+        step = found[-1]
+    elif which == "best":
+        metric, higher_is_better = best_of(config)
+        step = best(run_dir, metric, higher_is_better)
+        if step is None:
+            raise ValueError(f"No checkpoint in {run_dir} has a score in {metric}. Use latest, or a step.")
+    else:
+        step = int(which) if str(which).isdigit() else -1
+        if step not in found:
+            there = ", ".join(map(str, found))
+            raise ValueError(f"No checkpoint {which!r} in {run_dir}. There are: latest, best, {there}.")
+    gan = build_gan(config, policy="float32")
+    restore(gan, run_dir, step)
+    return gan.sampler, config, step

@@ -1,0 +1,205 @@
+"""The Open Inference Protocol, version 2, as KServe, Triton and MLServer speak it, with the binary tensor extension.
+
+`content`, `category`, `motion_init` and `motion_noise` go in as FP32, `video` (FP32 in [-1, 1], or UINT8 when asked for
+by the name `video_uint8`) and `motion_state` come out.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from starlette.requests import Request
+from starlette.responses import Response
+
+import serving
+from serving.protocols.tf_serving import answer_latents, as_array, check_latents
+from serving.runtime.engine import Floats, to_pixels
+from serving.runtime.errors import Invalid, Malformed, NotFound, shown
+from serving.runtime.repository import Model
+from serving.runtime.service import Clip, Service
+from serving.web.http import JSONResponse, parse_json, read_body, until_disconnect
+
+MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/(\d{1,18}))?(/ready|/infer)?")
+HEADER_LENGTH = "inference-header-content-length"
+DATATYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "FP64": np.dtype("<f8"), "FP16": np.dtype("<f2")}
+
+
+async def handle(request: Request) -> Response:
+    """Everything under `/v2`."""
+    service: Service = request.app.state.service
+    path, method = request.scope["path"], request.method
+    request.state.route = "/v2"
+    if method == "GET" and path in ("/v2", "/v2/"):
+        return JSONResponse({"name": "mocogan-serving", "version": serving.__version__, "extensions": EXTENSIONS})
+    if method == "GET" and path == "/v2/health/live":
+        request.state.route = path
+        return JSONResponse({"live": service.repository.alive}, 200 if service.repository.alive else 503)
+    if method == "GET" and path == "/v2/health/ready":
+        request.state.route = path
+        ready = service.ready and not service.draining
+        return JSONResponse({"ready": ready}, 200 if ready else 503)
+    if method == "POST" and path == "/v2/repository/index":
+        return JSONResponse(_index(service))
+    match = MODEL.fullmatch(path)
+    if match:
+        name, version_text, verb = match.groups()
+        version = int(version_text) if version_text else None
+        request.state.route = f"/v2/models{verb or ''}"
+        if method == "POST" and verb == "/infer":
+            return await _infer(request, service, name, version)
+        if method == "GET" and verb != "/infer":
+            model = service.repository.find(name, version)
+            return JSONResponse({"name": name, "ready": True}) if verb else JSONResponse(_metadata(service, model))
+    raise NotFound(f"Not found: {method} {path[:200]}")
+
+
+EXTENSIONS = ["binary_tensor_data", "model_repository"]
+
+
+def _index(service: Service) -> list[dict[str, str]]:
+    return [
+        {"name": model.name, "version": str(model.version), "state": "READY", "reason": ""}
+        for model in service.repository.models()
+    ]
+
+
+def _metadata(service: Service, model: Model) -> dict[str, Any]:
+    spec, frame = model.bundle.latents, list(model.bundle.frame_shape)
+    inputs = [
+        {"name": name, "datatype": "FP32", "shape": [-1 if size is None else size for size in shape]}
+        for name, shape in spec.shapes(None, None).items()
+    ]
+    outputs = [
+        {"name": "video", "datatype": "FP32", "shape": [-1, -1, *frame]},
+        {"name": "motion_state", "datatype": "FP32", "shape": [-1, spec.dim_motion]},
+        {"name": "video_uint8", "datatype": "UINT8", "shape": [-1, -1, *frame]},
+    ]
+    versions = [str(m.version) for m in service.repository.models() if m.name == model.name]
+    return {
+        "name": model.name, "versions": versions, "platform": "onnxruntime_onnx", "inputs": inputs, "outputs": outputs
+    }  # fmt: skip
+
+
+async def _infer(request: Request, service: Service, name: str, version: int | None) -> Response:
+    with service.repository.lease(name, version) as model:
+        body = await read_body(request, service.limits)
+        header_length = request.headers.get(HEADER_LENGTH)
+        document, latents = await service.parse(lambda: _parse(body, header_length, model))
+        wanted = _wanted(document)
+        head: dict[str, Any] = {"model_name": model.name, "model_version": str(model.version)}
+        if "id" in document:
+            head["id"] = document["id"]
+        kind = "tensor" if all(binary for name, binary in wanted if name != "motion_state") else "json"
+        work = answer_latents(request, model, latents, lambda clip: _respond(head, clip, wanted), kind)
+        return await until_disconnect(request, work)
+
+
+def _parse(body: bytes, header_length: str | None, model: Model) -> tuple[dict[str, Any], dict[str, Floats]]:
+    """The JSON document and the latents, whose bytes may follow it."""
+    length = len(body)
+    if header_length is not None:
+        if not header_length.isdecimal() or len(header_length) > 9 or int(header_length) > len(body):
+            raise Malformed(f"`Inference-Header-Content-Length` must be at most the body's length, {len(body)}.")
+        length = int(header_length)
+    document, rest = parse_json(body[:length]), memoryview(body)[length:]
+    if not isinstance(document.get("id", ""), str):
+        raise Invalid("`id` must be a string.")
+    given = document.get("inputs")
+    names = list(model.bundle.latents.shapes(None, None))
+    if not isinstance(given, list) or not all(isinstance(entry, dict) for entry in given):
+        raise Invalid("`inputs` must be a list of tensors.")
+    received = [entry.get("name") for entry in given]
+    if not all(isinstance(name, str) for name in received) or sorted(received) != sorted(names):
+        listed = ", ".join(shown(name) for name in received[:8])
+        raise Invalid(f"`inputs` must be exactly {', '.join(names)}. Received: {listed}")
+    latents: dict[str, Floats] = {}
+    for entry in given:
+        latents[entry["name"]], rest = _tensor(entry, rest)
+    if len(rest):
+        raise Malformed(f"{len(rest)} bytes are left after the last tensor.")
+    check_latents(latents, model)
+    return document, latents
+
+
+def _parameters(entry: dict[str, Any]) -> dict[str, Any]:
+    parameters = entry.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise Invalid("`parameters` must be an object.")
+    return parameters
+
+
+def _tensor(entry: dict[str, Any], rest: memoryview) -> tuple[Floats, memoryview]:
+    """A tensor out of `data` or the next bytes, and the bytes after it."""
+    name, shape, datatype = entry["name"], entry.get("shape"), entry.get("datatype")
+    if (
+        not isinstance(shape, list)
+        or not 0 < len(shape) < 8
+        or not all(isinstance(n, int) and not isinstance(n, bool) and 0 < n < 2**31 for n in shape)
+    ):
+        raise Invalid(f"`{name}`: `shape` must be a list of positive integers.")
+    if not isinstance(datatype, str) or datatype not in DATATYPES:
+        raise Invalid(f"`{name}`: `datatype` must be FP32, FP64 or FP16. Received: {shown(datatype)}")
+    count = 1
+    for size in shape:
+        count *= size
+    binary = _parameters(entry).get("binary_data_size")
+    if binary is None:
+        flat = as_array(entry.get("data"), name).reshape(-1)
+        if len(flat) != count:
+            raise Invalid(f"`{name}`: `data` must have {count} numbers for shape {shape}. Received: {len(flat)}")
+        return flat.reshape(shape), rest
+    dtype = DATATYPES[datatype]
+    if "data" in entry or binary != count * dtype.itemsize or isinstance(binary, bool):
+        raise Invalid(f"`{name}`: `binary_data_size` must be {count * dtype.itemsize}, without `data`.")
+    if len(rest) < binary:
+        raise Malformed(f"`{name}`: the body is cut off: {binary} bytes are announced, {len(rest)} are left.")
+    with np.errstate(over="ignore"):
+        values: Floats = np.frombuffer(rest[:binary], dtype).astype(np.float32).reshape(shape)
+    return values, rest[binary:]
+
+
+def _wanted(document: dict[str, Any]) -> list[tuple[str, bool]]:
+    """Names of the outputs asked for, and whether each goes as bytes."""
+    default = _parameters(document).get("binary_data_output", False)
+    outputs = document.get("outputs")
+    if outputs is None:
+        outputs = [{"name": "video"}, {"name": "motion_state"}]
+    if not isinstance(outputs, list) or not outputs or len(outputs) > 3:
+        raise Invalid("`outputs` must be a list of one to three outputs.")
+    wanted = []
+    for entry in outputs:
+        if not isinstance(entry, dict) or entry.get("name") not in ("video", "motion_state", "video_uint8"):
+            raise Invalid("`outputs` must name video, video_uint8 or motion_state.")
+        binary = _parameters(entry).get("binary_data", default)
+        if not isinstance(binary, bool):
+            raise Invalid("`binary_data` must be true or false.")
+        wanted.append((entry["name"], binary))
+    return wanted
+
+
+def _respond(head: dict[str, Any], clip: Clip, wanted: list[tuple[str, bool]]) -> Response:
+    outputs, parts = [], []
+    for name, binary in wanted:
+        array: NDArray[Any] = clip.motion_state if name == "motion_state" else clip.video
+        if name == "video_uint8":
+            array = to_pixels(clip.video.copy())
+        entry: dict[str, Any] = {
+            "name": name, "shape": list(array.shape), "datatype": "UINT8" if array.dtype == np.uint8 else "FP32"
+        }  # fmt: skip
+        if binary:
+            raw = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+            entry["parameters"] = {"binary_data_size": len(raw)}
+            parts.append(raw)
+        else:
+            entry["data"] = array.reshape(-1)
+        outputs.append(entry)
+    document = head | {"outputs": outputs}
+    if not parts:
+        return JSONResponse(document)
+    text = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    headers = {"Inference-Header-Content-Length": str(len(text))}
+    return Response(b"".join([text, *parts]), media_type="application/octet-stream", headers=headers)

@@ -1,0 +1,382 @@
+"""`/v1/stream`: a clip that never ends, in constant memory, over a WebSocket or as an endless chunked picture.
+
+Frames are made a chunk at a time; each chunk goes on from the GRU's last state and from the place in the noise where
+the one before stopped, so frame n of a stream is frame n of `/v1/generate` with the same seed. On a WebSocket the
+client may at any time ask for another content, motion or category: content moves there on the great circle between the
+two vectors, the category along the straight line, over `transition_frames` frames.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import io
+import secrets
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from serving.interpolate import lerp, slerp
+from serving.latents import sample_latents
+from serving.protocols.fields import MAX_STRENGTH, RANDOM_SEED_BITS, Fields, from_query
+from serving.runtime.bundle import Bundle
+from serving.runtime.encode import sheet, to_image
+from serving.runtime.engine import Floats
+from serving.runtime.errors import Invalid, Malformed, NotFound, Overloaded, ServingError, Unauthorized, Unavailable
+from serving.runtime.repository import Model
+from serving.runtime.service import Service, category_index
+from serving.web.guard import Keys
+from serving.web.http import parse_json
+
+COMMON = ("content_seed", "motion_seed", "category", "motion_scale", "fps")
+FIELDS = ("model", "version", "seed", *COMMON, "chunk_frames", "format")
+CHANGES = (*COMMON, "transition_frames", "pause")
+FORMATS = {"raw": "", "webp": "WEBP", "png": "PNG", "jpeg": "JPEG"}
+MAX_CHUNK = 64
+MAX_TRANSITION = 1024
+FIRST_MESSAGE_SECONDS = 10.0
+MESSAGE_BYTES = 4096
+# WebSocket close codes: 1001 going away, 1008 policy, 1013 try again later, 4000 + HTTP's for our own.
+CLOSE = {Overloaded: 1013, Unavailable: 1001, Unauthorized: 4401, NotFound: 4404}
+
+
+@dataclasses.dataclass
+class Glide:
+    """A vector on its way from `start` to `target`; `step` of `steps` done."""
+
+    start: Floats
+    target: Floats
+    step: int = 0
+    steps: int = 0
+    spherical: bool = True
+
+    def at(self, step: int) -> Floats:
+        """The vector after so many steps."""
+        if step >= self.steps:
+            return self.target
+        t = step / self.steps
+        return (slerp if self.spherical else lerp)(self.start, self.target, t)
+
+    def take(self, frames: int) -> Floats:
+        """The next frames' vectors `[frames, D]`."""
+        steps = range(self.step + 1, self.step + 1 + frames)
+        self.step = min(self.step + frames, self.steps)
+        return np.stack([self.at(step) for step in steps]).astype(np.float32)
+
+    def turn(self, target: Floats, steps: int) -> None:
+        """Heads for another target from where it is now."""
+        self.start = self.at(self.step).astype(np.float32)
+        self.target, self.step, self.steps = target, 0, steps
+
+    @property
+    def moving(self) -> bool:
+        return self.step < self.steps
+
+
+class Walk:
+    """Where a stream is: content, category, GRU state, position in the noise. Its size does not grow."""
+
+    def __init__(self, bundle: Bundle, fields: Fields) -> None:
+        """Raises Invalid for a field out of range."""
+        self.bundle = bundle
+        self.seed = fields.seed("seed", secrets.randbits(RANDOM_SEED_BITS))
+        self.motion_seed = fields.seed("motion_seed", self.seed)
+        self.fps = fields.fps(bundle.fps)
+        self.motion_scale = fields.share("motion_scale", 1.0, MAX_STRENGTH)
+        self.position = 0
+        self.category = category_index(fields.get("category"), bundle.categories)
+        first = self._draw(fields.seed("content_seed", self.seed), self.motion_seed, self.category, 1)
+        self.state: Floats = first["motion_init"]
+        self.content = Glide(first["content"][0], first["content"][0])
+        kind = first["category"][0] if "category" in first else np.zeros(0, np.float32)
+        self.kind = Glide(kind, kind, spherical=False)
+
+    def _draw(self, content_seed: int, motion_seed: int, category: int | None, frames: int) -> dict[str, Floats]:
+        return sample_latents(
+            self.bundle.latents, 1, frames, seed=self.seed, content_seed=content_seed, motion_seed=motion_seed,
+            category=category, first_frame=self.position,
+        )  # fmt: skip
+
+    def change(self, fields: Fields) -> None:
+        """Follows a client's message. Raises Invalid, and then nothing changed."""
+        steps = fields.integer("transition_frames", self.bundle.video_length, 0, MAX_TRANSITION)
+        content_seed = fields.seed("content_seed", -1)
+        motion_seed = fields.seed("motion_seed", self.motion_seed)
+        category = category_index(fields.get("category"), self.bundle.categories)
+        fps = fields.fps(self.fps)
+        self.motion_scale = fields.share("motion_scale", self.motion_scale, MAX_STRENGTH)
+        self.motion_seed, self.fps = motion_seed, fps
+        if content_seed >= 0:
+            self.content.turn(self._draw(content_seed, motion_seed, None, 1)["content"][0], steps)
+        if category is not None:
+            self.kind.turn(np.eye(len(self.bundle.categories), dtype=np.float32)[category], steps)
+
+    def step(self, model: Model, frames: int) -> dict[str, Floats]:
+        """Moves on and returns the rows of the next frames."""
+        noise = self._draw(self.seed, self.motion_seed, None, frames)["motion_noise"] * np.float32(self.motion_scale)
+        contents, kinds = self.content.take(frames), None
+        latents = {"motion_init": self.state, "motion_noise": noise}
+        if len(self.kind.target):
+            moving = self.kind.moving
+            kinds = self.kind.take(frames)
+            latents["category"] = kinds[:1]
+            if moving and self.bundle.category_to == "motion":
+                motion = self._motion_by_frame(model, noise, kinds)
+            else:
+                motion, self.state = model.engine.motion(latents)
+        else:
+            motion, self.state = model.engine.motion(latents)
+        self.position += frames
+        rows = {"content": contents, "motion": motion[0]}
+        if kinds is not None and self.bundle.category_to == "image":
+            rows["category"] = kinds
+        return rows
+
+    def _motion_by_frame(self, model: Model, noise: Floats, kinds: Floats) -> Floats:
+        """Motion codes while the category changes: the graph takes one category per call, so a call per frame."""
+        codes = []
+        for frame in range(noise.shape[1]):
+            latents = {
+                "motion_init": self.state,
+                "motion_noise": noise[:, frame : frame + 1],
+                "category": kinds[frame : frame + 1],
+            }
+            code, self.state = model.engine.motion(latents)
+            codes.append(code)
+        return np.concatenate(codes, axis=1)
+
+
+class Stream:
+    """One open stream: makes chunks at the speed that they are watched."""
+
+    def __init__(self, service: Service, fields: Fields, default_format: str) -> None:
+        """Raises Invalid, NotFound or Overloaded."""
+        self.service = service
+        self.name, self.version = fields.text("model"), fields.integer("version", 0, 1, None) or None
+        self.chunk_frames = fields.integer("chunk_frames", 8, 1, MAX_CHUNK)
+        self.format = fields.choice("format", default_format, FORMATS)
+        bundle = service.repository.find(self.name, self.version).bundle
+        self.name = bundle.name
+        self.walk = Walk(bundle, fields)
+        self.running = asyncio.Event()
+        self.running.set()
+        self._turn = asyncio.Lock()
+
+    async def change(self, fields: Fields) -> None:
+        """Follows a client's message between two chunks. Raises Invalid, and then nothing changed."""
+        pause = fields.get("pause")
+        if pause is not None and not isinstance(pause, bool):
+            raise Invalid("`pause` must be true or false.")
+        async with self._turn:
+            self.walk.change(fields)
+        if pause is not None:
+            self.running.clear() if pause else self.running.set()
+
+    async def chunk(self) -> NDArray[np.uint8]:
+        """The next frames, uint8 `[T, H, W, C]`.
+
+        A version that was replaced meanwhile is left for its successor if that has the same inputs and frames.
+
+        Raises:
+            Unavailable: The server drains, or the successor is another kind of model.
+        """
+        if self.service.draining:
+            raise Unavailable("The server is shutting down.")
+        with self.service.repository.lease(self.name, self.version) as model:
+            old, new = self.walk.bundle, model.bundle
+            if new is not old:
+                if (new.latents, new.frame_shape, new.category_to) != (old.latents, old.frame_shape, old.category_to):
+                    raise Unavailable("The model was replaced by one of another kind. Begin again.")
+                self.walk.bundle = new
+            async with self._turn:
+                rows = await self.service.parse(lambda: self.walk.step(model, self.chunk_frames))
+            job = await model.batcher.submit(rows, deadline=self.service.deadline())
+            assert job.out is not None
+            return job.out
+
+    async def chunks(self) -> AsyncIterator[NDArray[np.uint8]]:
+        """Chunks for ever, one chunk ahead of the clock; a client that takes them late makes the clock wait."""
+        due = time.monotonic()
+        while True:
+            await self.running.wait()
+            frames = await self.chunk()
+            yield frames
+            seconds = len(frames) / self.walk.fps
+            due = max(due, time.monotonic() - seconds) + seconds
+            await asyncio.sleep(max(0.0, due - seconds - time.monotonic()))
+
+    async def encode(self, frames: NDArray[np.uint8]) -> bytes:
+        """A chunk as one message: raw pixels, or a strip of the frames side by side."""
+        if self.format == "raw":
+            return frames.tobytes()
+        body, _ = await self.service.encode_with(lambda: _strip(frames, FORMATS[self.format]), f"stream-{self.format}")
+        return body
+
+
+def _strip(frames: NDArray[np.uint8], kind: str) -> bytes:
+    file = io.BytesIO()
+    options: dict[str, Any] = {
+        "WEBP": {"quality": 85, "method": 0},
+        "PNG": {"compress_level": 3},
+        "JPEG": {"quality": 88},
+    }
+    to_image(sheet(frames[None])).save(file, kind, **options[kind])
+    return file.getvalue()
+
+
+class Streams:
+    """The open streams of a server, counted against the limit."""
+
+    def __init__(self, service: Service, keys: Keys, origins: tuple[str, ...]) -> None:
+        self.service = service
+        self.keys = keys
+        self.origins = origins
+        self.open = 0
+
+    def __enter__(self) -> None:
+        if self.open >= self.service.limits.max_streams:
+            raise Overloaded(f"All {self.open} streams are taken. Try again later.", retry_after=5)
+        self.open += 1
+        self.service.metrics.streams.set(self.open)
+
+    def __exit__(self, *_: object) -> None:
+        self.open -= 1
+        self.service.metrics.streams.set(self.open)
+
+    async def picture(self, request: Request) -> Response:
+        """`GET /v1/stream?...`: JPEG after JPEG (`multipart/x-mixed-replace`), which an `<img>` plays for ever."""
+        request.state.route = "/v1/stream"
+        if self.service.draining:
+            raise Unavailable("The server is shutting down.")
+        stream = Stream(self.service, Fields(from_query(dict(request.query_params)), FIELDS), "jpeg")
+        if stream.format == "raw":
+            raise Invalid("`format` must be jpeg, png or webp here; raw is for WebSockets.")
+        if self.open >= self.service.limits.max_streams:
+            raise Overloaded(f"All {self.open} streams are taken. Try again later.", retry_after=5)
+        kind = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}[stream.format]
+        headers = {"X-Seed": str(stream.walk.seed), "Cache-Control": "no-store"}
+        return StreamingResponse(
+            self._parts(stream, kind), media_type="multipart/x-mixed-replace; boundary=frame", headers=headers
+        )
+
+    async def _parts(self, stream: Stream, kind: str) -> AsyncIterator[bytes]:
+        with self:
+            stop = Unavailable, NotFound
+            try:
+                async for frames in stream.chunks():
+                    for frame in frames:
+                        begin = time.monotonic()
+                        body = await stream.encode(frame[None])
+                        yield f"--frame\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+                        yield body + b"\r\n"
+                        await asyncio.sleep(max(0.0, 1 / stream.walk.fps - (time.monotonic() - begin)))
+            except stop:
+                yield b"--frame--\r\n"
+
+    async def socket(self, websocket: WebSocket) -> None:
+        """`/v1/stream` as a WebSocket.
+
+        The client's messages are JSON objects, as text or as bytes: the first with the fields of `FIELDS` (and
+        `api_key` where keys are needed), later ones with those of `CHANGES`. The server answers the first with
+        `{"type": "start", ...}`, then sends binary messages of `chunk_frames` frames each; an error is
+        `{"error", "error_type"}`, after which only a malformed change leaves the stream open.
+        """
+        if not self._same_origin(websocket):
+            await websocket.close(1008)
+            return
+        await websocket.accept()
+        try:
+            with self:
+                await self._talk(websocket)
+        except ServingError as error:
+            self.service.metrics.rejected.labels(error.error_type).inc()
+            await _say(websocket, {"error": str(error), "error_type": error.error_type})
+            await _close(websocket, CLOSE.get(type(error), 1008))
+        except (WebSocketDisconnect, TimeoutError):
+            await _close(websocket, 1008)
+
+    def _same_origin(self, websocket: WebSocket) -> bool:
+        """Browsers send WebSockets across origins without asking: only our own page and the allowed ones may."""
+        origin = websocket.headers.get("origin")
+        if origin is None or origin in self.origins or "*" in self.origins:
+            return True
+        return origin.partition("://")[2] == websocket.headers.get("host")
+
+    async def _talk(self, websocket: WebSocket) -> None:
+        async with asyncio.timeout(FIRST_MESSAGE_SECONDS):
+            first = await _receive(websocket)
+        key = first.pop("api_key", "")
+        if not self.keys.accept(key if isinstance(key, str) else ""):
+            raise Unauthorized("An API key is needed: `api_key` in the first message.")
+        stream = Stream(self.service, Fields(first, FIELDS), "raw")
+        walk = stream.walk
+        await _say(
+            websocket,
+            {
+                "type": "start", "model": stream.name, "seed": str(walk.seed), "format": stream.format, "fps": walk.fps,
+                "height": walk.bundle.height, "width": walk.bundle.width, "channels": walk.bundle.channels,
+                "chunk_frames": stream.chunk_frames,
+            },
+        )  # fmt: skip
+        sending = asyncio.create_task(self._send(websocket, stream))
+        listening = asyncio.create_task(self._listen(websocket, stream))
+        try:
+            await asyncio.wait({sending, listening}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ended = [task for task in (sending, listening) if task.done()]
+            for task in (sending, listening):
+                task.cancel()
+            await asyncio.wait({sending, listening})
+        for task in ended:
+            task.result()
+
+    async def _send(self, websocket: WebSocket, stream: Stream) -> None:
+        async for frames in stream.chunks():
+            message = await stream.encode(frames)
+            async with asyncio.timeout(self.service.limits.write_seconds):
+                await websocket.send_bytes(message)
+
+    async def _listen(self, websocket: WebSocket, stream: Stream) -> None:
+        while True:
+            try:
+                await stream.change(Fields(await _receive(websocket), CHANGES))
+            except ServingError as error:
+                await _say(websocket, {"error": str(error), "error_type": error.error_type})
+
+
+async def _receive(websocket: WebSocket) -> dict[str, Any]:
+    """The client's next message, a JSON object as text or as bytes.
+
+    Raises:
+        Malformed: It is too long, or not a JSON object.
+        WebSocketDisconnect: The client went away.
+    """
+    message = await websocket.receive()
+    if message["type"] == "websocket.disconnect":
+        raise WebSocketDisconnect(message["code"], message.get("reason"))
+    text = message.get("text")
+    body = message["bytes"] if text is None else text.encode()
+    if len(body) > MESSAGE_BYTES:
+        raise Malformed(f"A message has at most {MESSAGE_BYTES} bytes.")
+    return parse_json(body)
+
+
+async def _say(websocket: WebSocket, message: dict[str, Any]) -> None:
+    try:
+        await websocket.send_text(orjson.dumps(message).decode())
+    except (RuntimeError, WebSocketDisconnect):
+        pass  # It is gone; the reader finds out.
+
+
+async def _close(websocket: WebSocket, code: int) -> None:
+    try:
+        await websocket.close(code)
+    except (RuntimeError, WebSocketDisconnect):
+        pass

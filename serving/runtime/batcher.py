@@ -1,0 +1,340 @@
+"""The batcher: decides which frames run next, and how much work may be in the house.
+
+Requests wait in a queue of jobs. A worker fills a batch with at most `QUANTUM` frames of each job in turn, so a request
+for one clip does not wait until a request for a hundred is done; a job whose deadline passed or whose client went away
+is dropped before its turn. Admission is counted in frames, from acceptance until the answer is encoded, so neither a
+slow model nor a slow encoder lets a queue grow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.runtime.engine import Floats, to_pixels
+from serving.runtime.errors import Cancelled, DeadlineExceeded, Overloaded, ServingError, Unavailable
+
+QUANTUM = 16
+# Batches whose frames are still being copied out while the next one runs.
+DELIVERIES_PER_WORKER = 2
+# A burst may wait, but under lasting overload a longer queue answers nobody sooner. So once the foreseen wait has been
+# above this share of its bound for so many seconds, the share is the bound, until for as long nobody was refused.
+LASTING, PATIENCE = 0.4, 1.0
+# This many failed batches in a row, and the process says that it is not alive.
+FAILURES_UNTIL_DEAD = 3
+log = logging.getLogger("serving.runtime.batcher")
+
+
+class Renderer(Protocol):
+    """What the batcher needs of an engine."""
+
+    def render(self, rows: dict[str, Floats], worker: int = 0) -> Floats: ...
+
+
+class Observer(Protocol):
+    """Who wants to know; the metrics implement this."""
+
+    def batch(self, frames: int, seconds: float) -> None: ...
+
+    def queued(self, frames: int, jobs: int) -> None: ...
+
+    def waited(self, seconds: float) -> None: ...
+
+
+@dataclasses.dataclass(eq=False)
+class Job:
+    """Rows to render and where the frames go. Made by `Batcher.submit`; guarded by the batcher's lock."""
+
+    rows: dict[str, Floats]
+    num_frames: int
+    deadline: float
+    as_pixels: bool
+    finish: Callable[[], None]
+    entered: float
+    out: NDArray[Any] | None = None
+    taken: int = 0
+    done: int = 0
+    started: float = 0.0
+    error: ServingError | None = None
+    settled: bool = False
+
+    @property
+    def queue_seconds(self) -> float:
+        return self.started - self.entered if self.started else 0.0
+
+
+class Batcher:
+    """Runs jobs on a renderer's workers. Made and closed anywhere, `submit` on an event loop."""
+
+    def __init__(
+        self,
+        renderer: Renderer,
+        *,
+        workers: int = 1,
+        max_batch_frames: int = 32,
+        max_queue_frames: int = 512,
+        max_wait_seconds: float = math.inf,
+        wait_seconds: float = 0.0,
+        observer: Observer | None = None,
+    ) -> None:
+        """Starts the workers.
+
+        Args:
+            renderer: The engine.
+            workers: How many of its workers there are.
+            max_batch_frames: Frames of a full batch.
+            max_queue_frames: Frames admitted at one time, from acceptance to the encoded answer.
+            max_wait_seconds: Longest wait for others, as far as it can be foreseen, with which a request is let in;
+                under overload that lasts, `LASTING` times that.
+            wait_seconds: How long an idle worker waits for a batch to fill; 0 starts at once, and batches
+                form from what arrives during the one before.
+            observer: Gets the numbers.
+        """
+        self.renderer = renderer
+        self.max_batch_frames = max_batch_frames
+        self.max_queue_frames = max_queue_frames
+        self.max_wait_seconds = max_wait_seconds
+        self.wait_seconds = wait_seconds
+        self.observer = observer
+        self._admitted: list[int] = []
+        self._overloaded = False
+        self._calm_at = self._refused_at = time.monotonic()
+        self.queued_frames = 0
+        self.seconds_per_frame = 0.0
+        self.failures = 0
+        self._queue: collections.deque[Job] = collections.deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._delivery = concurrent.futures.ThreadPoolExecutor(max(2, workers), "deliver")
+        self._threads = [
+            threading.Thread(target=self._work, args=(worker,), name=f"batch-{worker}", daemon=True)
+            for worker in range(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """False once batches fail one after the other: only a restart helps then."""
+        return self.failures < FAILURES_UNTIL_DEAD
+
+    @contextlib.contextmanager
+    def admit(self, num_frames: int, deadline: float = math.inf) -> Iterator[None]:
+        """Counts frames as in the house.
+
+        A request larger than the whole bound is let in when nothing else is there: the limit on one request's work is
+        the caller's to check.
+
+        Raises:
+            Overloaded: There is no room, or no chance to be done by the deadline; `retry_after` says when.
+        """
+        with self._changed:
+            now, wait = time.monotonic(), self._foreseen_wait(num_frames)
+            if wait <= LASTING * self.max_wait_seconds:
+                self._calm_at = now
+            if self._overloaded:
+                self._overloaded = now - self._refused_at <= PATIENCE
+            else:
+                self._overloaded = now - self._calm_at > PATIENCE
+            bound = self.max_wait_seconds * (LASTING if self._overloaded else 1.0)
+            late = now + wait + num_frames * self.seconds_per_frame > deadline
+            full = self.admitted_frames + num_frames > self.max_queue_frames
+            if self._admitted and (full or late or wait > bound):
+                self._refused_at = now
+                raise Overloaded(
+                    f"The queue is full: {self.admitted_frames} of {self.max_queue_frames} frames are taken, "
+                    f"{num_frames} more were asked for and would wait {wait:.1f} s. Try again later.",
+                    retry_after=max(1.0, math.ceil(wait)),
+                )
+            self._admitted.append(num_frames)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._admitted.remove(num_frames)
+
+    @property
+    def admitted_frames(self) -> int:
+        """Frames in the house."""
+        return sum(self._admitted)
+
+    def _foreseen_wait(self, num_frames: int) -> float:
+        """Seconds for which others are served until so many frames have had their turns: of each request in the house,
+        as taking turns has it, no more frames than one's own."""
+        turns = -(-num_frames // QUANTUM) * QUANTUM
+        return sum(min(frames, turns) for frames in self._admitted) * self.seconds_per_frame
+
+    async def submit(self, rows: dict[str, Floats], *, deadline: float = math.inf, as_pixels: bool = True) -> Job:
+        """Renders rows `[N, D]`; returns the finished job, its `out` uint8 or float32 `[N, H, W, C]`.
+
+        Cancelling the awaiting task drops the job.
+
+        Args:
+            rows: By input name, one row per frame.
+            deadline: `time.monotonic()` after which nobody wants the result.
+            as_pixels: uint8 rather than float32 in [-1, 1].
+
+        Raises:
+            DeadlineExceeded: The deadline passed before the result was there.
+            Unavailable: The batcher was closed.
+            ServingError: The engine failed.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+
+        def wake() -> None:
+            if not done.done():
+                done.set_result(None)
+
+        def finish() -> None:
+            with contextlib.suppress(RuntimeError):  # The loop may be closed by the time a dropped job is done.
+                loop.call_soon_threadsafe(wake)
+
+        job = Job(rows, len(rows["motion"]), deadline, as_pixels, finish, time.monotonic())
+        with self._changed:
+            if self._closing:
+                raise Unavailable("This model version is being unloaded. Try again.")
+            self._queue.append(job)
+            self.queued_frames += job.num_frames
+            self._report_queue()
+            self._changed.notify()
+        try:
+            # The event loop keeps the deadline of a job that is being rendered; the workers that of a waiting one.
+            async with asyncio.timeout(None if deadline == math.inf else max(0.0, deadline - time.monotonic())):
+                await done
+        except TimeoutError:
+            self._drop(job, DeadlineExceeded("The deadline passed before the frames were rendered."))
+        except asyncio.CancelledError:
+            self._drop(job, Cancelled("The client went away."))
+            raise
+        if job.error:
+            raise job.error
+        return job
+
+    def _drop(self, job: Job, error: ServingError) -> None:
+        """Takes a job out of the queue; frames of it that are being rendered are thrown away."""
+        with self._changed:
+            if job in self._queue:
+                self._queue.remove(job)
+                self.queued_frames -= job.num_frames - job.taken
+                self._report_queue()
+            if not job.settled:
+                job.settled, job.error = True, error
+
+    def _report_queue(self) -> None:
+        if self.observer:
+            self.observer.queued(self.queued_frames, len(self._queue))
+
+    def _settle(self, job: Job, error: ServingError | None = None) -> None:
+        """Ends a job once. Called with the lock held."""
+        if not job.settled:
+            job.settled, job.error = True, error
+            job.finish()
+
+    def _take(self) -> list[tuple[Job, int, int]]:
+        """The next batch as (job, first frame, number of frames). Called with the lock held."""
+        pieces: list[tuple[Job, int, int]] = []
+        room, now = self.max_batch_frames, time.monotonic()
+        while room and self._queue:
+            job = self._queue.popleft()
+            if job.settled or now > job.deadline:
+                self.queued_frames -= job.num_frames - job.taken
+                self._settle(job, DeadlineExceeded("The deadline passed before the request's turn came."))
+                continue
+            if not job.started:
+                job.started = now
+                if self.observer:
+                    self.observer.waited(job.queue_seconds)
+            frames = min(job.num_frames - job.taken, QUANTUM, room)
+            pieces.append((job, job.taken, frames))
+            job.taken += frames
+            self.queued_frames -= frames
+            room -= frames
+            if job.taken < job.num_frames:
+                self._queue.append(job)
+        self._report_queue()
+        return pieces
+
+    def _next_batch(self) -> list[tuple[Job, int, int]] | None:
+        """Waits for work; None when closed and empty."""
+        with self._changed:
+            while not self._queue:
+                if self._closing:
+                    return None
+                self._changed.wait()
+            full = time.monotonic() + self.wait_seconds
+            while self.queued_frames < self.max_batch_frames and not self._closing:
+                left = full - time.monotonic()
+                if left <= 0 or not self._changed.wait(left):
+                    break
+            return self._take()
+
+    def _work(self, worker: int) -> None:
+        deliveries = threading.Semaphore(DELIVERIES_PER_WORKER)
+        while (pieces := self._next_batch()) is not None:
+            if not pieces:
+                continue
+            begin = time.perf_counter()
+            try:
+                rows = {
+                    name: np.concatenate([job.rows[name][first : first + n] for job, first, n in pieces])
+                    for name in pieces[0][0].rows
+                }
+                frames = self.renderer.render(rows, worker)
+            except Exception:
+                log.exception("a batch failed")
+                self.failures += 1
+                with self._changed:
+                    for job, _, _ in pieces:
+                        self._settle(job, ServingError("The model failed on this request."))
+                continue
+            seconds = time.perf_counter() - begin
+            self.failures = 0
+            self._account(len(frames), seconds)
+            deliveries.acquire()
+            self._delivery.submit(self._deliver, pieces, frames).add_done_callback(lambda _: deliveries.release())
+
+    def _account(self, frames: int, seconds: float) -> None:
+        each = seconds / frames / len(self._threads)
+        self.seconds_per_frame = each if not self.seconds_per_frame else 0.9 * self.seconds_per_frame + 0.1 * each
+        if self.observer:
+            self.observer.batch(frames, seconds)
+
+    def _deliver(self, pieces: list[tuple[Job, int, int]], frames: Floats) -> None:
+        """Copies a batch's frames to their jobs, as pixels where pixels are wanted."""
+        at = 0
+        for job, first, n in pieces:
+            part = frames[at : at + n]
+            at += n
+            if job.settled:
+                continue
+            values = to_pixels(part) if job.as_pixels else part
+            with self._changed:
+                if job.out is None:
+                    job.out = np.empty((job.num_frames, *values.shape[1:]), values.dtype)
+            job.out[first : first + n] = values
+            with self._changed:
+                job.done += n
+                if job.done == job.num_frames:
+                    self._settle(job)
+
+    def close(self) -> None:
+        """Finishes what is queued, refuses what comes, ends the threads."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+        self._delivery.shutdown(wait=True)

@@ -1,0 +1,193 @@
+"""From a checked request to a clip: what every protocol shares, between the protocols and the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.runtime.encode import encode
+from serving.runtime.engine import Floats, available_cpus
+from serving.runtime.errors import Invalid, TooLarge, shown
+from serving.runtime.prometheus import Metrics
+from serving.runtime.repository import Model, Repository
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What one request, one client or all of them together may take.
+
+    Args:
+        max_videos: Clips of a request.
+        max_frames: Frames of one clip.
+        max_total_frames: Clips times frames of a request.
+        max_pixels: Pixels of an answer, after enlarging.
+        max_json_values: Numbers of an answer in JSON, which is twenty times the size of the pixels.
+        max_body_bytes: Bytes of a request body, before and after unpacking.
+        max_streams: Streams open at one time.
+        timeout_seconds: From a request's head to its frames; also the largest that a request may ask for.
+        body_seconds: For a client to send its body.
+        write_seconds: For a client to take the next part of an answer.
+    """
+
+    max_videos: int = 64
+    max_frames: int = 1024
+    max_total_frames: int = 1024
+    max_pixels: int = 2**25
+    max_json_values: int = 2**22
+    max_body_bytes: int = 4 * 2**20
+    max_streams: int = 64
+    timeout_seconds: float = 30.0
+    body_seconds: float = 10.0
+    write_seconds: float = 20.0
+
+    def check_work(self, num_videos: int, num_frames: int) -> int:
+        """Returns the frames in all.
+
+        Raises:
+            TooLarge: More than one request may ask for.
+        """
+        for name, value, bound in (
+            ("num_videos", num_videos, self.max_videos),
+            ("num_frames", num_frames, self.max_frames),
+            ("num_videos times num_frames", num_videos * num_frames, self.max_total_frames),
+        ):
+            if value > bound:
+                raise TooLarge(f"`{name}` must be at most {bound} on this server. Received: {value}")
+        return num_videos * num_frames
+
+    def check_json(self, values: int) -> None:
+        """Raises TooLarge if an answer would have more numbers than JSON should carry."""
+        if values > self.max_json_values:
+            raise TooLarge(
+                f"An answer in JSON has at most {self.max_json_values} numbers; this one would have {values}. Ask for "
+                "fewer frames, for binary tensors (/v2) or for a picture (/v1/generate)."
+            )
+
+
+@dataclasses.dataclass
+class Clip:
+    """A rendered request.
+
+    `video` is uint8 or float32 `[B, T, H, W, C]`, `motion_state` float32 `[B, dim_motion]`.
+    """
+
+    video: NDArray[Any]
+    motion_state: Floats
+    queue_seconds: float
+    render_seconds: float
+
+
+class Service:
+    """The models with the threads that work for them. Belongs to one event loop."""
+
+    def __init__(
+        self, repository: Repository, limits: Limits | None = None, *, encode_threads: int | None = None
+    ) -> None:
+        self.repository = repository
+        self.limits = limits or Limits()
+        self.metrics: Metrics = repository.metrics
+        self.draining = False
+        self.ready = False
+        cpus = available_cpus()
+        self._prepare = concurrent.futures.ThreadPoolExecutor(2, "prepare")
+        self._encode = concurrent.futures.ThreadPoolExecutor(encode_threads or max(2, cpus), "encode")
+
+    def deadline(self, timeout: float | None = None) -> float:
+        """`time.monotonic()` by which a request must be done."""
+        return time.monotonic() + min(timeout or self.limits.timeout_seconds, self.limits.timeout_seconds)
+
+    async def render(
+        self, model: Model, draw: Callable[[], dict[str, Floats]], *, deadline: float, as_pixels: bool
+    ) -> Clip:
+        """Draws or takes latents and renders them.
+
+        Args:
+            model: A leased version.
+            draw: Returns the generator's inputs; called on a worker thread.
+            deadline: `time.monotonic()` by which it must be done.
+            as_pixels: uint8 rather than float32.
+
+        Raises:
+            DeadlineExceeded, ServingError: See `Batcher.submit`.
+        """
+
+        def prepare() -> tuple[dict[str, Floats], Floats, tuple[int, int]]:
+            latents = draw()
+            motion, state = model.engine.motion(latents)
+            return model.engine.rows(latents, motion), state, (motion.shape[0], motion.shape[1])
+
+        rows, state, (num_videos, num_frames) = await self.run(self._prepare, prepare)
+        begin = time.monotonic()
+        job = await model.batcher.submit(rows, deadline=deadline, as_pixels=as_pixels)
+        assert job.out is not None
+        video = job.out.reshape(num_videos, num_frames, *model.bundle.frame_shape)
+        return Clip(video, state, job.queue_seconds, time.monotonic() - begin - job.queue_seconds)
+
+    async def encode(self, clips: NDArray[np.uint8], name: str, *, fps: float, scale: int = 1) -> tuple[bytes, float]:
+        """Encodes off the event loop; returns the bytes and the seconds."""
+        return await self.encode_with(functools.partial(encode, clips, name, fps=fps, scale=scale), name)
+
+    async def encode_with(self, function: Callable[[], T], name: str) -> tuple[T, float]:
+        """Runs an encoder off the event loop; returns its result and the seconds."""
+
+        def timed() -> tuple[T, float]:
+            begin = time.perf_counter()
+            result = function()
+            return result, time.perf_counter() - begin
+
+        result, seconds = await self.run(self._encode, timed)
+        self.metrics.encode_seconds.labels(name).observe(seconds)
+        return result, seconds
+
+    async def run(self, pool: concurrent.futures.Executor, function: Callable[[], T]) -> T:
+        """Runs on a pool and does not let go before the thread has: admission counts what really runs."""
+        job = pool.submit(function)
+        future = asyncio.wrap_future(job)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            if not job.cancel():
+                await asyncio.wait([future])
+            raise
+
+    async def parse(self, function: Callable[[], T]) -> T:
+        """Runs something short that is too long for the event loop."""
+        return await self.run(self._prepare, function)
+
+    def close(self) -> None:
+        """Closes the models and ends the threads."""
+        self.repository.close()
+        self._prepare.shutdown()
+        self._encode.shutdown()
+
+
+def category_index(value: object, categories: tuple[str, ...]) -> int | None:
+    """A category by its index or name.
+
+    Raises:
+        Invalid: There is no such one.
+    """
+    if value is None:
+        return None
+    if not categories:
+        raise Invalid("`category` must be left out: this model has no categories.")
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(categories):
+        return value
+    if isinstance(value, str) and value in categories:
+        return categories.index(value)
+    if isinstance(value, str) and value.isdecimal() and len(value) < 10 and int(value) < len(categories):
+        return int(value)
+    names = ", ".join(categories[:20])
+    raise Invalid(
+        f"`category` must be an index below {len(categories)} or one of {names}. Received: category={shown(value)}"
+    )

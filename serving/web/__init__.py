@@ -1,0 +1,1 @@
+"""The HTTP server, its guards and its logs."""

@@ -1,0 +1,182 @@
+"""The engine against plain ONNX Runtime on the whole model, and what it does with bundles that do not fit."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from serving.latents import sample_latents
+from serving.runtime.bundle import read_bundle
+from serving.runtime.engine import (
+    Engine,
+    EngineError,
+    EngineOptions,
+    FrameSession,
+    frame_buckets,
+    plan_buckets,
+    to_pixels,
+)
+from serving.runtime.errors import BundleError
+from tests.support.made_bundles import BundleSpec, write_bundle
+
+SPECS = {
+    "category to motion": BundleSpec(),
+    "category to image": BundleSpec(category_to="image"),
+    "no category": BundleSpec(categories=()),
+    "grey": BundleSpec(channels=1),
+}
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
+@pytest.mark.parametrize(("num_videos", "num_frames"), [(1, 1), (3, 5), (2, 40)])
+def test_the_parts_give_the_video_of_the_whole_model(spec, num_videos, num_frames, tmp_path):
+    folder = write_bundle(tmp_path, spec)
+    engine = Engine(read_bundle(folder), EngineOptions(threads=1))
+    latents = sample_latents(engine.bundle.latents, num_videos, num_frames, seed=3)
+    session = ort.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    expected, expected_state = session.run(["video", "motion_state"], latents)
+    video, state = engine.generate(latents)
+    np.testing.assert_allclose(video, expected, atol=1e-5)
+    np.testing.assert_allclose(state, expected_state, atol=1e-6)
+    assert video.std() > 0.05  # A constant would agree with a constant.
+
+
+def test_a_clip_does_not_depend_on_the_batch_that_it_is_in(engine):
+    spec = engine.bundle.latents
+    together, _ = engine.generate(sample_latents(spec, 5, 16, seed=11))
+    for clip in range(5):
+        alone, _ = engine.generate(sample_latents(spec, 1, 16, seed=11, first_clip=clip))
+        assert np.array_equal(to_pixels(alone[0]), to_pixels(together[clip].copy()))
+
+
+def test_motion_state_continues_the_clip(engine):
+    spec = engine.bundle.latents
+    whole, whole_state = engine.generate(sample_latents(spec, 2, 24, seed=5))
+    first = sample_latents(spec, 2, 10, seed=5)
+    head, state = engine.generate(first)
+    rest = sample_latents(spec, 2, 14, seed=5, first_frame=10) | {"motion_init": state}
+    tail, end = engine.generate(rest)
+    np.testing.assert_allclose(np.concatenate([head, tail], axis=1), whole, atol=1e-5)
+    np.testing.assert_allclose(end, whole_state, atol=1e-6)
+
+
+@pytest.mark.parametrize("pad", [False, True])
+@pytest.mark.parametrize("largest", [1, 7, 32, 48])
+def test_buckets_hold_all_frames_and_little_else(largest, pad):
+    buckets = frame_buckets(largest)
+    for num_frames in range(1, 130):
+        plan = plan_buckets(num_frames, buckets, pad=pad)
+        assert set(plan) <= set(buckets)
+        padding = sum(plan) - num_frames
+        assert padding == 0 if not pad else 0 <= padding < largest
+    assert len(plan_buckets(31, frame_buckets(32), pad=True)) == 1
+
+
+def test_pixels_follow_the_contract():
+    values = np.array([-1.0, 1.0, 0.0, -2.0, 2.0, np.nan, 1 / 255], np.float32)
+    # (0 + 1) * 127.5 = 127.5 rounds to even, (1/255 + 1) * 127.5 = 128.0.
+    assert to_pixels(values).tolist() == [0, 255, 128, 0, 255, 0, 128]
+
+
+def test_bound_memory_gives_the_same_frames_call_after_call(engine):
+    # What a GPU gets, here with memory of the CPU: inputs replaced in place, one output, results taken out of it.
+    shape, options = engine.bundle.frame_shape, EngineOptions()
+    plain, bound = (FrameSession(engine.bundle.files["frames"], 8, shape, "cpu", options, 1) for _ in range(2))
+    bound.bind("cpu", 0)
+    rng = np.random.default_rng(0)
+    kept = []
+    for count in (8, 3, 8, 1):
+        rows = {"content": rng.standard_normal((count, 6), "f"), "motion": rng.standard_normal((count, 4), "f")}
+        kept.append((plain.run(rows), bound.run(rows)))
+    for expected, got in kept:  # Compared at the end: a result must not be overwritten by a later call.
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def test_a_provider_that_is_not_there_is_an_error_and_auto_falls_back(bundle_dir, monkeypatch):
+    bundle = read_bundle(bundle_dir)
+    if "CUDAExecutionProvider" in ort.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    with pytest.raises(EngineError, match="has no CUDAExecutionProvider"):
+        Engine(bundle, EngineOptions(provider="cuda"))
+    assert Engine(bundle, EngineOptions(provider="auto")).provider == "cpu"
+    # The GPU wheel lists CUDA on machines without a GPU too; then the session silently runs on the CPU.
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    with pytest.raises(EngineError, match="CUDAExecutionProvider"):
+        Engine(bundle, EngineOptions(provider="cuda"))
+    assert Engine(bundle, EngineOptions(provider="auto")).describe()["provider"] == "CPUExecutionProvider"
+
+
+def test_results_that_are_not_the_golden_ones_stop_the_start(tmp_path):
+    folder = write_bundle(tmp_path)
+    golden = dict(np.load(folder / "golden.npz"))
+    golden["video"] = golden["video"] + 0.01
+    np.savez(folder / "golden.npz", **golden)
+    (folder / "SHA256SUMS").unlink()
+    with pytest.raises(EngineError, match="differs from its golden.npz by 0.01"):
+        Engine(read_bundle(folder))
+    golden["video"] = golden["video"] * np.nan
+    np.savez(folder / "golden.npz", **golden)
+    with pytest.raises(EngineError, match="differs"):
+        Engine(read_bundle(folder))
+    golden["seed"] = 8
+    np.savez(folder / "golden.npz", **golden)
+    with pytest.raises(EngineError, match="Seed 8 draws another"):
+        Engine(read_bundle(folder))
+
+
+def edit(folder, **facts):
+    path = folder / "bundle.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+    (folder / "SHA256SUMS").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"format_version": 2}, "`format_version` must be 1. Received: format_version=2"),
+        ({"dim_motion": "ten"}, "`dim_motion` must be int. Received: dim_motion='ten'"),
+        ({"dim_content": 0}, "`dim_content` must be at least 1"),
+        ({"model": "vgan", "dim_z": 100}, r"holds a model \(vgan\) that makes clips of one length.*tf_serving/"),
+        ({"categories": ["a"]}, "1 `categories` and `dim_category` 3 must agree"),
+        ({"category_to": "both"}, "`category_to` must be 'motion' or 'image'"),
+        ({"channels": 4}, "`channels` must be 1 or 3"),
+        ({"fps": 0}, r"`fps` must be in \(0, 240\]"),
+        ({"name": "a/b"}, "`name` must be printable"),
+        ({"files": {"motion": "../motion.onnx"}}, "must lie in the bundle"),
+        ({"files": {"motion": "motion.onnx"}}, "lacks the file of role 'frames'"),
+        ({"postprocess": "x"}, "`postprocess` must be"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_named(tmp_path, facts, message):
+    edit(write_bundle(tmp_path), **facts)
+    with pytest.raises(BundleError, match=message):
+        read_bundle(tmp_path)
+
+
+def test_a_damaged_file_is_found(tmp_path):
+    folder = write_bundle(tmp_path)
+    data = bytearray((folder / "frames.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / "frames.onnx").write_bytes(data)
+    with pytest.raises(BundleError, match="frames.onnx differs from its line in SHA256SUMS"):
+        read_bundle(folder)
+
+
+def test_a_folder_that_is_no_bundle_is_one_line_and_exit_code_1(tmp_path):
+    run = [sys.executable, "-m", "serving"]
+    result = subprocess.run([*run, f"--bundle={tmp_path}", "--port=0"], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "is not a bundle" in result.stderr and len(result.stderr.splitlines()) == 1
+    result = subprocess.run([*run, "--bundle=x", "--workers=0"], capture_output=True, text=True)
+    assert result.returncode == 1 and result.stderr.startswith("python -m serving: --workers must be positive")
+
+
+def test_importing_serving_imports_no_tensorflow():
+    modules = "serving.app, serving.web.server, serving.client, serving.__main__, serving.load"
+    unwanted = ("tensorflow", "keras", "mocogan_tf", "export")
+    code = f"import {modules}, sys; print([m for m in {unwanted} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stderr

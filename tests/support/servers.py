@@ -1,0 +1,118 @@
+"""Servers for tests: in this process for most, in one of their own where it matters."""
+
+import concurrent.futures
+import contextlib
+import json
+import pathlib
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+
+from serving.runtime.engine import EngineOptions
+from serving.runtime.repository import BatchOptions, Repository
+from serving.runtime.service import Limits, Service
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def make_service(*sources, limits=None, batch=None, **options):
+    repository = Repository(
+        sources, engine_options=EngineOptions(threads=1, **options), batch_options=batch or BatchOptions()
+    )
+    repository.load()
+    return Service(repository, limits or Limits(body_seconds=2.0))
+
+
+class Process:
+    """`python -m serving` with its log."""
+
+    def __init__(self, *flags, env=None):
+        command = [sys.executable, "-m", "serving", "--port=0", "--threads=1", "--log_format=json", *flags]
+        self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=env)
+        self.lines = []
+        begin = time.monotonic()
+        for line in self.process.stderr:
+            self.lines.append(line)
+            ready = re.search(r'"url": "(http[^"]+)/"', line)
+            if ready:
+                self.url = ready.group(1)
+                self.seconds_to_ready = time.monotonic() - begin
+                break
+        else:
+            raise AssertionError("".join(self.lines))
+        # Left unread, a full pipe would stop the server.
+        self._reader = threading.Thread(target=lambda: self.lines.extend(self.process.stderr), daemon=True)
+        self._reader.start()
+
+    def log(self):
+        return [json.loads(line) for line in list(self.lines) if line.startswith("{")]
+
+    def stop(self, signal=15):
+        self.process.send_signal(signal)
+        code = self.process.wait(60)
+        self._reader.join(10)
+        return code
+
+
+@contextlib.contextmanager
+def running(*flags, **options):
+    process = Process(*flags, **options)
+    try:
+        yield process
+    finally:
+        if process.process.poll() is None:
+            process.process.kill()
+            process.process.wait()
+
+
+def wait_for(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+def send_raw(server, data, wait=0.0):
+    host, port = server.url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=15)
+    connection.sendall(data)
+    time.sleep(wait)
+    return connection
+
+
+class Load:
+    """Clients that keep asking; everything that is not 200 with the right clip is kept."""
+
+    def __init__(self, url, clients=6):
+        self.url, self.stopping = url, threading.Event()
+        self.done, self.failures = 0, []
+        self.refused_since = None
+        self.pool = concurrent.futures.ThreadPoolExecutor(clients)
+        self.versions = set()
+        self.jobs = [self.pool.submit(self.ask, i) for i in range(clients)]
+
+    def ask(self, seed):
+        with httpx.Client(base_url=self.url, timeout=30) as client:
+            while not self.stopping.is_set():
+                try:
+                    response = client.get(f"/v1/generate?seed={seed}&format=npy&category=1")
+                except httpx.ConnectError:
+                    return  # The door is shut: the request was never taken.
+                except httpx.HTTPError as error:
+                    self.failures.append(repr(error))
+                    return
+                if response.status_code != 200:
+                    self.failures.append(response.text)
+                self.versions.add(response.headers.get("x-model-version"))
+                self.done += 1
+
+    def stop(self):
+        self.stopping.set()
+        for job in self.jobs:
+            job.result()
+        self.pool.shutdown()
