@@ -15,7 +15,7 @@ from mocogan_tf.data.datasets import open_videos
 from mocogan_tf.metrics import acd, collapse, statistics
 from mocogan_tf.metrics.clips import Clips, real_clips
 from mocogan_tf.metrics.features import resized
-from mocogan_tf.metrics.kept_network import open_network
+from mocogan_tf.metrics.network import open_network
 
 
 def degraded(frames, rng):

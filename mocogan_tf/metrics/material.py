@@ -12,8 +12,8 @@ from mocogan_tf.config import Config
 from mocogan_tf.data.datasets import open_videos
 from mocogan_tf.data.videos import VideoSet
 from mocogan_tf.latents import LatentSpec
-from mocogan_tf.metrics.clips import Clips, folder_clips, generated_clips, real_clips
-from mocogan_tf.metrics.kept_network import ClipNetwork, Judgement, open_network
+from mocogan_tf.metrics.clips import Clips, folder_clips, generated_clips, num_different_clips, real_clips
+from mocogan_tf.metrics.network import ClipNetwork, Judgement, open_network
 
 CHUNK = 256  # Clips in memory at a time where a protocol wants thousands.
 
@@ -107,6 +107,20 @@ class Material:
         """As many real clips as clips to score, cut as training clips are."""
         return self.cut_real(self.num_videos)
 
+    @functools.cached_property
+    def other_real(self) -> Clips | None:
+        """As many other real clips, whose scores are the floor; None where the set has too few."""
+        if num_different_clips(self.videos, self.num_frames, self.every_nth) < 2 * self.num_videos:
+            return None
+        return self.cut_real(2 * self.num_videos).select(slice(self.num_videos, None))
+
+    @property
+    def real_in_words(self) -> str:
+        """How many real clips there are, and out of how many videos where these are fewer."""
+        long_enough = self.videos.lengths > (self.num_frames - 1) * self.every_nth
+        number = int(long_enough.sum())
+        return f"{self.num_videos} real clips" + (f" out of {number} videos" if number < self.num_videos else "")
+
     def cut_real(self, number: int) -> Clips:
         """Cuts real clips of the same length."""
         return real_clips(self.videos, number, self.num_frames, self.every_nth, seed=self.seed)
@@ -124,25 +138,36 @@ class Material:
         )
 
     @functools.cached_property
+    def comparable(self) -> Clips:
+        """The clips to score.
+
+        Raises:
+            ValueError: They are of another size than the real ones.
+        """
+        shape, wanted = self.clips.frames.shape[2:], self.videos.frames.shape[1:]
+        if shape != wanted:
+            raise ValueError(f"The clips to score are {_words(shape)}, the real ones {_words(wanted)}.")
+        return self.clips
+
+    @functools.cached_property
     def judged(self) -> Judgement:
         """What the network says of the clips to score."""
-        return self.network(self._same_size(self.clips))
+        return self.network(self.comparable)
 
     @functools.cached_property
     def judged_real(self) -> Judgement:
         """What the network says of the real clips."""
         return self.network(self.real)
 
+    @functools.cached_property
+    def judged_other(self) -> Judgement | None:
+        """What the network says of `other_real`."""
+        return None if self.other_real is None else self.network(self.other_real)
+
     @property
     def separates(self) -> bool:
         """Whether the clips come from a generator with content and motion as inputs of their own, of any length."""
         return self.generator is not None and isinstance(self.generator.latents, LatentSpec)
-
-    def _same_size(self, clips: Clips) -> Clips:
-        shape, wanted = clips.frames.shape[2:], self.videos.frames.shape[1:]
-        if shape != wanted:
-            raise ValueError(f"The clips to score are {_words(shape)}, the real ones {_words(wanted)}.")
-        return clips
 
     def _with_labels_of_the_set(self, clips: Clips) -> Clips:
         """Numbers the classes of a folder as the real set does, by name."""

@@ -16,11 +16,11 @@ import numpy as np
 from absl import logging
 
 from mocogan_tf.config import Config
-from mocogan_tf.files import sha256
+from mocogan_tf.files import read_lines, sha256
 from mocogan_tf.gans.build import build_gan
-from mocogan_tf.metrics import monitor
+from mocogan_tf.metrics import quality
 
-FOLDER = "checkpoints"
+FOLDER, EVALUATIONS = "checkpoints", "evaluations.jsonl"
 _NAME = re.compile(r"step-(\d{8})\.json")
 
 
@@ -36,27 +36,18 @@ def paths(run_dir, step):
     return folder / f"step-{step:08d}.weights.h5", folder / f"step-{step:08d}.json"
 
 
-def best_of(config):
-    """Returns the metric by which a run's best checkpoint is chosen, and whether more of it is better.
+def best(run_dir, metric):
+    """Returns the step whose checkpoint is best by a score or by `auto`, the earlier of equals; None if none is scored.
 
-    Raises:
-        ValueError: `best_metric` names no metric of quality.
-    """
-    name = monitor.default_metric(config) if config.best_metric == "auto" else config.best_metric
-    return name, monitor.higher_is_better(name)
-
-
-def best(run_dir, metric, higher_is_better):
-    """Returns the step whose checkpoint scored best, the earlier of equals; None if none has a finite score.
+    Checkpoints are ranked among all steps that were scored, those whose weights are gone included.
 
     Args:
         run_dir: The run directory.
-        metric: Name of the score.
-        higher_is_better: Whether a higher score is better.
+        metric: As of `quality.best_step`.
     """
-    scores = {step: read(run_dir, step).get(metric) for step in steps(run_dir)}
-    finite = {step: score for step, score in scores.items() if isinstance(score, float) and math.isfinite(score)}
-    return min(finite, key=lambda step: -finite[step] if higher_is_better else finite[step], default=None)
+    kept = {step: read(run_dir, step) for step in steps(run_dir)}
+    scored = {line["step"]: line for line in read_lines(pathlib.Path(run_dir) / EVALUATIONS)}
+    return quality.best_step({**scored, **kept}, metric, among=kept)
 
 
 def read(run_dir, step):
@@ -76,7 +67,7 @@ def save(gan, run_dir, *, keep, keep_every=0, best_of=None, **about):
         run_dir: The run directory.
         keep: Number of latest checkpoints to keep, this one included.
         keep_every: Steps that are multiples of this are kept too; 0 for none.
-        best_of: `(metric, higher_is_better)`: the best by it is kept too.
+        best_of: A score, or `auto`: the best by it is kept too.
         **about: What else the .json shall say, such as scores by name.
 
     Returns:
@@ -106,7 +97,7 @@ def save(gan, run_dir, *, keep, keep_every=0, best_of=None, **about):
         if isinstance(error, RuntimeError):  # HDF5's word for a write that failed.
             raise OSError(f"Cannot write checkpoint {weights}: {error}") from error
         raise
-    _remove_old(run_dir, step, keep, keep_every, best(run_dir, *best_of) if best_of else None)
+    _remove_old(run_dir, step, keep, keep_every, best(run_dir, best_of) if best_of else None)
     return step
 
 
@@ -201,10 +192,11 @@ def load_generator(run_dir, which="latest"):
     if which == "latest":
         step = found[-1]
     elif which == "best":
-        metric, higher_is_better = best_of(config)
-        step = best(run_dir, metric, higher_is_better)
+        metric = config.best_metric
+        step = best(run_dir, metric)
         if step is None:
-            raise ValueError(f"No checkpoint in {run_dir} has a score in {metric}. Use latest, or a step.")
+            scores = "scores" if metric == quality.AUTO else f"a score in {metric}"
+            raise ValueError(f"No checkpoint in {run_dir} has {scores}. Use latest, or a step.")
     else:
         step = int(which) if str(which).isdigit() else -1
         if step not in found:

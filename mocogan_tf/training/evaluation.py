@@ -6,6 +6,7 @@ import pathlib
 
 from absl import logging
 
+from mocogan_tf.metrics import quality
 from mocogan_tf.metrics.clips import compared
 from mocogan_tf.metrics.material import Material
 from mocogan_tf.training import checkpoints
@@ -22,12 +23,12 @@ class Evaluations:
         every: Steps between two scores.
         make_monitor: Makes a `metrics.monitor.Monitor`, or any function from a generator to scores by name; called when
             the first scores are due. Where the clips do not allow it, its ValueError is told, and nothing is scored.
-        best_metric: The score by which the best checkpoint is chosen.
+        best_metric: The score by which the best checkpoint is chosen, or `auto`.
         tensorboard: `TensorBoardLog`.
     """
 
     def __init__(self, run_dir, start_step, every, make_monitor, best_metric, tensorboard: TensorBoardLog):
-        self.path = pathlib.Path(run_dir) / "evaluations.jsonl"
+        self.path = pathlib.Path(run_dir) / checkpoints.EVALUATIONS
         self.every, self.make_monitor, self.best_metric, self.tensorboard = (
             every,
             make_monitor,
@@ -52,7 +53,7 @@ class Evaluations:
                 self.every = 0
                 return {}
         scores = self.monitor(model.sampler)
-        if self.best_metric not in scores:
+        if not quality.can_choose(self.best_metric, scores):
             logging.warning(
                 "There will be no best checkpoint: %s is none of %s.", self.best_metric, ", ".join(sorted(scores))
             )

@@ -14,6 +14,7 @@ from mocogan_tf.distribution import cluster
 from mocogan_tf.distribution.devices import check_batches, choose_precision, make_strategy, set_graph_options
 from mocogan_tf.distribution.workers import WorkerLost, Workers, telling_of_lost_workers
 from mocogan_tf.gans.build import build_gan
+from mocogan_tf.metrics import quality
 from mocogan_tf.metrics.clips import compared
 from mocogan_tf.metrics.monitor import Monitor
 from mocogan_tf.training import callbacks, checkpoints, evaluation, footprint, run_directory, warnings
@@ -84,7 +85,7 @@ def _train(config, run_dir, resume, strategy, workers):
             run_directory.check(run_dir, config, resume)
         videos = open_videos(config)
     config = config.resolve_categories(len(videos.categories))
-    checkpoints.best_of(config)  # An unknown metric ends here.
+    quality.check_chooses(config.best_metric)
     workers.check_same("configuration and clips", _identity(config, videos))
     fps = videos.fps / config.every_nth
     with strategy.scope():
@@ -178,7 +179,6 @@ def _callbacks(config, run_dir, start_step, videos, frame_stride, is_chief):
     if not is_chief:
         return [stop_on_non_finite]
     clips_per_step = config.video_batch
-    best_of = checkpoints.best_of(config)
     tensorboard = callbacks.TensorBoardLog(run_dir, start_step, config.log_every)
     return [
         stop_on_non_finite,
@@ -201,13 +201,13 @@ def _callbacks(config, run_dir, start_step, videos, frame_stride, is_chief):
             run_dir,
             start_step,
             config.checkpoint_every,
-            {"keep": config.keep_checkpoints, "keep_every": config.keep_every, "best_of": best_of},
+            {"keep": config.keep_checkpoints, "keep_every": config.keep_every, "best_of": config.best_metric},
             evaluation.Evaluations(
                 run_dir,
                 start_step,
                 config.evaluate_every,
                 lambda: Monitor(compared(config, frame_stride), videos, seed=config.seed),
-                best_of[0],
+                config.best_metric,
                 tensorboard,
             ),
         ),
