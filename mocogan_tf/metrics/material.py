@@ -1,4 +1,4 @@
-"""What is scored: clips of a run or of a folder, and real ones beside them; each made when a metric asks for it."""
+"""The clips to score, of a run or of a folder, and real clips beside them; each is made when a metric asks for it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Material:
         config: Names the real clips, their size and how they are cut; None where there are none to compare with.
         num_videos: Clips to score, N.
         num_frames: T.
-        seed: Of the latents, of the choice of real clips, and of the choice among the clips of a folder.
+        seed: Seed of the latents, of the choice of real clips, and of the choice among the clips of a folder.
         generator: Makes the clips; None where they are given.
         given: The clips of a folder, in place of a generator.
-        step: Of the checkpoint.
+        step: Step of the checkpoint.
     """
 
     def __init__(
@@ -198,12 +198,12 @@ def of_folder(
     every_nth: int = 2,
     num_real: int = 4000,
 ) -> Material:
-    """What is scored of a folder of clips, with the real clips that `dataset` or `data_dir` name, if any.
+    """Returns a folder of clips to score, with the real clips that `dataset` or `data_dir` name, if any.
 
     Args:
         folder: The clips.
         num_videos: How many of them; None: all.
-        seed: Of the choice.
+        seed: Seed of the choice.
         dataset: Name of the real set; empty with `data_dir`: a folder of clips.
         data_dir: Folder of the real clips.
         cache_dir: Where decoded clips and networks are kept.

@@ -27,16 +27,16 @@ class Monitor:
     Args:
         config: Resolved `Config` of the run.
         videos: The real videos; those that the run trains on.
-        num_clips: Clips to draw, at least `MIN_CLIPS`, and real clips to compare them with; all there are, of a set
-            of fewer, which must hold `MIN_CLIPS`.
-        seed: Of the latents, by the rule of `mocogan_tf.latents`, and of the choice of real clips.
+        num_clips: Clips to draw, and real clips to compare them with; at least `MIN_CLIPS`. A set of fewer different
+            clips gives all of them, and must hold `MIN_CLIPS`.
+        seed: Seed of the latents, by the rule of `mocogan_tf.latents`, and of the choice of real clips.
         recipe: How the feature network is trained; None: the default.
 
     Attributes:
         names: The scores that a call returns: `frechet_video`, `frechet_frame`, `kernel_video`, `texture.names`; `mcs`
             where there are labels; `acd_color`, `coverage`, `color_diversity` where clips show a shape on black; then
             `diversity`, `motion` and the same two of the real clips, `diversity_real`, `motion_real`.
-        real: Of the real clips themselves: `mcs` (the ceiling: accuracy on clips held out), `diversity`, `motion`.
+        real: Scores of the real clips: `mcs` (the ceiling: accuracy on clips held out), `diversity`, `motion`.
         features: Name of the feature network.
 
     Raises:
@@ -60,7 +60,7 @@ class Monitor:
             recipe=recipe,
         )
         judged = self._network(real)
-        self._real_frames, self._real_features = real.frames, judged.features
+        self._real_frames, self._real_features = texture.some_frames(real.frames), judged.features
         self._real_video = statistics.mean_and_covariance(judged.features)
         self._real_frame = statistics.mean_and_covariance(_flat(judged.frame_features))
         # Categories that are found (InfoGAN) are not the set's classes.

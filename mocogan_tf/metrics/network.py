@@ -34,7 +34,7 @@ from mocogan_tf.metrics.kept import open_kept
 
 SIDE = 32  # Height and width at which clips are looked at.
 NUM_FEATURES = 64
-COARSE = 4  # Side of the mean frame that is to be told.
+COARSE = 4  # Side of the mean frame that the features must tell.
 MIN_VIDEOS = 5  # To learn from.
 HASHED_VIDEOS = 4096  # Of which one frame is part of the network's name.
 DAMAGES = ("none", "shuffled", "frozen", "spliced", "blended", "tiles", "blurred")
@@ -53,7 +53,7 @@ class Recipe:
         learning_rate: Adam's, decayed to zero along a cosine.
         held_out: Share of the videos that are never trained on.
         undamaged: Share of the clips in a batch that are left whole.
-        seed: Of weights, order, starts and damages.
+        seed: Seed of weights, order, starts and damages.
     """
 
     version: int = 1
@@ -81,7 +81,7 @@ class FeatureNetwork(keras.Model):
         num_frames: T, at least 4.
         channels: C.
         num_categories: K, 0 for none.
-        seed: Of the initial weights.
+        seed: Seed of the initial weights.
     """
 
     def __init__(self, *, num_frames: int, channels: int, num_categories: int, seed: int = 0) -> None:
@@ -334,7 +334,7 @@ def open_network(
         num_frames: T.
         every_nth: Source frames per kept frame.
         cache_dir: Where to keep it; see `mocogan_tf.data.cache.cache_root`.
-        recipe: How to train; None: the one that all published numbers are made with.
+        recipe: How to train; None: the recipe of all published numbers.
 
     Raises:
         ValueError: There are fewer than `MIN_VIDEOS` videos, or the network cannot be kept.

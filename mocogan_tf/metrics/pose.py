@@ -1,7 +1,7 @@
 """Reads joints and colours off frames like those of `taichi`: a small CNN, trained on frames rendered for it.
 
-Every frame comes from a clip of its own, so performer, place, form and phase all differ. Generated frames are none of
-these: what is read off them is an estimate, as good as they look.
+Every frame comes from a clip of its own, so performer, place, form and phase all differ. On generated frames the
+reading is an estimate, as good as they look.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def best_step(
       `spectrum_high`; the mean of the three ranks;
     * the class, where clips have labels: `mcs`.
 
-    Where a step lacks `kernel_video` or texture, as in runs of before, `frechet_video` alone decides.
+    Where a step lacks `kernel_video` or texture, as in runs of earlier versions, `frechet_video` alone decides.
 
     Args:
         scores_by_step: Scores by name of each step; values that are no finite floats count as missing.

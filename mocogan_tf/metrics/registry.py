@@ -1,12 +1,13 @@
 """The metrics by name: what each one is, how many clips it needs, and which way is better.
 
-A metric is a function from `Material` to scores; the protocol goes with every number. Names with a colon take a file:
-`fvd:FILE.onnx`. A name that is one of several numbers computed together (`coverage`) gives all of them.
+A metric is a function from `Material` to scores, each with its protocol. Names with a colon take a file:
+`fvd:FILE.onnx`. Scores that are computed together (`acd_color`, `coverage`) all come when one of them is asked for.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 import sys
 import time
@@ -18,15 +19,15 @@ import numpy as np
 from mocogan_tf.metrics import acd, collapse, statistics, texture, truth
 from mocogan_tf.metrics.features import OnnxFeatures, as_probabilities
 from mocogan_tf.metrics.material import Material
-from mocogan_tf.metrics.network import NUM_FEATURES
+from mocogan_tf.metrics.network import NUM_FEATURES, Judgement
 from mocogan_tf.metrics.quality import Better, better
 from mocogan_tf.metrics.statistics import Estimate
 
 LONGER = 4  # `loop` continues clips to this many times the length trained on.
-MAX_LONG = 64  # Of how many clips, at most.
+MAX_LONG = 64  # Clips that it continues, at most.
 IS_CLIPS, IS_RUNS, IS_SPLITS = 10_000, 4, 1
 FVD_CLIPS, FVD_FRAMES = 2048, 16
-GRID = 8  # Contents by motions of which the disentanglement is read.
+GRID = 8  # Contents, and motions, of the grid that shows disentanglement.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +35,12 @@ class Score:
     """One number.
 
     Args:
-        metric: Its name.
+        metric: Name of the score.
         value: None where it is not defined for these clips.
         std_error: None where none is known.
         num_videos: Generated clips that it is computed from.
-        frames: Their length.
-        protocol: How, in words.
+        frames: Length of these clips.
+        protocol: How it is computed, in words.
         features: Name and hash of the network, if any.
         real: The same number of as many real clips, where that says something: what a perfect model would score. Of a
             distance, the floor: real clips against other real clips.
@@ -65,8 +66,8 @@ class Metric:
     """An entry.
 
     Args:
-        compute: Makes the scores; takes the material and, where `takes_file`, the file's name.
-        names: Of the scores that it makes.
+        compute: Makes the scores from the material and, where `takes_file`, the file's name.
+        names: The scores that it makes.
         min_videos: Fewer clips are an error.
         title: One line for a person.
         takes_file: Whether the name is followed by `:FILE.onnx`.
@@ -164,56 +165,54 @@ def _on_own_features(material: Material) -> str:
     return f"{material.real_in_words}; features of a small CNN trained on the real clips, not I3D: no FVD"
 
 
-def _frechet_video(material: Material) -> Iterator[Score]:
-    real, fake, other = material.judged_real, material.judged, material.judged_other
+def _distance(
+    material: Material, metric: str, words: str, measure: Callable[[Judgement, Judgement], Estimate]
+) -> Iterator[Score]:
+    """The distance of real and generated clips by their features, with that of other real clips."""
+    real, other = material.judged_real, material.judged_other
     yield _score(
         material,
-        "frechet_video",
-        _frechet_with_error(real.features, fake.features),
-        f"Frechet distance of clip features, covariance over N - 1; {_on_own_features(material)}",
+        metric,
+        measure(real, material.judged),
+        f"{words}; {_on_own_features(material)}",
         features=material.network.name,
-        real=None if other is None else statistics.frechet(real.features, other.features),
+        real=None if other is None else measure(real, other).value,
     )
+
+
+def _frechet_video(material: Material) -> Iterator[Score]:
+    words = "Frechet distance of clip features, covariance over N - 1"
+    return _distance(material, "frechet_video", words, lambda a, b: _frechet_with_error(a.features, b.features))
 
 
 def _frechet_frame(material: Material) -> Iterator[Score]:
-    real, fake, other = material.judged_real, material.judged, material.judged_other
-    yield _score(
-        material,
-        "frechet_frame",
-        _frechet_with_error(real.frame_features, fake.frame_features),
-        f"Frechet distance of the features of single frames, all frames of all clips; {_on_own_features(material)}",
-        features=material.network.name,
-        real=None if other is None else _frechet_of_all(real.frame_features, other.frame_features),
-    )
+    def measure(real: Judgement, fake: Judgement) -> Estimate:
+        return _frechet_with_error(real.frame_features, fake.frame_features)
+
+    words = "Frechet distance of the features of single frames, all frames of all clips"
+    return _distance(material, "frechet_frame", words, measure)
 
 
-def _frechet_of_all(real: Any, fake: Any) -> float:
-    """Frechet distance of `[N, D]`, or of all frames of `[N, T, D]`."""
-    return statistics.frechet(real.reshape(-1, real.shape[-1]), fake.reshape(-1, fake.shape[-1]))
+def _kernel_video(material: Material) -> Iterator[Score]:
+    def measure(real: Judgement, fake: Judgement) -> Estimate:
+        return statistics.centred_kernel_distance(real.features, fake.features)
+
+    words = "unbiased squared MMD of clip features about the real clips' mean, kernel (x.y/D + 1)^3"
+    return _distance(material, "kernel_video", words, measure)
 
 
 def _frechet_with_error(real: Any, fake: Any, groups: int = 10) -> Estimate:
     """Frechet distance and its jackknife error over ten groups of clips (`[N, D]`, or `[N, T, D]` per frame)."""
+
+    def distance(a: Any, b: Any) -> float:
+        return statistics.frechet(a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1]))
+
     without = []
     for group in range(groups):
         kept_real, kept_fake = (np.arange(len(features)) % groups != group for features in (real, fake))
-        without.append(_frechet_of_all(real[kept_real], fake[kept_fake]))
+        without.append(distance(real[kept_real], fake[kept_fake]))
     error = np.sqrt((groups - 1) / groups * np.square(np.array(without) - np.mean(without)).sum())
-    return Estimate(_frechet_of_all(real, fake), float(error))
-
-
-def _kernel_video(material: Material) -> Iterator[Score]:
-    real, fake, other = material.judged_real, material.judged, material.judged_other
-    yield _score(
-        material,
-        "kernel_video",
-        statistics.centred_kernel_distance(real.features, fake.features),
-        "unbiased squared MMD of clip features about the real clips' mean, kernel (x.y/D + 1)^3; "
-        f"{_on_own_features(material)}",
-        features=material.network.name,
-        real=None if other is None else statistics.centred_kernel_distance(real.features, other.features).value,
-    )
+    return Estimate(distance(real, fake), float(error))
 
 
 def _precision_recall(material: Material) -> Iterator[Score]:
@@ -232,8 +231,9 @@ def _precision_recall(material: Material) -> Iterator[Score]:
 def _texture(material: Material) -> Iterator[Score]:
     real, other = material.real.frames, material.other_real
     floors = {} if other is None else texture.scores(real, other.frames)
+    number = math.prod(texture.some_frames(real).shape[:2])
     for name, value in texture.scores(real, material.comparable.frames).items():
-        protocol = f"{_texture_in_words(name)}; {len(texture.some_frames(real))} frames of {material.real_in_words}"
+        protocol = f"{_texture_in_words(name)}; {number} frames of {material.real_in_words}"
         yield _score(material, name, value, protocol, real=floors.get(name))
 
 

@@ -1,4 +1,4 @@
-"""One page to show: numbers with their protocols, curves over checkpoints, clips; a single file, readable offline."""
+"""The report: numbers with their protocols, curves over checkpoints and clips on one page, readable offline."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def write(
 
     Args:
         folder: Where; made if missing.
-        material: What was scored.
-        scores: What came out.
+        material: The clips that were scored.
+        scores: The scores.
         run_dir: The run, whose history gives the curves; None for clips of a folder.
-        command: The command line, for whoever wants to do it again.
-        date: Of the evaluation.
+        command: The command line that repeats it.
+        date: Date of the evaluation.
 
     Returns:
         The page's path.
@@ -124,7 +124,7 @@ def _figure(image: str, caption: str, *, wide: bool = False) -> str:
 
 
 def _film(frames: NDArray[np.uint8], fps: float, alt: str) -> str:
-    """uint8 `[T, H, W, C]` as a moving picture; standing still for who prefers that."""
+    """uint8 `[T, H, W, C]` as a moving picture, or a still one for people who prefer reduced motion."""
     first, *rest = [video.to_image(frame) for frame in frames]
     moving = io.BytesIO()
     duration = round(1000 / fps)

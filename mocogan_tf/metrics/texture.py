@@ -43,7 +43,7 @@ def scores(real: Any, fake: Any) -> dict[str, float]:
 
     Args:
         real: uint8 `[N, T, H, W, C]`, H = W = 16 times a power of two.
-        fake: uint8 `[M, T, H, W, C]`. Of the larger set the first clips count.
+        fake: uint8 `[M, T, H, W, C]`. The larger set counts with its first clips.
 
     Returns:
         By `names(H)`.
@@ -52,17 +52,17 @@ def scores(real: Any, fake: Any) -> dict[str, float]:
         ValueError: The frames are of another size.
     """
     number = min(len(real), len(fake))
-    real_frames, fake_frames = some_frames(real[:number]), some_frames(fake[:number])
+    real_frames, fake_frames = (some_frames(clips[:number]).reshape(-1, *clips.shape[2:]) for clips in (real, fake))
     values = (*sliced_wasserstein(real_frames, fake_frames).values(), *spectral_excess(real_frames, fake_frames))
     return dict(zip(names(real.shape[2]), values, strict=True))
 
 
 def some_frames(clips: Any, at_most: int = MAX_FRAMES) -> NDArray[np.uint8]:
-    """Returns up to `at_most` frames `[F, H, W, C]` of `[N, T, H, W, C]`: as many of each clip, evenly spread."""
+    """Thins `[N, T, H, W, C]` to `at_most` frames in all: as many of each clip, evenly spread over it."""
     number, length = clips.shape[:2]
     per_clip = min(length, max(1, at_most // number))
     times = ((np.arange(per_clip) + 0.5) * length / per_clip).astype(int)
-    return np.asarray(clips[:at_most, times].reshape(-1, *clips.shape[2:]))
+    return np.asarray(clips[:at_most, times])
 
 
 def sliced_wasserstein(real: Any, fake: Any, seed: int = 0) -> dict[int, float]:
@@ -71,7 +71,7 @@ def sliced_wasserstein(real: Any, fake: Any, seed: int = 0) -> dict[int, float]:
     Args:
         real: `[N, H, W, C]` in 0..255, H = W = 16 times a power of two.
         fake: Frames of the same shape.
-        seed: Of places and directions.
+        seed: Seed of places and directions.
 
     Returns:
         By height of the level, the largest first; 0 or more, lower is better.
@@ -138,7 +138,7 @@ def cut_patches(level: Pixels, seed: int, per_frame: int = PATCHES_PER_FRAME) ->
 
     Args:
         level: `[N, H, W, C]`, H and W at least 7.
-        seed: Of the places.
+        seed: Seed of the places.
         per_frame: Patches per frame, P.
 
     Returns:

@@ -41,10 +41,10 @@ class Reader:
     """Sees what is in the clips of one set: `reader(frames)` gives a `Sight` of uint8 `[N, T, H, W, C]`.
 
     Args:
-        read: Does it.
+        read: The function that sees.
         motion: What moves, in words.
         content: What has the colours, in words.
-        words: How well it sees, for the protocol.
+        words: How well it sees, in words for the protocol.
         name: Name of the network, None if there is none.
     """
 

@@ -81,8 +81,9 @@ def test_frames_of_twice_the_contrast_have_four_times_the_power():
 
 def test_frames_are_spread_over_clips_and_bounded():
     clips = np.arange(5 * 16).reshape(5, 16, 1, 1, 1).astype(np.uint8) * np.ones((1, 1, 2, 2, 1), np.uint8)
-    np.testing.assert_array_equal(texture.some_frames(clips, 20)[:4, 0, 0, 0], [2, 6, 10, 14])
-    assert len(texture.some_frames(clips, 3)) == 3 and len(texture.some_frames(clips)) == 80
+    np.testing.assert_array_equal(texture.some_frames(clips, 20)[0, :, 0, 0, 0], [2, 6, 10, 14])
+    np.testing.assert_array_equal(texture.some_frames(clips), clips)
+    assert texture.some_frames(clips, 3).shape[:2] == (3, 1)
 
 
 @pytest.mark.parametrize("size", [32, 64, 128])
