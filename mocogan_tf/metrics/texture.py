@@ -26,7 +26,7 @@ MAX_FRAMES = 2048  # Frames compared, spread evenly over the clips.
 PATCH = 7
 PATCHES_PER_FRAME = 64
 SMALLEST_LEVEL = 16
-DIRECTIONS = 128
+DIRECTIONS = 64
 UPPER_BAND, EDGE = 0.5, 0.9375  # Where the two bands begin, as shares of the Nyquist frequency.
 _AT_A_TIME = 32  # Directions, and frames of a spectrum, that are in memory together.
 _BINOMIAL = np.array([1, 4, 6, 4, 1], np.float32) / 16
@@ -142,19 +142,18 @@ def cut_patches(level: Pixels, seed: int, per_frame: int = PATCHES_PER_FRAME) ->
         per_frame: Patches per frame, P.
 
     Returns:
-        float32 `[N * P, 7 * 7 * C]`.
+        float32 `[N * P, C * 7 * 7]`.
     """
     rng = np.random.default_rng(seed)
     number, height, width, channels = level.shape
-    row = rng.integers(0, height - PATCH + 1, (number, per_frame, 1, 1))
-    column = rng.integers(0, width - PATCH + 1, (number, per_frame, 1, 1))
-    offset = np.arange(PATCH)
-    patches = level[np.arange(number)[:, None, None, None], row + offset[:, None], column + offset]
-    patches = patches.reshape(-1, PATCH * PATCH * channels)
+    row = rng.integers(0, height - PATCH + 1, (number, per_frame))
+    column = rng.integers(0, width - PATCH + 1, (number, per_frame))
+    windows = np.lib.stride_tricks.sliding_window_view(level, (PATCH, PATCH), axis=(1, 2))
+    patches = windows[np.arange(number)[:, None], row, column].reshape(number * per_frame, -1)
     mean, square = (values.mean(axis=0, dtype=np.float64) for values in (patches, np.square(patches)))
-    mean, square = (values.reshape(-1, channels).mean(axis=0) for values in (mean, square))
+    mean, square = (values.reshape(channels, -1).mean(axis=1) for values in (mean, square))
     deviation = np.sqrt(np.maximum(square - np.square(mean), 1e-12))
-    mean, deviation = (np.tile(values, PATCH * PATCH).astype(np.float32) for values in (mean, deviation))
+    mean, deviation = (values.repeat(PATCH * PATCH).astype(np.float32) for values in (mean, deviation))
     return (patches - mean) / deviation
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from mocogan_tf.config import Config
 from mocogan_tf.data.datasets import open_videos
+from mocogan_tf.data.videos import VideoSet
 from mocogan_tf.metrics import network
 from mocogan_tf.metrics.clips import Clips, real_clips
 from mocogan_tf.metrics.network import Recipe
@@ -86,6 +87,22 @@ def test_other_clips_labels_or_recipes_give_a_network_of_another_name():
     ]
     names = {network._digest(found, 4, 1, recipe) for found, recipe in [(videos, QUICK), *others]}
     assert len(names) == 4
+
+
+def test_kept_networks_go_by_the_same_name_as_in_version_0_1():
+    lengths = np.full(6, 4, np.int64)
+    frames = (np.arange(24 * 32 * 32 * 3) % 251).astype(np.uint8).reshape(24, 32, 32, 3)
+    videos = VideoSet(
+        name="few",
+        categories=("up", "left"),
+        fps=8.0,
+        labels=np.array([0, 1] * 3, np.int32),
+        lengths=lengths,
+        offsets=np.cumsum(lengths) - lengths,
+        names=tuple("abcdef"),
+        frames=frames,
+    )
+    assert network._digest(videos, 4, 1, Recipe()) == "796161a576bb7299"
 
 
 def test_a_damaged_file_is_made_again(tmp_path, caplog):

@@ -30,7 +30,7 @@ def test_the_pyramid_is_what_a_convolution_gives():
 
 def test_patches_are_cut_out_of_the_frames_and_normalised():
     level = np.asarray(noise[:, :32, :32], np.float32)
-    patches = texture.cut_patches(level, seed=1, per_frame=5).reshape(3, 5, 7, 7, 3)
+    patches = texture.cut_patches(level, seed=1, per_frame=5).reshape(3, 5, 3, 7, 7).transpose(0, 1, 3, 4, 2)
     np.testing.assert_allclose(patches.mean(axis=(0, 1, 2, 3)), 0, atol=1e-5)
     np.testing.assert_allclose(patches.std(axis=(0, 1, 2, 3)), 1, atol=1e-5)
     # Undone by the pixels of the first patch, each of the others is found in its frame.
