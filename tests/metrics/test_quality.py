@@ -15,7 +15,9 @@ def scores(kernel=1.0, swd=50.0, high=-1.0, checker=-1.0, **others):
 def test_the_best_by_one_score_is_its_direction_s():
     by_step = {1: {"frechet_video": 3.0, "coverage": 0.2}, 2: {"frechet_video": 4.0, "coverage": 0.9}}
     assert best_step(by_step, "frechet_video") == 1 and best_step(by_step, "coverage") == 2
-    assert best_step({1: {"spectrum_high": -0.5}, 2: {"spectrum_high": 0.4}}, "spectrum_high") == 2
+    for sign in (1, -1):
+        by_step = {1: {"spectrum_high": -0.5 * sign}, 2: {"spectrum_high": 0.4 * sign}}
+        assert best_step(by_step, "spectrum_high") == 2
 
 
 def test_missing_and_infinite_scores_are_passed_over_and_the_earlier_of_equals_wins():
