@@ -212,7 +212,7 @@ class Config:
     keep_checkpoints: int = _opt(3, "Latest checkpoints to keep, beside the best.", minimum=1)
     keep_every: int = _opt(0, "Keep every checkpoint whose step is a multiple of this, too; 0: none.", minimum=0)
     evaluate_every: int = _opt(1000, "Steps between two scores of the generator; 0: it is never scored.", minimum=0)
-    best_metric: str = _opt("auto", "Score by which the best checkpoint is chosen; `auto`: by rank in distance, texture, class.")
+    best_metric: str = _opt("auto", "Score that picks the best checkpoint; `auto`: rank in distance, texture, class.")
 
     def __post_init__(self) -> None:
         fields = {field.name: field for field in dataclasses.fields(self)}
