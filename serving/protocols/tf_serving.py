@@ -17,10 +17,10 @@ from starlette.responses import Response
 
 from serving.protocols.latents import answer_latents, check_latents, numbers
 from serving.runtime.engine import Floats
-from serving.runtime.errors import Invalid, Malformed, MethodNotAllowed, NotFound
+from serving.runtime.errors import Invalid, Malformed, NotFound
 from serving.runtime.repository import Model
 from serving.runtime.service import Clip, Service
-from serving.web.http import NATIVE, JSONResponse, parse_json, read_body, until_disconnect
+from serving.web.http import JSONResponse, parse_json, read_body, until_disconnect
 
 MODEL = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?(/metadata|:[a-z]+)?", re.IGNORECASE)
 SIGNATURE = "serving_default"
@@ -32,8 +32,6 @@ OUTPUTS = ("video", "motion_state")
 async def handle(request: Request) -> Response:
     """Everything under `/v1/` that is not a native route."""
     path, method = request.scope["path"], request.method
-    if path in NATIVE:  # Routed here by a method that the native route does not have.
-        raise MethodNotAllowed(f"{method} is not allowed on {path}.")
     malformed = Malformed(f"Malformed request: {method} {path[:200]}")
     request.state.route = "/v1/models"
     if path in ("/v1/models", "/v1/models/"):
