@@ -1,7 +1,7 @@
 """TensorFlow Serving's REST protocol, version 1: status, metadata and `:predict` in row and column form.
 
-Clients written for `tensorflow_model_server` work unchanged; the wording of the errors is the original's, as some of
-them match on it. Latents are the inputs, so the caller owns the seed.
+Clients written for `tensorflow_model_server` work unchanged. Errors have the original's words, since some clients match
+on them. The inputs are latents, so the caller draws them.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _respond(clip: Clip, row: bool) -> Response:
 
 
 def _parse(body: bytes, model: Model) -> tuple[bool, dict[str, Floats]]:
-    """Whether it is in row form, and the latents."""
+    """Returns whether the request is in row form, and its latents."""
     document = parse_json(body)
     signature = document.get("signature_name", SIGNATURE) or SIGNATURE
     if not isinstance(signature, str):
@@ -143,7 +143,7 @@ def _parse(body: bytes, model: Model) -> tuple[bool, dict[str, Floats]]:
 
 
 def _columns(instances: Any, names: list[str]) -> dict[str, list[Any]]:
-    """Row form to column form."""
+    """Turns row form into column form."""
     if not isinstance(instances, list) or not instances:
         raise Invalid("'instances' must be a list and non-empty.")
     columns: dict[str, list[Any]] = {name: [] for name in names}
@@ -172,7 +172,7 @@ def _unpack(value: Any, name: str) -> Any:
     """`{"b64": ...}` holds the raw little-endian floats of a tensor's rows."""
     if isinstance(value, dict):
         if set(value) != {"b64"} or not isinstance(value["b64"], str):
-            raise Invalid(f'`{name}`: an object in the place of a tensor must be {{"b64": "..."}}.')
+            raise Invalid(f'`{name}`: an object in place of a tensor must be {{"b64": "..."}}.')
         try:
             raw = base64.b64decode(value["b64"], validate=True)
         except (binascii.Error, ValueError):
