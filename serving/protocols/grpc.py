@@ -224,11 +224,9 @@ class Servicer:
             raise Invalid("`metadata_field` must be signature_def.")
         model = self.service.repository.find(*self._address(request.model_spec))
         signature = PROTO["SignatureDef"](method_name=PREDICT)
-        outputs: dict[str, tuple[int | None, ...]] = {"video": (None, None, *model.bundle.frame_shape)}
-        outputs["motion_state"] = (None, model.bundle.latents.dim_motion)
         for table, shapes in (
             (signature.inputs, model.bundle.latents.shapes(None, None)),
-            (signature.outputs, outputs),
+            (signature.outputs, model.bundle.output_shapes(None, None)),
         ):
             for name, shape in shapes.items():
                 dims = [PROTO["Dim"](size=-1 if size is None else size) for size in shape]

@@ -69,16 +69,15 @@ def _index(service: Service) -> list[dict[str, str]]:
 
 
 def _metadata(service: Service, model: Model) -> dict[str, Any]:
-    spec, frame = model.bundle.latents, list(model.bundle.frame_shape)
-    inputs = [
-        {"name": name, "datatype": "FP32", "shape": [-1 if size is None else size for size in shape]}
-        for name, shape in spec.shapes(None, None).items()
-    ]
-    outputs = [
-        {"name": "video", "datatype": "FP32", "shape": [-1, -1, *frame]},
-        {"name": "motion_state", "datatype": "FP32", "shape": [-1, spec.dim_motion]},
-        {"name": "video_uint8", "datatype": "UINT8", "shape": [-1, -1, *frame]},
-    ]
+    def described(shapes: dict[str, tuple[int | None, ...]]) -> list[dict[str, Any]]:
+        return [
+            {"name": name, "datatype": "FP32", "shape": [-1 if size is None else size for size in shape]}
+            for name, shape in shapes.items()
+        ]
+
+    inputs = described(model.bundle.latents.shapes(None, None))
+    outputs = described(model.bundle.output_shapes(None, None))
+    outputs.append({**outputs[0], "name": "video_uint8", "datatype": "UINT8"})
     versions = [str(m.version) for m in service.repository.models() if m.name == model.name]
     return {
         "name": model.name, "versions": versions, "platform": "onnxruntime_onnx", "inputs": inputs, "outputs": outputs

@@ -25,8 +25,6 @@ from serving.web.http import JSONResponse, parse_json, read_body, until_disconne
 MODEL = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?(/metadata|:[a-z]+)?", re.IGNORECASE)
 SIGNATURE = "serving_default"
 PREDICT = "tensorflow/serving/predict"
-KEYS = ("signature_name", "instances", "inputs")
-OUTPUTS = ("video", "motion_state")
 
 
 async def handle(request: Request) -> Response:
@@ -87,11 +85,9 @@ def _metadata(request: Request, name: str, version: int | None) -> Response:
     inputs = {
         k: _tensor_info(f"{SIGNATURE}_{k}", shape) for k, shape in model.bundle.latents.shapes(None, None).items()
     }
-    shapes = {
-        "video": (None, None, *model.bundle.frame_shape),
-        "motion_state": (None, model.bundle.latents.dim_motion),
+    outputs = {
+        k: _tensor_info("StatefulPartitionedCall", shape) for k, shape in model.bundle.output_shapes(None, None).items()
     }
-    outputs = {k: _tensor_info("StatefulPartitionedCall", shape) for k, shape in shapes.items()}
     signature = {"inputs": inputs, "outputs": outputs, "method_name": PREDICT, "defaults": {}}
     return JSONResponse(
         {

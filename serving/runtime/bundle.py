@@ -56,6 +56,13 @@ class Bundle:
     def frame_shape(self) -> tuple[int, int, int]:
         return (self.height, self.width, self.channels)
 
+    def output_shapes(self, num_videos: int | None, num_frames: int | None) -> dict[str, tuple[int | None, ...]]:
+        """Returns the shape of every output by name, `None` where the size is free."""
+        return {
+            "video": (num_videos, num_frames, *self.frame_shape),
+            "motion_state": (num_videos, self.latents.dim_motion),
+        }
+
     def golden(self) -> dict[str, NDArray[Any]]:
         """Returns the arrays of `golden.npz`: `seed`, the inputs by name, `video` [B, T, H, W, C], `motion_state`
         [B, dim_motion].
@@ -72,10 +79,7 @@ class Bundle:
         num_videos, num_frames = (*golden.get("motion_noise", np.empty(1)).shape, 1, 1)[:2]
         inputs = self.latents.shapes(num_videos, num_frames)
         shapes = {"seed": (), "motion_noise": inputs["motion_noise"], **inputs}
-        shapes |= {
-            "video": (num_videos, num_frames, *self.frame_shape),
-            "motion_state": (num_videos, self.latents.dim_motion),
-        }
+        shapes |= self.output_shapes(num_videos, num_frames)
         for name, shape in shapes.items():
             if name not in golden:
                 raise BundleError(f"{path} lacks `{name}`. Export the model again.")
