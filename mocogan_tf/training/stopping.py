@@ -38,7 +38,8 @@ class StopOnSignal(keras.callbacks.Callback):
         self, workers: Workers, start_step: int = 0, steps_per_execution: int = 1, may_exit: bool = False
     ) -> None:
         super().__init__()
-        self.workers, self.may_exit, self.signal = workers, may_exit, None
+        self.workers, self.may_exit = workers, may_exit
+        self.signal: int | None = None
         self._start_step, self._steps_per_execution = start_step, steps_per_execution
         self._done = start_step
         self._previous: dict[int, Any] = {}
@@ -47,7 +48,7 @@ class StopOnSignal(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Takes the signals over."""
-        self.signal: int | None = None
+        self.signal = None
         try:
             self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
         except ValueError:  # Only the main thread may; a program that trains in another keeps its own handling.
