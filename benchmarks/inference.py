@@ -1,11 +1,12 @@
-"""Clips from latents, our engine against others on the same weights: python -m benchmarks.inference [--json]
+"""Clips from latents, our engine beside others on the same weights: python -m benchmarks.inference [--json]
 
 Needs the extra `bench`. `engine` is what the server runs (motion.onnx and frames.onnx of a bundle, ONNX Runtime);
 `model.onnx` is the bundle's whole graph in a plain ONNX Runtime session. The rivals (--against): tensorflow, on the
 bundle's SavedModel and as Keras `predict`; torch, eager and channels_last; compiled, by torch.compile; tf2onnx, ONNX
-Runtime on the model as tf2onnx alone converts it. All in float32 on all processors of this process; that their clips
-agree is checked first. Per batch and length `ratio` is the fastest rival's time over the engine's, `flops` what the
-decoder must compute, `share_of_peak` the engine's rate over the machine's own of matrix products in the same run.
+Runtime on the model as tf2onnx alone converts it. All compute in float32 on all processors of this process, and their
+clips are compared first. Per batch and length, `ratio` is the fastest rival's time over the engine's, `flops` are the
+operations of the decoder, and `share_of_peak` is the engine's rate over the machine's rate of matrix products in this
+run.
 """
 
 import argparse
@@ -36,11 +37,11 @@ from serving.runtime.engine import Engine, EngineOptions, available_cpus
 
 OURS, WHOLE = "engine", "model.onnx"
 RIVALS = ("tensorflow", "torch", "tf2onnx", "compiled")
-TOLERANCE = 1e-3  # Of values in [-1, 1]: float32 sums in another order.
+TOLERANCE = 1e-3  # Largest difference of values in [-1, 1]: float32 sums in another order.
 
 
 def make_generator(contract, ngf):
-    """Builds a generator whose clips use the whole range of values: random weights cost what trained ones cost."""
+    """Builds a generator with random weights, scaled so that its clips use the whole range of values."""
     names = ("dim_content", "dim_category", "dim_motion", "category_to", "image_size", "channels")
     generator = VideoGenerator(ngf=ngf, **{name: getattr(contract, name) for name in names})
     rng = np.random.default_rng(0)
@@ -57,7 +58,7 @@ def make_generator(contract, ngf):
 
 
 def make_contract(**sizes):
-    """Returns the contract of a model of the paper's sizes, but for what is given."""
+    """Returns the contract of a model with the given sizes; the others are the paper's."""
     fields = {
         "name": "benchmark",
         "version": 1,
@@ -155,13 +156,13 @@ def _named_as(session, latents):
 
 
 def largest_differences(sides, latents):
-    """Returns, by name, each side's largest difference to the engine's clips."""
+    """Returns, by name, the largest difference between a side's clips and the engine's."""
     clips = {name: np.array(side(latents)) for name, side in sides.items()}
     return {name: float(np.abs(clip - clips[OURS]).max()) for name, clip in clips.items()}
 
 
 def decoder_flops(generator, frames):
-    """Operations of the frame decoder for so many frames."""
+    """Operations that the frame decoder needs for a number of frames."""
     codes = tf.TensorSpec((frames, generator.decoder.input_shape[-1]), tf.float32)
     decode = tf.function(lambda z: generator.decoder(z, training=False), autograph=False)
     return flops.count(decode.get_concrete_function(codes).graph)

@@ -1,7 +1,7 @@
 """Would an int8 variant of the generator pay? python -m benchmarks.int8 BUNDLE
 
-Quantises model.onnx with ONNX Runtime's own tool, static forms calibrated on clips of the model, and prints the PSNR
-against float32 and the speed on this CPU. docs/bundle.md quotes the result.
+Quantises model.onnx with ONNX Runtime's own tool (the static variants are calibrated on the model's latents) and prints
+the PSNR against float32 and the speed on this CPU. docs/bundle.md quotes the result.
 """
 
 import logging
@@ -69,7 +69,7 @@ def _variants(source, contract, folder):
 
 def main(bundle):
     """Prints one line per variant."""
-    logging.disable(logging.WARNING)  # The tool suggests preprocessing that this graph has no use for.
+    logging.disable(logging.WARNING)  # The tool suggests preprocessing that this graph does not need.
     contract, described = read_contract(bundle)
     clips = _clips(contract, TEST_SEED)
     with tempfile.TemporaryDirectory() as name:
@@ -78,7 +78,7 @@ def main(bundle):
         sessions = {key: _session(path) for key, path in variants.items()}
     expected = _videos(sessions["float32"], clips)
     seconds = {key: [] for key in sessions}
-    for _ in range(ROUNDS):  # In turn, so that whatever else the machine does meets all alike.
+    for _ in range(ROUNDS):  # In turns, so that other work on the machine slows all variants alike.
         for key, session in sessions.items():
             started = time.process_time()
             session.run(["video"], clips[0])

@@ -1,6 +1,6 @@
-"""What the metrics say of clips whose fault is known: python -m benchmarks.metric_baselines [--dataset=taichi ...]
+"""What the metrics say about clips with a known fault: python -m benchmarks.metric_baselines [--dataset=taichi ...]
 
-Real clips are scored against other real clips, as they are and damaged. Prints a Markdown table.
+Scores real clips, intact and damaged, against other real clips. Prints a Markdown table.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from mocogan_tf.metrics.kept_network import open_network
 
 
 def degraded(frames, rng):
-    """Returns clips `[N, T, H, W, C]` by the name of their fault."""
+    """Returns damaged clips `[N, T, H, W, C]` by the name of the fault."""
     number, length, height, width = frames.shape[:4]
     coarse = resized(resized(frames, height // 4, width // 4), height, width)
     noisy = frames + rng.normal(0, 20, frames.shape)
