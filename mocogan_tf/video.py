@@ -17,6 +17,9 @@ ANIMATIONS = {".gif": "GIF", ".webp": "WEBP", ".apng": "PNG"}
 FILMS = {".mp4": "libx264", ".webm": "libvpx-vp9"}
 SUFFIXES = (*ANIMATIONS, ".png", ".npy", *FILMS)
 
+# The rule of `to_uint8` in words, as bundles carry it; `round` takes halves to even.
+POSTPROCESS = "uint8 = clip(round((x + 1) * 127.5), 0, 255)"
+
 
 def to_uint8(videos: Any) -> Pixels:
     """Maps floats in [-1, 1] of any shape to 0..255; values outside are clipped."""
