@@ -385,5 +385,6 @@ class Session:
         try:
             found: dict[str, Array] = self._session.run(outputs, feeds)
         except (tf.errors.OpError, ValueError) as error:
-            raise ValueError(f"TensorFlow's session signature {signature} fails: {error}") from error
+            message = " ".join(str(error).split())
+            raise ValueError(f"TensorFlow's session signature {signature} fails: {message}") from error
         return found
