@@ -93,12 +93,13 @@ def _prepare() -> None:
 def run() -> None:
     """`python -m export`, installed as `mocogan-export`."""
     _define_flags()
-    cli.run(main)
+    cli.run(main, help=__doc__ or "")
 
 
 def run_verify() -> None:
     """`python -m export.verify`."""
-    cli.run(main_verify, positional=1)
+    help = "Proves a bundle: python -m export.verify BUNDLE. The exit code is 1 if a check fails."
+    cli.run(main_verify, help, positional=1)
 
 
 if __name__ == "__main__":

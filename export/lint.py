@@ -10,9 +10,9 @@ from typing import Any
 import onnx
 import tensorflow as tf
 from onnx import NodeProto, TensorProto
+from tensorflow.core.protobuf import saved_model_pb2
 
 from export.contract import Contract, TensorSpec
-from export.saved_model import parse_saved_model
 
 MAX_OPSET = 18
 MAX_IR_VERSION = 8
@@ -90,7 +90,7 @@ def lint_saved_model(folder: pathlib.Path, num_weights: int) -> list[str]:
     Returns:
         One sentence per fault.
     """
-    saved = parse_saved_model(folder)
+    saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
     faults = [] if len(saved.meta_graphs) == 1 else [f"it has {len(saved.meta_graphs)} graphs instead of one"]
     known = tf.raw_ops.__dict__
     for meta_graph in saved.meta_graphs:

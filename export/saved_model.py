@@ -17,7 +17,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
-from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from export.contract import BATCH_SIZES, Contract, TensorSpec
@@ -156,33 +155,6 @@ def _bind(generator: Any, signature: Signature) -> Callable[[dict[str, Any]], di
         return signature.compute(generator, inputs)
 
     return endpoint
-
-
-def parse_saved_model(folder: pathlib.Path) -> Any:
-    """Returns the `SavedModel` message of a version folder."""
-    return saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
-
-
-def read_weights(folder: pathlib.Path) -> dict[str, Any]:
-    """Reads the weights out of a SavedModel that `write_saved_model` wrote.
-
-    Args:
-        folder: Folder of one version.
-
-    Returns:
-        Arrays by the weights' paths in Keras.
-    """
-    saved = parse_saved_model(folder)
-    nodes = saved.meta_graphs[0].object_graph_def.nodes
-    checkpoint = tf.train.load_checkpoint(str(folder / "variables/variables"))
-    # The root object lists the variables; the checkpoint's keys count through that list.
-    (variables,) = [child.node_id for child in nodes[0].children if child.local_name == "_all_variables"]
-    return {
-        nodes[child.node_id].variable.name: checkpoint.get_tensor(
-            f"_all_variables/{child.local_name}/.ATTRIBUTES/VARIABLE_VALUE"
-        )
-        for child in nodes[variables].children
-    }
 
 
 # The draw from a seed: `mocogan_tf.latents` as TensorFlow operations. The words are Philox4x32-10's bit for bit. They

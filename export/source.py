@@ -16,10 +16,10 @@ import onnxruntime
 import tensorflow as tf
 
 from export.contract import Contract
-from mocogan_tf import __version__, cli
+from mocogan_tf import __version__, recipes
 from mocogan_tf.files import read_lines
 from mocogan_tf.latents import CodeSpec
-from mocogan_tf.training import checkpoints, run_directory
+from mocogan_tf.training import checkpoints, run_directory, trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ def open_run(
 
     Args:
         run_dir: The run directory.
-        checkpoint: Which checkpoint, as for `checkpoints.load_generator`.
+        checkpoint: Which checkpoint, as for `trained.load_generator`.
         version: Version of the bundle.
         name: Name to serve under; if None, made of architecture and data set.
         frame_buckets: Clip lengths; if None, the trained length and, if the length is free, twice that.
@@ -51,7 +51,7 @@ def open_run(
     Raises:
         ValueError: The run or checkpoint is missing or damaged, or an argument is unusable.
     """
-    generator, config, step = checkpoints.load_generator(run_dir, checkpoint)
+    generator, config, step = trained.load_generator(run_dir, checkpoint)
     data = run_directory.read_data(run_dir)
     categories = tuple(data["categories"])
     spec = generator.latents
@@ -83,7 +83,7 @@ def open_run(
         "checkpoint_sha256": description["sha256"],
         "metrics": metrics,
         "scores": _scores(run_dir, step),
-        "command": cli.command(config),
+        "command": recipes.command(config),
         "training_seconds": training_seconds(run_dir, step),
         "data": data,
         "generator": generator.get_config(),

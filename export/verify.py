@@ -1,4 +1,4 @@
-"""Proves a bundle, wherever it is from: python -m export.verify BUNDLE. The exit code is 1 if a check fails."""
+"""`python -m export.verify BUNDLE`; the command itself stands in `export.__main__`."""
 
 from export.__main__ import run_verify
 

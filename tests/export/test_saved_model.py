@@ -7,8 +7,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from export.saved_model import Session, read_weights, signatures
+from export.saved_model import Session, signatures
 from mocogan_tf.latents import sample_latents
+from mocogan_tf.training.trained import read_weights
 from mocogan_tf.video import to_uint8
 from tests.export.conftest import make_contract, make_generator, run_keras
 
