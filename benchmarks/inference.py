@@ -4,8 +4,8 @@ Needs the extra `bench`. `engine` is what the server runs (motion.onnx and frame
 `model.onnx` is the bundle's whole graph in a plain ONNX Runtime session. The rivals (--against) are tensorflow, as the
 bundle's SavedModel and as Keras `predict`; torch, eager and channels_last; compiled, by torch.compile; and tf2onnx,
 ONNX Runtime on the model as tf2onnx alone converts it. All compute in float32 on all processors of this process, and
-must first make the same clips. For each batch and length, `ratio` is the fastest rival's time over the engine's, `flops`
-the decoder's operations, and `share_of_peak` the engine's rate over the machine's rate of matrix products in this run.
+must first make the same clips. For each batch and length, `ratio` is the fastest rival's time over the engine's,
+`flops` the decoder's operations, and `share_of_peak` the engine's rate over the machine's of matrix products.
 """
 
 from __future__ import annotations
