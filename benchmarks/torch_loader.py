@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from tensorflow.core.example import example_pb2
 
-from mocogan_tf.data.videos import FRAMES_FILE, INDEX_FILE
+from mocogan_tf.data.cache import FRAMES_FILE, INDEX_FILE
 
 
 class Clips(torch.utils.data.Dataset, abc.ABC):

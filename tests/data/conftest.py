@@ -46,5 +46,5 @@ def fake_generator(monkeypatch, tmp_path):
 
     module.render_clip = render_clip
     monkeypatch.setitem(sys.modules, "fake_generator", module)
-    monkeypatch.setitem(datasets.DATASETS, "fake", datasets.DatasetSpec("A fake.", generator="fake_generator"))
+    monkeypatch.setitem(datasets.DATASETS, "fake", datasets.DatasetSpec("A fake.", renderer="fake_generator"))
     return module
