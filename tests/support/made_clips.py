@@ -31,6 +31,14 @@ def save_strip(path, frames, *, across=True, mode="RGB"):
     return path
 
 
+def save_frames(folder, *, size=(40, 32), suffix="png"):
+    """Writes a folder of four black frames."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(4):
+        Image.new("RGB", size).save(folder / f"{i}.{suffix}")
+    return folder
+
+
 def save_video(path, frames, *, codec="ffv1", fps=10, container=None, every=1, milliseconds=None):
     """Writes [F, H, W, 3] as a video file.
 

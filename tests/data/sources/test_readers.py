@@ -9,7 +9,7 @@ from PIL import Image
 from mocogan_tf.data.sources.fitting import FitOptions, read_clip
 from mocogan_tf.data.sources.layouts import find_clips
 from mocogan_tf.video import write_video
-from tests.support.made_clips import REAL_CLIPS, decode_clip, frames_of, save_huge_png, save_strip
+from tests.support.made_clips import REAL_CLIPS, decode_clip, frames_of, save_frames, save_huge_png, save_strip
 
 pytestmark = pytest.mark.core
 
@@ -165,9 +165,7 @@ def test_classes_are_the_folders_in_natural_order(tmp_path):
 
 def test_folders_of_frames_in_class_folders_are_clips_of_that_class(tmp_path):
     for name in ("run/a", "run/b", "walk/a"):
-        (tmp_path / name).mkdir(parents=True)
-        for i in range(4):
-            Image.new("RGB", (32, 32)).save(tmp_path / name / f"{i}.png")
+        save_frames(tmp_path / name, size=(32, 32))
     assert [(clip.name, clip.category, clip.kind) for clip in find_clips(tmp_path).clips] == [
         ("run/a", "run", "frames"),
         ("run/b", "run", "frames"),
