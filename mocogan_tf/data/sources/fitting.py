@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mocogan_tf.data.sources.readers import ClipSource, Footage, check_frame_size, open_footage
+from mocogan_tf.data.sources.readers import ClipSource, Footage, check_frame_size, open_footage, reason
 
 # A clip is held in memory, and its record must stay below 2 GB; this is about an hour at 64x64.
 MAX_CLIP_BYTES = 2**30
@@ -66,9 +66,8 @@ def read_clip(source: ClipSource, options: FitOptions) -> DecodedClip:
             frames = _fitted_frames(source, footage, options)
     except Exception as error:  # Decoders raise anything on broken files.
         # Decoders name the whole path, but messages and manifests should not tell where a folder lies.
-        reason = str(error).replace(os.path.join(os.path.dirname(source.path), ""), "")
-        reason = " ".join(reason.split()).encode("utf-8", "backslashreplace").decode()
-        raise ValueError(reason or type(error).__name__) from error
+        text = reason(error).replace(os.path.join(os.path.dirname(source.path), ""), "")
+        raise ValueError(text.encode("utf-8", "backslashreplace").decode()) from error
     if not frames:
         raise ValueError("the clip has no frames" + (" in its span of time" if source.span else ""))
     fps = (options.fps or footage.fps or options.source_fps) / options.every_nth

@@ -182,7 +182,7 @@ def _walk(root: pathlib.Path, prefix: str, rejected: list[Rejected]) -> dict[str
             status = folder.stat()
             entries = sorted(os.scandir(folder), key=lambda entry: natural_key(entry.name))
         except OSError as error:
-            rejected.append(Rejected(prefix or str(folder), _why(error)))
+            rejected.append(Rejected(prefix or str(folder), readers.reason(error).lower()))
             return
         identity = (status.st_dev, status.st_ino)
         if identity in ancestors:
@@ -207,11 +207,6 @@ def _walk(root: pathlib.Path, prefix: str, rejected: list[Rejected]) -> dict[str
     return files
 
 
-def _why(error: OSError) -> str:
-    """Returns an error of the file system in a few words, without the path."""
-    return (error.strerror or type(error).__name__).lower()
-
-
 def _kind(path: pathlib.Path) -> tuple[str, str]:
     """Returns a file's kind ("" if it is no clip), and why it cannot be read ("" if it can); then its name decides."""
     try:
@@ -220,7 +215,7 @@ def _kind(path: pathlib.Path) -> tuple[str, str]:
             return "", "no ordinary file"
         return readers.file_kind(path), ""
     except OSError as error:
-        return readers.suffix_kind(path), _why(error)
+        return readers.suffix_kind(path), readers.reason(error).lower()
 
 
 def _clips_among(

@@ -174,6 +174,11 @@ def open_footage(source: ClipSource) -> Footage:
     return reader(source)
 
 
+def reason(error: BaseException) -> str:
+    """Returns why a file cannot be read in one line, without error numbers and logs."""
+    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
+
+
 def file_kind(path: str | pathlib.Path) -> str:
     """Returns `image`, `animation`, `video`, `array`, `archive` or "" (no clip), from a file's first bytes.
 
@@ -292,7 +297,7 @@ def _frames(source: ClipSource) -> Footage:
                     sizes = f"{image.width}x{image.height}, the first frame {first_size[0]}x{first_size[1]}"
                     raise ValueError(f"it is {sizes}")
             except Exception as error:  # Decoders raise anything on broken files.
-                raise ValueError(f"frame {os.path.basename(path)}: {error}") from error
+                raise ValueError(f"frame {os.path.basename(path)}: {reason(error)}") from error
             yield None, image
 
     return Footage(read(), notes=notes)
@@ -369,7 +374,7 @@ def _video_frames(container: Any, stream: Any, footage: Footage) -> Frames:
         except GeneratorExit:
             raise
         except Exception as error:  # PyAV's errors have no common base.
-            raise ValueError(f"after {count} frames: {error}") from error
+            raise ValueError(f"after {count} frames: {reason(error)}") from error
         if not count:
             raise ValueError("the video has no frames")
         if stream.frames and count < 0.95 * stream.frames - 1:
