@@ -34,7 +34,9 @@ def grouped(rows: Iterable[Sequence[str]]) -> list[Remark]:
     numbers: Counter[str] = Counter()
     first: dict[str, tuple[str, str]] = {}
     for name, text in rows:
-        kind = re.sub(r"\d+", "0", text.replace(name.rsplit("/", 1)[-1], ""))
+        file = name.rsplit("/", 1)[-1]
+        # A clip called "5" must not take the number out of its remark.
+        kind = re.sub(r"\d+", "0", text.replace(file, "") if "." in file else text)
         numbers[kind] += 1
         first.setdefault(kind, (name, text))
     return [Remark(*first[kind], number) for kind, number in numbers.most_common()]

@@ -240,7 +240,7 @@ def test_a_look_goes_on_where_the_first_clips_cannot_be_used(make_config, tmp_pa
         open_videos(config, few=3)
 
 
-def test_a_single_class_is_none_at_a_look_too(make_config, tmp_path):
+def test_a_look_also_counts_a_single_class_as_no_class(make_config, tmp_path):
     for i in range(3):
         save_strip(tmp_path / "clips" / "only" / f"{i}.png", frames_of(9))
     config = make_config(data_dir=str(tmp_path / "clips"))
@@ -260,7 +260,7 @@ def test_a_class_without_a_usable_clip_is_no_category(make_config, tmp_path, cap
     assert f"no usable clip of class {empty}; the categories are {', '.join(left)}" in caplog.text
 
 
-def test_one_class_that_is_left_is_none(make_config, two_classes, caplog):
+def test_a_single_class_that_is_left_counts_as_no_class(make_config, two_classes, caplog):
     for path in (two_classes / "down").iterdir():
         path.write_bytes(b"")
     with caplog.at_level(logging.WARNING, "absl"):
@@ -269,37 +269,37 @@ def test_one_class_that_is_left_is_none(make_config, two_classes, caplog):
     assert "no usable clip of class down; there are no categories" in caplog.text
 
 
-def test_a_generated_set_keeps_categories_that_have_no_clip(make_config, fake_generator):
+def test_a_rendered_set_keeps_categories_that_have_no_clip(make_config, fake_renderer):
     videos = open_videos(make_config(dataset="fake", num_clips=1))
     assert videos.categories == ("even", "odd") and videos.labels.tolist() == [0]
 
 
-def test_a_generated_set_is_rendered_once_with_a_seed_of_its_own(make_config, fake_generator):
+def test_a_rendered_set_is_rendered_once_with_a_seed_of_its_own(make_config, fake_renderer):
     videos = open_videos(make_config(dataset="fake", seed=5))
-    assert fake_generator.calls == [(i, 0) for i in range(8)]
+    assert fake_renderer.calls == [(i, 0) for i in range(8)]
     assert videos.categories == ("even", "odd") and videos.labels.tolist() == [0, 1] * 4 and videos.fps == 12.0
     np.testing.assert_array_equal(videos[3], frames_of(10, first=30))
     open_videos(make_config(dataset="fake", seed=6))
-    assert len(fake_generator.calls) == 8
+    assert len(fake_renderer.calls) == 8
 
 
-def test_a_generated_set_is_rendered_as_long_and_as_grey_as_asked(make_config, fake_generator):
+def test_a_rendered_set_is_rendered_as_long_and_as_grey_as_asked(make_config, fake_renderer):
     videos = open_videos(make_config(dataset="fake", video_length=16, every_nth=2, channels=1, num_clips=2))
     assert videos.lengths.tolist() == [31, 31]
     np.testing.assert_array_equal(videos[1], frames_of(31, first=10, channels=1))
 
 
-def test_a_generator_that_changed_renders_anew(make_config, fake_generator):
+def test_a_renderer_that_changed_renders_anew(make_config, fake_renderer):
     open_videos(make_config(dataset="fake"))
-    with open(fake_generator.__file__, "w") as file:
+    with open(fake_renderer.__file__, "w") as file:
         file.write("# Changed.")
     open_videos(make_config(dataset="fake"))
-    assert len(fake_generator.calls) == 16
+    assert len(fake_renderer.calls) == 16
 
 
-def test_data_dir_wins_over_a_generator(make_config, fake_generator, two_classes):
+def test_data_dir_wins_over_a_renderer(make_config, fake_renderer, two_classes):
     videos = open_videos(make_config(dataset="fake", data_dir=str(two_classes)))
-    assert videos.categories == ("down", "up") and fake_generator.calls == []
+    assert videos.categories == ("down", "up") and fake_renderer.calls == []
 
 
 def test_unknown_sets_and_sets_to_be_obtained_say_what_to_do(make_config):

@@ -51,7 +51,7 @@ def test_few_items_start_no_process_and_many_do():
     assert os.getpid() not in {outcome.value for outcome in map_in_processes(pid, range(16), workers=2)}
 
 
-def test_nothing_is_nothing():
+def test_no_items_give_no_outcomes():
     assert list(map_in_processes(square, [], workers=2)) == []
 
 

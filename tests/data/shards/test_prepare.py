@@ -124,7 +124,7 @@ def test_a_second_run_makes_only_what_has_changed(clips, tmp_path, monkeypatch):
     ]
 
 
-def test_clips_that_went_away_leave_the_shards(clips, tmp_path):
+def test_clips_that_are_gone_leave_the_shards(clips, tmp_path):
     prepare(clips, tmp_path / "out", options())
     for i in range(4):
         (clips / "down" / f"{i}.png").unlink()

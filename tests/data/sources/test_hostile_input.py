@@ -170,7 +170,7 @@ def test_a_frame_that_cannot_be_opened_rejects_its_clip(folder):
     assert found.rejected == [("class/take", "frame 3.png: no such file or directory")]
 
 
-def test_a_circle_of_links_is_reported_and_left(folder):
+def test_a_circle_of_links_is_reported_and_left_out(folder):
     (folder / "inside").mkdir()
     (folder / "inside" / "again").symlink_to(folder, target_is_directory=True)
     rejected, kept = reasons(folder)

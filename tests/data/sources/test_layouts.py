@@ -145,7 +145,7 @@ def test_mug_subjects_are_groups(tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["auto", "mug"])
-def test_a_group_pattern_goes_before_the_groups_of_a_layout(tmp_path, layout):
+def test_a_group_pattern_takes_precedence_over_the_groups_of_a_layout(tmp_path, layout):
     for name in ("001/anger/take000", "001/anger/take001", "052/surprise/other"):
         save_frames(tmp_path / name, suffix="jpg")
     found = find(tmp_path, LayoutOptions(layout, group_pattern=r"take(\d+)"))
@@ -155,7 +155,7 @@ def test_a_group_pattern_goes_before_the_groups_of_a_layout(tmp_path, layout):
 
 
 @pytest.mark.parametrize("layout", ["auto", "ucf101"])
-def test_a_group_pattern_goes_before_the_groups_of_ucf101(tmp_path, layout):
+def test_a_group_pattern_takes_precedence_over_the_groups_of_ucf101(tmp_path, layout):
     touch_clips(tmp_path, UCF)
     found = find(tmp_path, LayoutOptions(layout, group_pattern=r"_(c\d+)"))
     assert found.layout == "ucf101" and {clip.group for clip in found.clips} == {"c01", "c02"}
