@@ -16,8 +16,7 @@ import tensorflow as tf
 from absl import logging
 from numpy.typing import NDArray
 
-from mocogan_tf.data.cache import cache_root
-from mocogan_tf.data.videos import VideoSet
+from mocogan_tf.data.cache import VideoSet, cache_root
 from mocogan_tf.metrics import kept_weights
 from mocogan_tf.metrics import network as networks
 from mocogan_tf.metrics.clips import Clips

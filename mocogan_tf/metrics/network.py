@@ -25,8 +25,8 @@ import tensorflow as tf
 from keras import layers, ops
 from numpy.typing import NDArray
 
+from mocogan_tf.data.cache import VideoSet
 from mocogan_tf.data.rendered.base import clip_rng
-from mocogan_tf.data.videos import VideoSet
 
 SIDE = 32  # Height and width at which clips are looked at.
 NUM_FEATURES = 64

@@ -13,9 +13,9 @@ import keras
 import tensorflow as tf
 
 from mocogan_tf.config import Config
+from mocogan_tf.data.cache import VideoSet
 from mocogan_tf.data.datasets import open_videos
 from mocogan_tf.data.pipeline import Replicas, training_batches
-from mocogan_tf.data.videos import VideoSet
 from mocogan_tf.distribution import cluster
 from mocogan_tf.distribution.devices import check_batches, choose_precision, make_strategy, set_graph_options
 from mocogan_tf.distribution.workers import WorkerLost, Workers, telling_of_lost_workers
