@@ -62,7 +62,7 @@ def test_unusable_values_are_refused(changes, message):
     [
         ({"format_version": 2}, "format 2"),
         ({"height": 48}, "contradicts itself in: height"),
-        ({"files": {"onnx": "../../model.onnx"}}, "files of other roles or places"),
+        ({"files": {"onnx": "../../model.onnx"}}, "files of unknown roles or in other places"),
         ({"layout": "BCTHW"}, "contradicts itself in: layout"),
         ({"dim_motion": None}, "contradicts itself|does not hold"),
     ],
