@@ -86,7 +86,7 @@ def material_of(trained: Trained, *, num_videos: int, seed: int, data_dir: str =
         data_dir: Folder of the real clips, if it is not that of the configuration.
         cache_dir: Folder of decoded clips and networks, if it is not that of the configuration.
     """
-    moved = {name: value for name, value in (("data_dir", data_dir), ("cache_dir", cache_dir)) if value}
+    moved: dict[str, Any] = {name: value for name, value in (("data_dir", data_dir), ("cache_dir", cache_dir)) if value}
     config = compared(dataclasses.replace(trained.config, **moved), trained.generator.frame_stride)
     return Material(
         config,

@@ -25,7 +25,11 @@ from mocogan_tf.metrics.monitor import Monitor
 from mocogan_tf.training import callbacks, checkpoints, evaluation, footprint, run_directory, trained, warnings
 from mocogan_tf.training.stopping import StopOnSignal
 
-EXIT_CODES = {None: 0, signal.SIGINT: 130, signal.SIGTERM: 143}  # By the signal that ended training.
+EXIT_CODES: dict[int | None, int] = {
+    None: 0,
+    signal.SIGINT: 130,
+    signal.SIGTERM: 143,
+}  # By the signal that ended training.
 WORKER_LOST = 75  # sysexits.h's EX_TEMPFAIL: start all workers again, and training goes on.
 
 
