@@ -72,7 +72,7 @@ def test_a_disk_that_fills_leaves_nothing(run_dir, tmp_path):
 
 def test_an_expected_error_is_one_line(tmp_path):
     run = command(f"--run_dir={tmp_path / 'none'}", f"--out={tmp_path / 'bundle'}")
-    assert "none/config.json" in one_error_line(run)
+    assert f"{tmp_path / 'none'} is no run: it has no config.json" in one_error_line(run)
     assert not any(tmp_path.iterdir())
 
 
