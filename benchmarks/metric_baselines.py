@@ -1,6 +1,6 @@
-"""What the metrics say of clips whose fault is known: python -m benchmarks.metric_baselines [--dataset=taichi ...]
+"""What the metrics say about clips with a known fault: python -m benchmarks.metric_baselines [--dataset=taichi ...]
 
-Real clips are scored against other real clips, as they are and damaged. Prints a Markdown table.
+Scores real clips, intact and damaged, against other real clips. Prints a Markdown table.
 """
 
 import argparse
@@ -23,7 +23,7 @@ METRICS = ["frechet_video", "frechet_frame", "kernel_video", "texture", "precisi
 
 
 def degraded(frames: Frames, rng: np.random.Generator) -> dict[str, Frames]:
-    """Returns clips by the name of their fault."""
+    """Returns damaged clips by the name of the fault."""
     number, length, height, width = frames.shape[:4]
     coarse = resized(resized(frames, height // 4, width // 4), height, width)
     noisy = frames + rng.normal(0, 20, frames.shape)

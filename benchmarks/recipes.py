@@ -1,15 +1,16 @@
-"""The recipe's options beside each other: python -m benchmarks.recipes --out=runs/recipes [-- flags of train.py]
+"""Training options beside each other: python -m benchmarks.recipes --out=runs/recipes [-- flags of train.py]
 
-Trains the profile `cpu` as it is, with larger steps, and with one thing more changed at a time, each with every seed,
-and scores the ends of the runs with `evaluate.py`. What is done already is not done again, and a run that was
-interrupted goes on, so the command can be given as often as there is time. Prints a Markdown table of means over the
-seeds, with the least and the largest beside them: all scores are of 256 clips of each run's last step.
+Trains the profile `cpu` as it is, then with larger steps ("fast"), then "fast" with one more change at a time, each
+with every seed, and scores 256 clips of each run's last step with `evaluate.py`. Finished runs are skipped and
+interrupted runs go on, so the command can be repeated whenever there is time. Prints a Markdown table of means over the
+seeds, with the least and the largest value beside them.
 
-The columns: `frechet_video`, `precision`, `recall`; texture (`swd_64`, `spectrum_high`, `spectrum_checker`); how far
-the clothes' or the shape's colours change within a clip (`identity`, on `shapes` the content distance `acd_color`),
-beside how far clips' colours lie apart (`color_diversity`) and the share of clips in which there is a shape at all
-(`coverage`); `mcs`; `diversity` of clips; the loss of each discriminator and the share of clips or frames that it tells
-apart, over the last quarter of the steps. Look at the runs' `samples/` too.
+The columns: `frechet_video`, `precision`, `recall`; texture (`swd_64`, `spectrum_high`,
+`spectrum_checker`); how much colours change within a clip (`identity`, on `shapes` the
+content distance `acd_color`), how far the colours of different clips lie apart (`color_diversity`) and the share of
+clips that show a shape (`coverage`); `mcs`; `diversity`; and, over the last quarter of the steps, the loss of each
+discriminator and the share of clips or frames that it tells apart. Look at the runs' `samples/` too: a score does not
+see everything.
 """
 
 import argparse
@@ -20,8 +21,8 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
-# What each run changes of the profile. A few hundred steps tell little of the profile itself, whose step sizes are made
-# for thousands; so single changes are made to a recipe that starts faster.
+# What each run changes in the profile. The profile's step sizes are made for thousands of steps, so a few hundred tell
+# little about it; therefore single changes are made to a recipe that starts faster.
 FAST = ["--learning_rate=5e-4", "--learning_rate_d=5e-4", "--update_gate_bias=1", "--motion_init_scale=0.5"]
 NO_R1 = ["--r1_image=0", "--r1_video=0"]
 SETTINGS: dict[str, list[str]] = {
@@ -56,12 +57,12 @@ Scores = dict[str, float]
 
 
 def run_name(setting: str) -> str:
-    """Returns the folder name of a setting."""
+    """Returns the name of a setting's folder."""
     return "".join(letter if letter.isalnum() else "-" for letter in setting.lower())
 
 
 def train(folder: pathlib.Path, dataset: str, setting: str, seed: int, flags: list[str]) -> None:
-    """Trains one run, or goes on with it; what it prints goes to a file beside its folder."""
+    """Trains one run or goes on with it, and sends its output to a file beside its folder."""
     command = [
         *[sys.executable, "train.py", "--profile=cpu", f"--dataset={dataset}", f"--seed={seed}", f"--run_dir={folder}"],
         *["--evaluate_every=0", *SETTINGS[setting], *flags],
@@ -90,7 +91,7 @@ def balance(folder: pathlib.Path) -> Scores:
 
 
 def table(results: dict[str, Scores], datasets: list[str], seeds: list[int]) -> str:
-    """Returns the Markdown tables, one per set: a row per setting that has a run, a column per score that one has."""
+    """Returns the Markdown tables, one per set: a row per setting with a run, a column per score that any run has."""
     parts = []
     for dataset in datasets:
         rows = {}

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +28,8 @@ from numpy.typing import NDArray
 # The counter's third word. Part of the contract.
 STREAM_CONTENT, STREAM_MOTION_INIT, STREAM_MOTION_NOISE, STREAM_CATEGORY, STREAM_CODE = range(5)
 
-_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
-_WEYL = (0x9E3779B9, 0xBB67AE85)
+MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
+WEYL = (0x9E3779B9, 0xBB67AE85)
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
 
@@ -110,14 +111,14 @@ def philox4x32(counter: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.
     x0, x1, x2, x3 = (counter[..., i].astype(np.uint64) for i in range(4))
     k0, k1 = key
     for _ in range(10):
-        product0, product1 = _MULTIPLIERS[0] * x0, _MULTIPLIERS[1] * x2
+        product0, product1 = MULTIPLIERS[0] * x0, MULTIPLIERS[1] * x2
         x0, x1, x2, x3 = (
             (product1 >> _32) ^ x1 ^ np.uint64(k0),
             product1 & _LOW,
             (product0 >> _32) ^ x3 ^ np.uint64(k1),
             product0 & _LOW,
         )
-        k0, k1 = (k0 + _WEYL[0]) & 0xFFFFFFFF, (k1 + _WEYL[1]) & 0xFFFFFFFF
+        k0, k1 = (k0 + WEYL[0]) & 0xFFFFFFFF, (k1 + WEYL[1]) & 0xFFFFFFFF
     return np.stack([x0, x1, x2, x3], axis=-1).astype(np.uint32)
 
 
@@ -235,3 +236,29 @@ def sample_latents(
             chosen = np.full(num_videos, category)
         latents["category"] = np.eye(spec.dim_category, dtype=np.float32)[chosen]
     return latents
+
+
+def slerp(start: NDArray[Any], end: NDArray[Any], share: float | NDArray[Any]) -> NDArray[np.float32]:
+    """Interpolates on the great circle between two vectors (Shoemake 1985).
+
+    Between two normal vectors the norm stays that of a normal vector. A straight line would shorten it, and the
+    generator would be asked for less likely, greyer clips.
+
+    Args:
+        start: `[..., D]`; the computation has its precision.
+        end: `[..., D]`.
+        share: From 0 (`start`) to 1 (`end`); an array broadcasts against `[..., 1]`.
+
+    Returns:
+        float32 `[..., D]`; on the straight line where both vectors lie on one line through zero.
+    """
+    norms = np.linalg.norm(start, axis=-1, keepdims=True) * np.linalg.norm(end, axis=-1, keepdims=True)
+    cosine = np.sum(start * end, axis=-1, keepdims=True) / np.maximum(norms, 1e-12)
+    angle = np.arccos(np.clip(cosine, -1.0, 1.0))
+    sine = np.sin(angle)
+    straight = sine < 1e-4
+    sine = np.where(straight, 1.0, sine)
+    first = np.where(straight, 1.0 - share, np.sin((1.0 - share) * angle) / sine)
+    second = np.where(straight, share, np.sin(share * angle) / sine)
+    mixed: NDArray[np.float32] = (first * start + second * end).astype(np.float32)
+    return mixed

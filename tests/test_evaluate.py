@@ -256,7 +256,7 @@ def trained(tmp_path_factory):
     return folder / "run"
 
 
-FIELDS = "metric value std_error num_videos frames protocol features checkpoint_step seed seconds".split()
+FIELDS = "metric value std_error real num_videos frames protocol features checkpoint_step seed seconds".split()
 
 
 @pytest.mark.slow

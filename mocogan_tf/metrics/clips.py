@@ -13,10 +13,10 @@ from absl import logging
 from numpy.typing import NDArray
 
 from mocogan_tf.config import Config
+from mocogan_tf.data.cache import VideoSet
 from mocogan_tf.data.rendered.base import clip_rng
 from mocogan_tf.data.sources.layouts import find_clips
 from mocogan_tf.data.sources.readers import ClipSource, open_footage
-from mocogan_tf.data.videos import VideoSet
 from mocogan_tf.latents import sample_latents
 from mocogan_tf.video import to_uint8
 

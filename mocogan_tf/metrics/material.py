@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from mocogan_tf.config import Config
+from mocogan_tf.data.cache import VideoSet
 from mocogan_tf.data.datasets import open_videos
-from mocogan_tf.data.videos import VideoSet
 from mocogan_tf.latents import LatentSpec
 from mocogan_tf.metrics.clips import Clips, folder_clips, generated_clips, num_different_clips, real_clips
 from mocogan_tf.metrics.network import ClipNetwork, Judgement, open_network

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mocogan_tf.config import Config
-from mocogan_tf.data.videos import VideoSet
+from mocogan_tf.data.cache import VideoSet
 from mocogan_tf.metrics import acd, collapse, statistics, texture
 from mocogan_tf.metrics.clips import generated_clips, num_different_clips, real_clips
 from mocogan_tf.metrics.network import NUM_FEATURES, Recipe, open_network

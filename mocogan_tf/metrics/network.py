@@ -27,8 +27,8 @@ import tensorflow as tf
 from keras import layers, ops
 from numpy.typing import NDArray
 
+from mocogan_tf.data.cache import VideoSet
 from mocogan_tf.data.rendered.base import clip_rng
-from mocogan_tf.data.videos import VideoSet
 from mocogan_tf.metrics.clips import Clips
 from mocogan_tf.metrics.kept import open_kept
 

@@ -2,15 +2,14 @@
 
 Frames are made a chunk at a time; each chunk goes on from the GRU's last state and from the place in the noise where
 the one before stopped, so frame n of a stream is frame n of `/v1/generate` with the same seed. On a WebSocket the
-client may at any time ask for another content, motion or category: content moves there on the great circle between the
-two vectors, the category along the straight line, over `transition_frames` frames.
+client may ask for another content, motion or category at any time. Over `transition_frames` frames the content moves on
+the great circle between the two vectors, the category on the straight line.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import io
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -23,11 +22,11 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from serving.interpolate import lerp, slerp
-from serving.latents import sample_latents
-from serving.protocols.fields import MAX_STRENGTH, RANDOM_SEED_BITS, Fields, from_query
+from mocogan_tf.latents import sample_latents, slerp
+from serving.protocols import fields as f
+from serving.protocols.fields import Fields
 from serving.runtime.bundle import Bundle
-from serving.runtime.encode import sheet, to_image
+from serving.runtime.encode import strip
 from serving.runtime.engine import Floats
 from serving.runtime.errors import Invalid, Malformed, NotFound, Overloaded, ServingError, Unauthorized, Unavailable
 from serving.runtime.repository import Model
@@ -35,12 +34,6 @@ from serving.runtime.service import Service, category_index
 from serving.web.guard import Keys
 from serving.web.http import parse_json
 
-COMMON = ("content_seed", "motion_seed", "category", "motion_scale", "fps")
-FIELDS = ("model", "version", "seed", *COMMON, "chunk_frames", "format")
-CHANGES = (*COMMON, "transition_frames", "pause")
-FORMATS = {"raw": "", "webp": "WEBP", "png": "PNG", "jpeg": "JPEG"}
-MAX_CHUNK = 64
-MAX_TRANSITION = 1024
 FIRST_MESSAGE_SECONDS = 10.0
 MESSAGE_BYTES = 4096
 # WebSocket close codes: 1001 going away, 1008 policy, 1013 try again later, 4000 + HTTP's for our own.
@@ -49,7 +42,7 @@ CLOSE = {Overloaded: 1013, Unavailable: 1001, Unauthorized: 4401, NotFound: 4404
 
 @dataclasses.dataclass
 class Glide:
-    """A vector on its way from `start` to `target`; `step` of `steps` done."""
+    """A vector on its way from `start` to `target`, `step` of `steps` steps done."""
 
     start: Floats
     target: Floats
@@ -62,7 +55,7 @@ class Glide:
         if step >= self.steps:
             return self.target
         t = step / self.steps
-        return (slerp if self.spherical else lerp)(self.start, self.target, t)
+        return slerp(self.start, self.target, t) if self.spherical else (1 - t) * self.start + t * self.target
 
     def take(self, frames: int) -> Floats:
         """The next frames' vectors `[frames, D]`."""
@@ -81,18 +74,18 @@ class Glide:
 
 
 class Walk:
-    """Where a stream is: content, category, GRU state, position in the noise. Its size does not grow."""
+    """The state of a stream: content, category, GRU state, position in the noise. Its size is constant."""
 
     def __init__(self, bundle: Bundle, fields: Fields) -> None:
         """Raises Invalid for a field out of range."""
         self.bundle = bundle
-        self.seed = fields.seed("seed", secrets.randbits(RANDOM_SEED_BITS))
-        self.motion_seed = fields.seed("motion_seed", self.seed)
-        self.fps = fields.fps(bundle.fps)
-        self.motion_scale = fields.share("motion_scale", 1.0, MAX_STRENGTH)
+        self.seed = fields.get(f.SEED, secrets.randbits(f.RANDOM_SEED_BITS))
+        self.motion_seed = fields.get(f.MOTION_SEED, self.seed)
+        self.fps = fields.get(f.FPS, bundle.fps)
+        self.motion_scale = fields.get(f.MOTION_SCALE)
         self.position = 0
-        self.category = category_index(fields.get("category"), bundle.categories)
-        first = self._draw(fields.seed("content_seed", self.seed), self.motion_seed, self.category, 1)
+        self.category = category_index(fields.given(f.CATEGORY), bundle.categories)
+        first = self._draw(fields.get(f.CONTENT_SEED, self.seed), self.motion_seed, self.category, 1)
         self.state: Floats = first["motion_init"]
         self.content = Glide(first["content"][0], first["content"][0])
         kind = first["category"][0] if "category" in first else np.zeros(0, np.float32)
@@ -105,21 +98,21 @@ class Walk:
         )  # fmt: skip
 
     def change(self, fields: Fields) -> None:
-        """Follows a client's message. Raises Invalid, and then nothing changed."""
-        steps = fields.integer("transition_frames", self.bundle.video_length, 0, MAX_TRANSITION)
-        content_seed = fields.seed("content_seed", -1)
-        motion_seed = fields.seed("motion_seed", self.motion_seed)
-        category = category_index(fields.get("category"), self.bundle.categories)
-        fps = fields.fps(self.fps)
-        self.motion_scale = fields.share("motion_scale", self.motion_scale, MAX_STRENGTH)
+        """Applies a client's message, or raises Invalid and changes nothing."""
+        steps = fields.get(f.TRANSITION_FRAMES, self.bundle.video_length)
+        content_seed = fields.given(f.CONTENT_SEED)
+        motion_seed = fields.get(f.MOTION_SEED, self.motion_seed)
+        category = category_index(fields.given(f.CATEGORY), self.bundle.categories)
+        fps = fields.get(f.FPS, self.fps)
+        self.motion_scale = fields.get(f.MOTION_SCALE, self.motion_scale)
         self.motion_seed, self.fps = motion_seed, fps
-        if content_seed >= 0:
+        if content_seed is not None:
             self.content.turn(self._draw(content_seed, motion_seed, None, 1)["content"][0], steps)
         if category is not None:
             self.kind.turn(np.eye(len(self.bundle.categories), dtype=np.float32)[category], steps)
 
     def step(self, model: Model, frames: int) -> dict[str, Floats]:
-        """Moves on and returns the rows of the next frames."""
+        """Advances, and returns the rows of the next frames."""
         noise = self._draw(self.seed, self.motion_seed, None, frames)["motion_noise"] * np.float32(self.motion_scale)
         contents, kinds = self.content.take(frames), None
         latents = {"motion_init": self.state, "motion_noise": noise}
@@ -140,7 +133,7 @@ class Walk:
         return rows
 
     def _motion_by_frame(self, model: Model, noise: Floats, kinds: Floats) -> Floats:
-        """Motion codes while the category changes: the graph takes one category per call, so a call per frame."""
+        """Motion codes while the category changes, a call per frame: the graph takes one category per call."""
         codes = []
         for frame in range(noise.shape[1]):
             latents = {
@@ -154,14 +147,14 @@ class Walk:
 
 
 class Stream:
-    """One open stream: makes chunks at the speed that they are watched."""
+    """One open stream: makes chunks at the speed at which they are watched."""
 
     def __init__(self, service: Service, fields: Fields, default_format: str) -> None:
         """Raises Invalid, NotFound or Overloaded."""
         self.service = service
-        self.name, self.version = fields.text("model"), fields.integer("version", 0, 1, None) or None
-        self.chunk_frames = fields.integer("chunk_frames", 8, 1, MAX_CHUNK)
-        self.format = fields.choice("format", default_format, FORMATS)
+        self.name, self.version = fields.given(f.MODEL), fields.given(f.VERSION)
+        self.chunk_frames = fields.get(f.CHUNK_FRAMES)
+        self.format = fields.get(f.STREAM_FORMAT, default_format)
         bundle = service.repository.find(self.name, self.version).bundle
         self.name = bundle.name
         self.walk = Walk(bundle, fields)
@@ -170,10 +163,8 @@ class Stream:
         self._turn = asyncio.Lock()
 
     async def change(self, fields: Fields) -> None:
-        """Follows a client's message between two chunks. Raises Invalid, and then nothing changed."""
-        pause = fields.get("pause")
-        if pause is not None and not isinstance(pause, bool):
-            raise Invalid("`pause` must be true or false.")
+        """Applies a client's message between two chunks, or raises Invalid and changes nothing."""
+        pause = fields.given(f.PAUSE)
         async with self._turn:
             self.walk.change(fields)
         if pause is not None:
@@ -182,10 +173,10 @@ class Stream:
     async def chunk(self) -> NDArray[np.uint8]:
         """The next frames, uint8 `[T, H, W, C]`.
 
-        A version that was replaced meanwhile is left for its successor if that has the same inputs and frames.
+        If the version was replaced, its successor continues, provided that it has the same inputs and frames.
 
         Raises:
-            Unavailable: The server drains, or the successor is another kind of model.
+            Unavailable: The server drains, or the successor is a model of another kind.
         """
         if self.service.draining:
             raise Unavailable("The server is shutting down.")
@@ -202,7 +193,7 @@ class Stream:
             return job.out
 
     async def chunks(self) -> AsyncIterator[NDArray[np.uint8]]:
-        """Chunks for ever, one chunk ahead of the clock; a client that takes them late makes the clock wait."""
+        """Yields chunks without end, one chunk ahead of the clock. The clock waits for a client that is late."""
         due = time.monotonic()
         while True:
             await self.running.wait()
@@ -216,23 +207,12 @@ class Stream:
         """A chunk as one message: raw pixels, or a strip of the frames side by side."""
         if self.format == "raw":
             return frames.tobytes()
-        body, _ = await self.service.encode_with(lambda: _strip(frames, FORMATS[self.format]), f"stream-{self.format}")
+        body, _ = await self.service.encode_with(lambda: strip(frames, self.format), f"stream-{self.format}")
         return body
 
 
-def _strip(frames: NDArray[np.uint8], kind: str) -> bytes:
-    file = io.BytesIO()
-    options: dict[str, Any] = {
-        "WEBP": {"quality": 85, "method": 0},
-        "PNG": {"compress_level": 3},
-        "JPEG": {"quality": 88},
-    }
-    to_image(sheet(frames[None])).save(file, kind, **options[kind])
-    return file.getvalue()
-
-
 class Streams:
-    """The open streams of a server, counted against the limit."""
+    """The streams of a server; no more are open than the limit allows."""
 
     def __init__(self, service: Service, keys: Keys, origins: tuple[str, ...]) -> None:
         self.service = service
@@ -251,11 +231,11 @@ class Streams:
         self.service.metrics.streams.set(self.open)
 
     async def picture(self, request: Request) -> Response:
-        """`GET /v1/stream?...`: JPEG after JPEG (`multipart/x-mixed-replace`), which an `<img>` plays for ever."""
+        """`GET /v1/stream?...`: JPEG after JPEG (`multipart/x-mixed-replace`), which an `<img>` plays without end."""
         request.state.route = "/v1/stream"
         if self.service.draining:
             raise Unavailable("The server is shutting down.")
-        stream = Stream(self.service, Fields(from_query(dict(request.query_params)), FIELDS), "jpeg")
+        stream = Stream(self.service, Fields(f.from_query(dict(request.query_params), f.STREAM), f.STREAM), "jpeg")
         if stream.format == "raw":
             raise Invalid("`format` must be jpeg, png or webp here; raw is for WebSockets.")
         if self.open >= self.service.limits.max_streams:
@@ -283,10 +263,10 @@ class Streams:
     async def socket(self, websocket: WebSocket) -> None:
         """`/v1/stream` as a WebSocket.
 
-        The client's messages are JSON objects, as text or as bytes: the first with the fields of `FIELDS` (and
-        `api_key` where keys are needed), later ones with those of `CHANGES`. The server answers the first with
-        `{"type": "start", ...}`, then sends binary messages of `chunk_frames` frames each; an error is
-        `{"error", "error_type"}`, after which only a malformed change leaves the stream open.
+        The client's messages are JSON objects, as text or as bytes: the first with the fields of `fields.STREAM` (and
+        `api_key` where keys are needed), later ones with those of `fields.CHANGE`. The server answers the first with
+        `{"type": "start", ...}`, then sends binary messages of `chunk_frames` frames each. An error is
+        `{"error", "error_type"}` and closes the stream, unless it is about a change.
         """
         if not self._same_origin(websocket):
             await websocket.close(1008)
@@ -303,7 +283,7 @@ class Streams:
             await _close(websocket, 1008)
 
     def _same_origin(self, websocket: WebSocket) -> bool:
-        """Browsers send WebSockets across origins without asking: only our own page and the allowed ones may."""
+        """Whether a page of our own or of an allowed origin asks. Browsers open WebSockets to other origins unasked."""
         origin = websocket.headers.get("origin")
         if origin is None or origin in self.origins or "*" in self.origins:
             return True
@@ -315,7 +295,7 @@ class Streams:
         key = first.pop("api_key", "")
         if not self.keys.accept(key if isinstance(key, str) else ""):
             raise Unauthorized("An API key is needed: `api_key` in the first message.")
-        stream = Stream(self.service, Fields(first, FIELDS), "raw")
+        stream = Stream(self.service, Fields(first, f.STREAM), "raw")
         walk = stream.walk
         await _say(
             websocket,
@@ -346,13 +326,13 @@ class Streams:
     async def _listen(self, websocket: WebSocket, stream: Stream) -> None:
         while True:
             try:
-                await stream.change(Fields(await _receive(websocket), CHANGES))
+                await stream.change(Fields(await _receive(websocket), f.CHANGE))
             except ServingError as error:
                 await _say(websocket, {"error": str(error), "error_type": error.error_type})
 
 
 async def _receive(websocket: WebSocket) -> dict[str, Any]:
-    """The client's next message, a JSON object as text or as bytes.
+    """Returns the client's next message, a JSON object as text or as bytes.
 
     Raises:
         Malformed: It is too long, or not a JSON object.
@@ -372,7 +352,7 @@ async def _say(websocket: WebSocket, message: dict[str, Any]) -> None:
     try:
         await websocket.send_text(orjson.dumps(message).decode())
     except (RuntimeError, WebSocketDisconnect):
-        pass  # It is gone; the reader finds out.
+        pass  # The client is gone; whoever receives next finds out.
 
 
 async def _close(websocket: WebSocket, code: int) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mocogan_tf.data.cache import VideoSet
 from mocogan_tf.data.rendered import shapes
-from mocogan_tf.data.videos import VideoSet
 from mocogan_tf.latents import LatentSpec
 from mocogan_tf.metrics.monitor import Monitor
 from mocogan_tf.metrics.network import Recipe

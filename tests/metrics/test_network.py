@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from mocogan_tf.config import Config
+from mocogan_tf.data.cache import VideoSet
 from mocogan_tf.data.datasets import open_videos
-from mocogan_tf.data.videos import VideoSet
 from mocogan_tf.metrics import network
 from mocogan_tf.metrics.clips import Clips, real_clips
 from mocogan_tf.metrics.network import Recipe

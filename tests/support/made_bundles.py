@@ -1,7 +1,7 @@
 """Small, valid bundles for the tests: ONNX graphs built by hand from a seed, no training and no TensorFlow.
 
 The graphs have the shape of an exported generator: a GRU node for motion, a dense layer, transposed convolutions, tanh.
-`python tests/serving/made_bundles.py OUT --ngf=64 --image_size=64` writes the one that the load measurements use.
+`python -m tests.support.made_bundles OUT --ngf=64 --image_size=64` writes the one that the load measurements use.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from serving.latents import LatentSpec, sample_latents
+from mocogan_tf.latents import LatentSpec, sample_latents
+from mocogan_tf.video import POSTPROCESS
 
 FLOAT = TensorProto.FLOAT
 
@@ -221,14 +222,14 @@ def manifest(spec: BundleSpec) -> dict[str, object]:
         "frame_buckets": [spec.video_length, 2 * spec.video_length],
         "value_range": [-1.0, 1.0],
         "layout": "BTHWC",
-        "postprocess": "uint8 = clip(round((x + 1) * 127.5), 0, 255)",
+        "postprocess": POSTPROCESS,
         "files": {"onnx": "model.onnx", "motion": "motion.onnx", "frames": "frames.onnx", "golden": "golden.npz"},
         "inputs": [{**entry, "dtype": "float32"} for entry in inputs],
         "outputs": [
             {"name": "video", "shape": ["batch", "time", size, size, channels], "dtype": "float32"},
             {"name": "motion_state", "shape": ["batch", spec.dim_motion], "dtype": "float32"},
         ],
-        "provenance": {"made_by": "tests/serving/made_bundles.py", "weight_seed": spec.weight_seed},
+        "provenance": {"made_by": "tests/support/made_bundles.py", "weight_seed": spec.weight_seed},
     }
 
 
