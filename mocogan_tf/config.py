@@ -102,12 +102,25 @@ class Config:
         "The content code also scales the decoder's channels, so that it looks the same wherever motion puts it.",
         only=_MOCOGAN,
     )
+    decoder: str = _opt(
+        "dcgan",
+        "The frame decoder: DCGAN's, or `fine`, which sums pictures of every size and draws at full resolution.",
+        choices=("dcgan", "fine"),
+        only=_MOCOGAN,
+    )
+    still_ground: bool = _opt(
+        False,
+        "Each clip has one still ground, drawn from its content alone, behind what moves (VGAN's composition); for "
+        "clips of a camera that does not move. Needs decoder=fine.",
+        only=_MOCOGAN,
+    )
     ngf: int = _opt(64, "Filters of the generator's last hidden layer (TGAN: of the last but one).", minimum=1)
     ndf: int = _opt(64, "Filters of the discriminators' first layer.", minimum=1)
     image_discriminator: str = _opt(
         "patch",
-        "One logit per patch, one per image, or no image discriminator.",
-        choices=("patch", "full", "none"),
+        "One logit per patch, one per image, one per image with an eye for texture (`fine`, which has neither "
+        "normalisation nor noise), or no image discriminator.",
+        choices=("patch", "full", "fine", "none"),
         only=_MOCOGAN,
         vgan="none",
         tgan="none",
@@ -118,8 +131,27 @@ class Config:
         choices=("batch", "spectral", "none"),
         only=_MOCOGAN,
     )
+    he_start: bool = _opt(
+        False,
+        "The video discriminator starts from He's weights in place of N(0, 0.02), which without normalisation let "
+        "little through.",
+        only=_MOCOGAN,
+    )
+    video_size: str = _opt(
+        "full",
+        "What the video discriminator looks at: whole frames, or half their height and width, real ones averaged and "
+        "generated ones as the decoder sums them on its way. Half needs decoder=fine.",
+        choices=("full", "half"),
+        only=_MOCOGAN,
+    )
     image_frames: int = _opt(
         1, "Random frames of a clip that the image discriminator sees side by side.", minimum=1, only=_MOCOGAN
+    )
+    early_frames: bool = _opt(
+        False,
+        "The image discriminator sees early frames of generated clips more often: a quarter are first ones. The motion "
+        "network has the fewest steps behind it there, and they come out worst.",
+        only=_MOCOGAN,
     )
     noise_sigma: float = _opt(
         0.1,
@@ -166,7 +198,10 @@ class Config:
         only=_MOCOGAN,
     )
     mask_weight: float = _opt(
-        0.1, "Weight of the mean of VGAN's foreground mask, its sparsity.", minimum=0, only=("vgan",)
+        0.1,
+        "Weight of the mean of the foreground's mask, its sparsity, where there is a still ground.",
+        minimum=0,
+        only=("mocogan", "vgan"),
     )
     clip_every: int = _opt(
         5, "Steps between two clippings of the singular values of TGAN's critic.", minimum=1, only=("tgan",)
@@ -175,6 +210,9 @@ class Config:
     learning_rate_d: float = _opt(2e-4, "Step size for the discriminators.", minimum=0, tgan=5e-5)
     d_video_rate: float = _opt(1.0, "Times `learning_rate_d`: the step size for the video discriminator.", minimum=0)
     warmup_steps: int = _opt(0, "Steps over which the step sizes rise from zero; 0: at once.", minimum=0)
+    final_rate: float = _opt(
+        1.0, "The step sizes fall to this share of themselves over the run, on half a cosine; 1: they stay.", minimum=0
+    )
     beta_1: float = _opt(0.5, "Adam's decay of the first moment.", minimum=0, below=1, only=("mocogan", "vgan"))
     beta_2: float = _opt(0.999, "Decay of the second moment (Adam's, RMSprop's).", minimum=0, below=1, tgan=0.99)
     weight_decay: float = _opt(1e-5, "Weight decay of all networks; 0: off.", minimum=0, vgan=0.0, tgan=0.0)
@@ -239,6 +277,9 @@ class Config:
             raise ValueError(
                 f"`augment` is a comma-separated choice of {', '.join(AUGMENTATIONS)}. Received: augment={self.augment}"
             )
+        for name, value in (("still_ground", True), ("video_size", "half")):
+            if getattr(self, name) == value and self.decoder != "fine":
+                raise ValueError(f"`{name}={value}` needs decoder=fine. Received: decoder={self.decoder}")
         if self.image_frames > self.video_length:
             raise ValueError(
                 f"`image_frames` must be at most video_length={self.video_length}. "
