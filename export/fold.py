@@ -262,8 +262,10 @@ def half_precision(graph: Graph, prefix: str, sources: list[str], result: str) -
         ValueError: A weight is too large for float16.
     """
     weights: dict[str, Array] = {}
+    # `Resize` takes its factors in float32 whatever it resizes.
+    factors = {name for node in graph.nodes if node.op_type == "Resize" for name in node.input[1:]}
     for name, value in graph.weights.items():
-        is_float = np.issubdtype(value.dtype, np.floating)
+        is_float = np.issubdtype(value.dtype, np.floating) and name not in factors
         if is_float and np.abs(value).max() > np.finfo(np.float16).max:
             raise ValueError(f"Weight {name} has values beyond float16's range, up to {np.abs(value).max():.3g}.")
         weights[name] = value.astype(np.float16) if is_float else value
