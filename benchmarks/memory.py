@@ -21,10 +21,10 @@ def peak(flags, batch, queue):
     from benchmarks.our_step import random_batch
     from mocogan_tf import devices, footprint
     from mocogan_tf.building import build_gan
-    from mocogan_tf.cli import PROFILES
+    from mocogan_tf.cli import PRESETS
     from mocogan_tf.config import Config
 
-    config = Config(**{**PROFILES["cpu"]["mocogan"], **flags, "image_batch": batch, "video_batch": batch})
+    config = Config(**{**PRESETS["plain"], **flags, "image_batch": batch, "video_batch": batch})
     config = dataclasses.replace(config, r1_every=1).resolve_categories(2)
     gan = build_gan(config, policy=config.precision)
     whole = random_batch(config)

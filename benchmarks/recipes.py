@@ -1,6 +1,6 @@
 """The recipe's options beside each other: python -m benchmarks.recipes --out=runs/recipes [-- flags of train.py]
 
-Trains the profile `cpu` as it is, with larger steps, and with one thing more changed at a time, each with every seed,
+Trains the preset `plain` as it is, with larger steps, and with one thing more changed at a time, each with every seed,
 and scores the ends of the runs with `evaluate.py`. What is done already is not done again, and a run that was
 interrupted goes on, so the command can be given as often as there is time. Prints a Markdown table of means over the
 seeds, with the least and the largest beside them: all scores are of 256 clips of each run's last step.
@@ -20,7 +20,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
-# What each run changes of the profile. A few hundred steps tell little of the profile itself, whose step sizes are made
+# What each run changes of the preset. A few hundred steps tell little of the preset itself, whose step sizes are made
 # for thousands; so single changes are made to a recipe that starts faster.
 FAST = ["--learning_rate=5e-4", "--learning_rate_d=5e-4", "--update_gate_bias=1", "--motion_init_scale=0.5"]
 NO_R1 = ["--r1_image=0", "--r1_video=0"]
@@ -61,8 +61,8 @@ def run_name(setting):
 def train(folder, dataset, setting, seed, flags):
     """Trains one run, or goes on with it; what it prints goes to a file beside its folder."""
     command = [
-        *[sys.executable, "train.py", "--profile=cpu", f"--dataset={dataset}", f"--seed={seed}", f"--run_dir={folder}"],
-        *["--evaluate_every=0", *SETTINGS[setting], *flags],
+        *[sys.executable, "train.py", "--profile=cpu", "--preset=plain", f"--dataset={dataset}", f"--seed={seed}"],
+        *[f"--run_dir={folder}", "--evaluate_every=0", *SETTINGS[setting], *flags],
     ]
     with open(f"{folder}.txt", "a") as out:
         if subprocess.run(command, cwd=ROOT, stdout=out, stderr=out).returncode:

@@ -4,7 +4,7 @@ Needs the extra `bench`. Both sides take one step of D_I, of D_V and of the gene
 counts are compared first). The rivals and `ours` do so on fakes of each network's own, in the order of the authors'
 code; `ours, shared fakes` (`--share_fakes`) draws and judges them once. Ours keeps its moving average as well. With
 `--profile=paper` the networks are the paper's and the batches small, 4 clips and 10 images; with `--profile=cpu` all is
-that profile's but R1, which runs in one of sixteen steps only and is left out on both sides.
+the preset `plain`'s but R1, which runs in one of sixteen steps only and is left out on both sides.
 
 `ours` and `ratio` are of our fastest side, `ratio` against the fastest rival; `ratio_same_work` the same without shared
 fakes; `ratio_float32` and `ratio_float32_same_work` are both in float32 alone. `flops` are the operations of a step,
@@ -25,7 +25,7 @@ import torch
 from benchmarks import flops, timing
 from benchmarks.our_step import make_step, random_batch
 from benchmarks.torch_step import TorchStep
-from mocogan_tf.cli import PROFILES
+from mocogan_tf.cli import PRESETS, PROFILES
 from mocogan_tf.config import Config
 
 CATEGORIES = 4
@@ -37,7 +37,8 @@ RIVALS = ("torch", "compiled")
 
 def make_config(profile, **changes):
     """Returns the configuration of both sides: `changes` over a profile's, without R1."""
-    fields = {**PROFILES[profile]["mocogan"], **BATCHES[profile], "r1_image": 0.0, "r1_video": 0.0, **changes}
+    preset = PRESETS["plain" if profile == "cpu" else "none"]  # The rivals have the paper's networks only.
+    fields = {**PROFILES[profile]["mocogan"], **preset, **BATCHES[profile], "r1_image": 0.0, "r1_video": 0.0, **changes}
     return Config(**fields).resolve_categories(CATEGORIES)
 
 

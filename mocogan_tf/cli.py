@@ -76,6 +76,37 @@ PROFILES = {
 # Recipes by name, on top of the profile.
 PRESETS = {
     "none": {},
+    # The paper's networks with 24 filters and R1, 5,000 steps: what options of the recipe are compared on.
+    "plain": {
+        "model": "mocogan",
+        "num_clips": 2000,
+        "dim_content": 50,
+        "update_gate_bias": 0.0,
+        "motion_init_scale": 1.0,
+        "content_modulation": False,
+        "decoder": "dcgan",
+        "still_ground": False,
+        "ngf": 24,
+        "ndf": 24,
+        "image_discriminator": "patch",
+        "discriminator_norm": "none",
+        "he_start": False,
+        "video_size": "full",
+        "early_frames": False,
+        "noise_sigma": 0.0,
+        "share_fakes": False,
+        "r1_image": 0.3,
+        "r1_video": 2.0,
+        "mask_weight": 0.1,
+        "learning_rate": 2e-4,
+        "learning_rate_d": 2e-4,
+        "final_rate": 1.0,
+        "beta_2": 0.99,
+        "ema_decay": 0.995,
+        "image_batch": 16,
+        "video_batch": 8,
+        "steps": 5000,
+    },
     # The authors' code under their published command for the actions: instance noise is all that steadies it.
     "authors": {
         "video_length": 16,
@@ -135,7 +166,8 @@ def define_config_flags():
         "preset",
         "none",
         list(PRESETS),
-        "A recipe on top of the profile: `authors` is the authors' code under their published command, sizes included. "
+        "A recipe on top of the profile: `authors` is the authors' code under their published command, sizes included; "
+        "`plain` the paper's networks with 24 filters and R1. "
         "Other flags override it.",
     )
     define = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string, bool: flags.DEFINE_bool}

@@ -164,6 +164,13 @@ def test_a_file_older_than_an_option_means_its_default(tmp_path):
     assert Config.from_json(tmp_path / "config.json") == Config(model="vgan")
 
 
+def test_the_plain_recipe_is_written_out():
+    assert set(cli.PROFILES["cpu"]["mocogan"]) <= set(cli.PRESETS["plain"]), "a profile's recipe would shine through"
+    config = Config(**{**cli.PROFILES["cpu"]["mocogan"], **cli.PRESETS["plain"]})
+    assert (config.decoder, config.image_discriminator, config.video_size) == ("dcgan", "patch", "full")
+    assert (config.ngf, config.ndf, config.steps, config.r1_video) == (24, 24, 5000, 2.0)
+
+
 def test_the_authors_recipe_is_written_out_and_does_not_depend_on_the_profile():
     profile, preset = cli.PROFILES["cpu"]["mocogan"], cli.PRESETS["authors"]
     assert set(profile) - {"num_clips"} <= set(preset), "a profile's recipe would shine through"
