@@ -201,7 +201,9 @@ def made_gru(dim_input, units):
 def test_a_decoder_of_other_layers_is_converted_too(first):
     contract = make_contract(dim_category=0, dim_content=5, dim_motion=3, channels=2, image_size=8)
     decoder = other_decoder(first)
-    models = to_onnx(types.SimpleNamespace(motion=made_gru(3, 3), motion_init_scale=1, decoder=decoder), contract)
+    models = to_onnx(
+        types.SimpleNamespace(motion=made_gru(3, 3), motion_init_scale=1, decoder=decoder, ground=None), contract
+    )
     latents = sample_latents(contract.latents, 2, 3, seed=0)
     motion = run(session_of(models["motion"]), latents)["motion"]
     codes = np.concatenate([np.repeat(latents["content"][:, None], 3, axis=1), motion], axis=-1)
