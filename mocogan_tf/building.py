@@ -137,6 +137,7 @@ def _build_mocogan(config, sync_batch_norm, **shared):
         video_size=config.video_size,
         early_frames=config.early_frames,
         mask_weight=config.mask_weight,
+        mask_steps=config.mask_steps,
         **shared,
     )
 

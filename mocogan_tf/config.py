@@ -203,6 +203,13 @@ class Config:
         minimum=0,
         only=("mocogan", "vgan"),
     )
+    mask_steps: int = _opt(
+        0,
+        "Steps over which that weight falls to nothing: by then it is settled what is ground, and figures need not be "
+        "kept thin. 0: it stays.",
+        minimum=0,
+        only=_MOCOGAN,
+    )
     clip_every: int = _opt(
         5, "Steps between two clippings of the singular values of TGAN's critic.", minimum=1, only=("tgan",)
     )

@@ -53,6 +53,7 @@ class MoCoGAN(AdversarialModel):
         early_frames: D_I judges early frames of generated clips more often than late ones, a share of 1 / sqrt(T) first
             ones. Frames of real clips are alike at all times; generated ones should be, wherever they are looked at.
         mask_weight: Weight of the mean of the figures' masks, where there is a still ground.
+        mask_steps: Steps over which that weight falls to nothing, evenly; 0: it stays.
         **kwargs: As of `AdversarialModel`: the networks, average, seed, weight and average decay.
     """
 
@@ -71,6 +72,7 @@ class MoCoGAN(AdversarialModel):
         video_size="full",
         early_frames=False,
         mask_weight=0.0,
+        mask_steps=0,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -83,7 +85,7 @@ class MoCoGAN(AdversarialModel):
         self.share_fakes = share_fakes
         self.video_size = video_size
         self.early_frames = early_frames
-        self.mask_weight = mask_weight
+        self.mask_weight, self.mask_steps = mask_weight, mask_steps
 
     def train_step(self, batch):
         """One step of each network. Returns the logged scalars by name."""
@@ -205,11 +207,18 @@ class MoCoGAN(AdversarialModel):
             gan += losses.generator_loss(image_logits)
         logs, total = {LOSS_G: gan}, gan
         if mask is not None:
-            total += self.mask_weight * mask
+            total += self._mask_weight() * mask
         if self.category_loss != "none":
             logs[LOSS_CATEGORY_G] = losses.category_loss(classes, category)
             total += self.category_weight * logs[LOSS_CATEGORY_G]
         return total, logs
+
+    def _mask_weight(self):
+        """What the masks' mean costs in this step."""
+        if not self.mask_steps:
+            return self.mask_weight
+        done = tf.cast(self.step.value, keras.config.floatx()) / self.mask_steps
+        return self.mask_weight * tf.maximum(1.0 - done, 0.0)
 
     def _fake_videos(self, video_shape, purpose):
         """Generated clips `[B, T, H, W, C]` of the size that D_V judges, their categories, and their masks' mean.

@@ -246,6 +246,15 @@ def test_the_mask_costs_the_generator_its_mean():
     assert losses[2.0] - losses[0.0] == pytest.approx(2 * float(mask), abs=1e-5)
 
 
+def test_the_mask_s_cost_falls_to_nothing_over_its_steps():
+    gan = build_gan(tiny_config(**FINE, still_ground=True, mask_weight=2.0, mask_steps=100))
+    found = []
+    for at in (0, 25, 100, 200):
+        gan.step.assign(at)
+        found.append(float(gan._mask_weight()))
+    assert found == pytest.approx([2.0, 1.5, 0.0, 0.0])
+
+
 def test_early_frames_are_drawn_more_often():
     gan = build_gan(tiny_config(early_frames=True, video_length=16))
     frames = gan._draw_frames((40_000,), tf.constant([1, 2])).numpy()

@@ -126,7 +126,9 @@ def fine_decoder(dim_z, ngf, image_size, channels, sync_batch_norm=False, dim_mo
     As `frame_decoder`, but every doubling is low-passed (`UpConv2D`): by a box in the coarse layers, smoothly in the
     last two, whose rasters would be seen. Every map gives a picture of its size, and these are summed, each doubled
     bilinearly to the next (Karras et al. 2020, section 4.1): the sum of all but the last is a picture of half the size.
-    At full size there are two layers more, of `ngf` and half as many filters.
+    At full size there are two layers more, of `ngf` and half as many filters. Their picture adds detail only: what half
+    the size could hold of it is taken off, as from a level of a Laplacian pyramid. So the frames have the colours of
+    those of half the size, which may be all that a judge of movement sees.
 
     Args:
         dim_z, ngf, image_size, channels, sync_batch_norm, dim_modulating: As of `frame_decoder`; `ngf` are the filters
@@ -164,7 +166,9 @@ def fine_decoder(dim_z, ngf, image_size, channels, sync_batch_norm=False, dim_mo
         filters, 3, padding="same", use_bias=False, kernel_initializer=normal_weights(), name=f"conv_{doublings + 1}"
     )
     x = finish(last(x), filters, doublings + 1)
-    frames = _to_frames(_to_picture(x, pictures, planes, 3, doublings), with_mask, "full")
+    detail = _detail(_to_picture(x, None, planes, 3, doublings), doublings)
+    pictures = layers.Add(dtype=keras.config.floatx(), name="sum_full")([_doubled(pictures, doublings), detail])
+    frames = _to_frames(pictures, with_mask, "full")
     return keras.Model(codes, frames, name="decoder"), keras.Model(codes, half, name="half_decoder")
 
 
@@ -201,8 +205,19 @@ def _to_picture(x, coarser, planes, kernel, i):
     picture = layers.Conv2D(planes, kernel, padding="same", kernel_initializer=normal_weights(), name=f"picture_{i}")(x)
     if coarser is None:
         return layers.Activation("linear", dtype=keras.config.floatx(), name=f"sum_{i}")(picture)
-    doubled = layers.UpSampling2D(2, interpolation="bilinear", dtype=keras.config.floatx(), name=f"doubled_{i}")
-    return layers.Add(dtype=keras.config.floatx(), name=f"sum_{i}")([picture, doubled(coarser)])
+    return layers.Add(dtype=keras.config.floatx(), name=f"sum_{i}")([picture, _doubled(coarser, i)])
+
+
+def _doubled(picture, i):
+    """A picture of twice the height and width, bilinearly."""
+    return layers.UpSampling2D(2, interpolation="bilinear", dtype=keras.config.floatx(), name=f"doubled_{i}")(picture)
+
+
+def _detail(picture, i):
+    """A picture less what of it is left when it is halved and doubled."""
+    dtype = keras.config.floatx()
+    halved_picture = layers.AveragePooling2D(2, dtype=dtype, name=f"halved_{i}")(picture)
+    return layers.Subtract(dtype=dtype, name=f"detail_{i}")([picture, _doubled(halved_picture, f"halved_{i}")])
 
 
 def _to_frames(pictures, with_mask, name):

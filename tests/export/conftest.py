@@ -13,6 +13,7 @@ from mocogan_tf import checkpoints
 from mocogan_tf.building import build_gan
 from mocogan_tf.config import Config
 from mocogan_tf.models.generator import VideoGenerator
+from mocogan_tf.models.resampling import UpConv2D
 from tests.reference import random_weights
 
 CATEGORIES = ("push", "wave", "turn")
@@ -55,6 +56,8 @@ def set_realistic_weights(generator, seed):
             # Products that one output adds up: all of the 1x1 map, a quarter of the kernel where it doubles the size.
             taps = layer.kernel.shape[-1] * (1 if layer.padding == "valid" else 4)
             layer.kernel.assign(rng.normal(0, np.sqrt(2 / taps), layer.kernel.shape))
+        if isinstance(layer, UpConv2D) or type(layer) is keras.layers.Conv2D:
+            layer.kernel.assign(rng.normal(0, np.sqrt(2 / np.prod(layer.kernel.shape[:3])), layer.kernel.shape))
         if isinstance(layer, keras.layers.Dense):
             layer.kernel.assign(0.3 * layer.kernel)
             layer.bias.assign(np.ones(layer.bias.shape))

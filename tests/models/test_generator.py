@@ -265,3 +265,20 @@ def test_fine_configuration_and_file_round_trips(tmp_path):
     other = VideoGenerator.from_config(generator.get_config())
     other.load_weights(tmp_path / "generator.weights.h5")
     np.testing.assert_array_equal(run(other, latents)["video"], expected)
+
+
+def test_the_last_layers_of_the_fine_decoder_add_detail_only():
+    generator = make_fine(image_size=32)
+    codes = np.random.default_rng(0).normal(size=(2, 1, 6 + 3)).astype(np.float32)
+    decoder = generator.decoder
+    inner = keras.Model(
+        decoder.input, [decoder.get_layer(name).output for name in ("doubled_3", "picture_3", "sum_full")]
+    )
+    doubled, picture, whole = (np.asarray(part) for part in inner(codes[:, 0]))
+    average = picture.reshape(2, 16, 2, 16, 2, 3).mean(axis=(2, 4))
+    expected = doubled + picture - np.asarray(keras.layers.UpSampling2D(2, interpolation="bilinear")(average))
+    np.testing.assert_allclose(whole, expected, atol=1e-5)
+    # Another brightness is no detail.
+    before = np.asarray(generator.frames(codes, training=False))
+    decoder.get_layer("picture_3").bias.assign([5.0, -3.0, 1.0])
+    np.testing.assert_allclose(np.asarray(generator.frames(codes, training=False)), before, atol=1e-5)
