@@ -47,7 +47,7 @@ CONFIGURATIONS = [
     {"category_to": "motion", "image_size": 32, "dim_motion": 1, "dim_content": 1, "dim_category": 1},
     {"category_to": "motion", "image_size": 64, "decoder": "fine", "content_modulation": True},
     {"category_to": "motion", "image_size": 64, "decoder": "fine", "content_modulation": True, "still_ground": True},
-    {"category_to": "image", "image_size": 32, "decoder": "fine", "channels": 1, "still_ground": True},
+    {"category_to": "image", "image_size": 32, "decoder": "fine", "dim_motion": 4, "channels": 1, "still_ground": True},
 ]
 
 
