@@ -1,6 +1,6 @@
 """Training options beside each other: python -m benchmarks.recipes --out=runs/recipes [-- flags of train.py]
 
-Trains the profile `cpu` as it is, then with larger steps ("fast"), then "fast" with one more change at a time, each
+Trains the preset `plain` as it is, then with larger steps ("fast"), then "fast" with one more change at a time, each
 with every seed, and scores 256 clips of each run's last step with `evaluate.py`. Finished runs are skipped and
 interrupted runs go on, so the command can be repeated whenever there is time. Prints a Markdown table of means over the
 seeds, with the least and the largest value beside them.
@@ -21,8 +21,8 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
-# What each run changes in the profile. The profile's step sizes are made for thousands of steps, so a few hundred tell
-# little about it; therefore single changes are made to a recipe that starts faster.
+# What each run changes in the preset. A few hundred steps tell little about the preset, whose learning rates are made
+# for thousands; therefore single changes are made to a recipe that starts faster.
 FAST = ["--learning_rate=5e-4", "--learning_rate_d=5e-4", "--update_gate_bias=1", "--motion_init_scale=0.5"]
 NO_R1 = ["--r1_image=0", "--r1_video=0"]
 SETTINGS: dict[str, list[str]] = {
@@ -64,8 +64,8 @@ def run_name(setting: str) -> str:
 def train(folder: pathlib.Path, dataset: str, setting: str, seed: int, flags: list[str]) -> None:
     """Trains one run or goes on with it, and sends its output to a file beside its folder."""
     command = [
-        *[sys.executable, "train.py", "--profile=cpu", f"--dataset={dataset}", f"--seed={seed}", f"--run_dir={folder}"],
-        *["--evaluate_every=0", *SETTINGS[setting], *flags],
+        *[sys.executable, "train.py", "--profile=cpu", "--preset=plain", f"--dataset={dataset}", f"--seed={seed}"],
+        *[f"--run_dir={folder}", "--evaluate_every=0", *SETTINGS[setting], *flags],
     ]
     with open(f"{folder}.txt", "a") as out:
         if subprocess.run(command, cwd=ROOT, stdout=out, stderr=out).returncode:

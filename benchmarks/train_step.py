@@ -4,7 +4,7 @@ Needs the extra `bench`. Both sides take turns, each with one step of D_I, of D_
 (parameter counts are compared first). The rivals and `ours` draw new fakes for each network, in the order of the
 authors' code; `ours, shared fakes` (`--share_fakes`) draws and judges them once. Ours also keeps its moving average.
 With `--profile=paper` the networks are the paper's and the batches are small, 4 clips and 10 images. With
-`--profile=cpu` everything is that profile's except R1, which runs in one of sixteen steps and is left out on both
+`--profile=cpu` everything is the preset `plain`'s except R1, which runs in one of sixteen steps and is left out on both
 sides.
 
 `ratio` is the time of the fastest rival over that of our fastest side, `ours`; `ratio_same_work` is the same without
@@ -27,7 +27,7 @@ from benchmarks import flops, timing
 from benchmarks.our_step import make_step, random_batch
 from benchmarks.torch_step import TorchStep
 from mocogan_tf.config import Config
-from mocogan_tf.recipes import PROFILES
+from mocogan_tf.recipes import PRESETS, PROFILES
 
 CATEGORIES = 4
 BATCHES = {"paper": {"image_batch": 10, "video_batch": 4}, "cpu": {}}
@@ -38,7 +38,8 @@ RIVALS = ("torch", "compiled")
 
 def make_config(profile, **changes):
     """Returns the configuration of both sides: a profile with `changes`, without R1."""
-    fields = {**PROFILES[profile]["mocogan"], **BATCHES[profile], "r1_image": 0.0, "r1_video": 0.0, **changes}
+    preset = PRESETS["plain" if profile == "cpu" else "none"]  # The rivals have the paper's networks only.
+    fields = {**PROFILES[profile]["mocogan"], **preset, **BATCHES[profile], "r1_image": 0.0, "r1_video": 0.0, **changes}
     return Config(**fields).resolve_categories(CATEGORIES)
 
 

@@ -19,6 +19,7 @@ from mocogan_tf.gans.base import (
     fold,
     share,
 )
+from mocogan_tf.models.generator import compose, halved
 
 # What a random number is for; folded into the step's seed.
 _LATENTS_IMAGE, _LATENTS_VIDEO, _LATENTS_IMAGE_G, _LATENTS_VIDEO_G, _NOISE_IMAGE, _NOISE_VIDEO = range(6)
@@ -46,6 +47,13 @@ class MoCoGAN(AdversarialModel):
         augmentations: What happens to clips and images before a discriminator sees them; names as of `Config.augment`.
         image_frames: Random frames of a clip that D_I sees side by side.
         share_fakes: Draw and judge fakes once per step: a seventh less to compute.
+        video_size: What D_V judges: "full" clips, or clips of "half" the height and width, real ones averaged over 2x2
+            pixels, generated ones without the decoder's last layers. Movement shows there as well, and pixels are D_I's
+            (the division of labour of DVD-GAN, Clark et al. 2019): all frames but D_I's are spared the dearest layers.
+        early_frames: D_I judges early frames of generated clips more often than late ones, a share of 1 / sqrt(T) first
+            ones. Frames of real clips are alike at all times; generated ones should be, wherever they are looked at.
+        mask_weight: Weight of the mean of the figures' masks, where there is a still ground.
+        mask_steps: Steps over which that weight falls to nothing, evenly; 0: it stays.
         **kwargs: As of `AdversarialModel`: the networks, average, seed, weight and average decay.
     """
 
@@ -61,6 +69,10 @@ class MoCoGAN(AdversarialModel):
         augmentations=(),
         image_frames=1,
         share_fakes=False,
+        video_size="full",
+        early_frames=False,
+        mask_weight=0.0,
+        mask_steps=0,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -71,10 +83,15 @@ class MoCoGAN(AdversarialModel):
         self.augmentations = tuple(augmentations)
         self.image_frames = image_frames
         self.share_fakes = share_fakes
+        self.video_size = video_size
+        self.early_frames = early_frames
+        self.mask_weight, self.mask_steps = mask_weight, mask_steps
 
     def train_step(self, batch):
         """One step of each network. Returns the logged scalars by name."""
         videos, labels = batch["videos"], batch["labels"]
+        if self.video_size == "half":
+            videos = halved(videos)
         images = None if self.image_discriminator is None else batch["images"]
         # A network's instance noise has one seed per step, for real clips, fakes and the generator's step alike. Each
         # sees noise of the right distribution, and TensorFlow, finding the same operation three times, draws it once.
@@ -95,7 +112,7 @@ class MoCoGAN(AdversarialModel):
         )
 
     def _step_d_video(self, videos, labels, noise):
-        fakes, category = self._fake_videos(videos.shape[:2], _LATENTS_VIDEO)
+        fakes, category, _ = self._fake_videos(videos.shape[:2], _LATENTS_VIDEO)
         return self._minimize(
             lambda: self._loss_d_video(
                 videos, labels, *self._judged_videos(fakes, _LATENTS_VIDEO, noise), category, noise
@@ -106,13 +123,13 @@ class MoCoGAN(AdversarialModel):
 
     def _step_g(self, num_images, video_shape, noise):
         def loss():
-            fakes, category = self._fake_videos(video_shape, _LATENTS_VIDEO_G)
+            fakes, category, mask = self._fake_videos(video_shape, _LATENTS_VIDEO_G)
             judged = self._judged_videos(fakes, _LATENTS_VIDEO_G, noise)
             image_logits = None
             if self.image_discriminator is not None:
                 images = self._fake_images(num_images, _LATENTS_IMAGE_G)
                 image_logits = self._judged_images(images, _LATENTS_IMAGE_G, noise)
-            return self._loss_g(image_logits, *judged, category)
+            return self._loss_g(image_logits, *judged, category, mask)
 
         return self._minimize(loss, self.generator, self.g_optimizer)
 
@@ -120,7 +137,7 @@ class MoCoGAN(AdversarialModel):
         """One step of all networks on the same fakes, which are drawn and judged once."""
         image_logits, logs = None, {}
         with tf.GradientTape(persistent=True) as tape:
-            fakes, category = self._fake_videos(videos.shape[:2], _LATENTS_VIDEO)
+            fakes, category, mask = self._fake_videos(videos.shape[:2], _LATENTS_VIDEO)
             judged = self._judged_videos(fakes, _LATENTS_VIDEO, noise)
             if images is not None:
                 fake_images = self._fake_images(images.shape[0], _LATENTS_IMAGE)
@@ -140,7 +157,7 @@ class MoCoGAN(AdversarialModel):
         )
         # The discriminators have moved, but not in what the tape holds: this is the gradient through those that judged.
         return logs | self._minimize(
-            lambda: self._loss_g(image_logits, *judged, category), self.generator, self.g_optimizer, tape
+            lambda: self._loss_g(image_logits, *judged, category, mask), self.generator, self.g_optimizer, tape
         )
 
     def _judged_images(self, fakes, purpose, noise):
@@ -179,21 +196,42 @@ class MoCoGAN(AdversarialModel):
             total += self.category_weight * category
         return total, logs
 
-    def _loss_g(self, image_logits, video_logits, classes, category):
-        """The loss of (G_I, R_M) on what the discriminators said of fakes; `image_logits` None: there is no D_I."""
+    def _loss_g(self, image_logits, video_logits, classes, category, mask):
+        """The loss of (G_I, R_M) on what the discriminators said of fakes; `image_logits` None: there is no D_I.
+
+        `mask` is the mean of the figures' mask, which costs: without that the roles of ground and figures could be
+        exchanged, and are. None: there is no ground.
+        """
         gan = losses.generator_loss(video_logits)
         if image_logits is not None:
             gan += losses.generator_loss(image_logits)
         logs, total = {LOSS_G: gan}, gan
+        if mask is not None:
+            total += self._mask_weight() * mask
         if self.category_loss != "none":
             logs[LOSS_CATEGORY_G] = losses.category_loss(classes, category)
             total += self.category_weight * logs[LOSS_CATEGORY_G]
         return total, logs
 
+    def _mask_weight(self):
+        """What the masks' mean costs in this step."""
+        if not self.mask_steps:
+            return self.mask_weight
+        done = tf.cast(self.step.value, keras.config.floatx()) / self.mask_steps
+        return self.mask_weight * tf.maximum(1.0 - done, 0.0)
+
     def _fake_videos(self, video_shape, purpose):
-        """Generated clips `[B, T, H, W, C]` and the categories they were made from."""
+        """Generated clips `[B, T, H, W, C]` of the size that D_V judges, their categories, and their masks' mean.
+
+        Without categories or without a still ground None stands in their place.
+        """
         latents = self._latents(*video_shape, purpose)
-        return self.generator(latents, training=True)["video"], latents.get("category")
+        codes = self.generator.codes(latents, training=True)
+        frames = self.generator.frames if self.video_size == "full" else self.generator.half_frames
+        if frames.ground is None:
+            return frames(codes, training=True), latents.get("category"), None
+        figures, ground = frames.parts(codes, training=True)
+        return compose(figures, ground), latents.get("category"), ops.mean(figures[..., -1])
 
     def _fake_images(self, num_images, purpose):
         """One random frame of each of `num_images` generated clips, `[B, H, W, C]` (the paper's S_1).
@@ -205,14 +243,17 @@ class MoCoGAN(AdversarialModel):
         num_frames = self.video_discriminator.video_length
         codes = self.generator.codes(self._latents(num_images, num_frames, purpose), training=True)
         seed, per_clip = fold(self._seed(purpose), _FRAME), (self.image_frames,) if several else ()
-        frame = share(
-            lambda total: tf.random.stateless_uniform((total, *per_clip), seed, 0, num_frames, tf.int32), num_images
-        )
-        chosen = tf.gather(codes, frame, axis=1, batch_dims=1)
-        if not several:
-            return self.generator.decoder(chosen, training=True)
-        frames = self.generator.decoder(ops.reshape(chosen, (-1, chosen.shape[-1])), training=True)
-        return ops.reshape(frames, (num_images, self.image_frames, *frames.shape[1:]))
+        frame = share(lambda total: self._draw_frames((total, *per_clip), seed), num_images)
+        frame = frame if several else frame[:, None]
+        frames = self.generator.frames(tf.gather(codes, frame, axis=1, batch_dims=1), training=True)
+        return frames if several else frames[:, 0]
+
+    def _draw_frames(self, shape, seed):
+        """Numbers of frames, int32, all equally likely; with `early_frames` T u^2 of u uniform on [0, 1)."""
+        num_frames = self.video_discriminator.video_length
+        if not self.early_frames:
+            return tf.random.stateless_uniform(shape, seed, 0, num_frames, tf.int32)
+        return tf.cast(num_frames * tf.square(tf.random.stateless_uniform(shape, seed)), tf.int32)
 
     def _augment(self, clips, purpose, which):
         """Augments this replica's share of the global batch of clips or images."""

@@ -13,6 +13,11 @@ def normal_weights():
     return keras.initializers.RandomNormal(stddev=0.02)
 
 
+def he_weights():
+    """Initial weights that keep the size of signals through leaky ReLU of 0.2 (He et al. 2015, equation 15)."""
+    return keras.initializers.VarianceScaling(2.0 / (1.0 + 0.2**2), "fan_in", "untruncated_normal")
+
+
 def batch_norm(name, synchronized=False):
     """Batch normalisation with the authors' momentum and epsilon; the scale starts at N(1, 0.02) (DCGAN's code)."""
     return BatchNorm(
@@ -103,12 +108,12 @@ def _unit(vector):
 
 
 def num_halvings(image_size):
-    """Returns how often `image_size` is halved until the feature map is 4x4: 3, 4 or 5 for 32, 64 or 128.
+    """Returns how often `image_size` is halved until the feature map is 4x4: 2, 3, 4 or 5 for 16, 32, 64 or 128.
 
     Raises:
         ValueError: `image_size` is none of these.
     """
-    sizes = {32: 3, 64: 4, 128: 5}
+    sizes = {16: 2, 32: 3, 64: 4, 128: 5}  # 16 are the halves of 32, which nobody generates.
     if image_size not in sizes:
         raise ValueError(f"`image_size` must be 32, 64 or 128. Received: image_size={image_size}")
     return sizes[image_size]

@@ -10,6 +10,7 @@ from keras import layers, ops
 
 from mocogan_tf.latents import LatentSpec
 from mocogan_tf.models.blocks import SMALLEST_MAP, batch_norm, normal_weights, num_halvings
+from mocogan_tf.models.resampling import BOX, SMOOTH, UpConv2D
 
 
 @keras.saving.register_keras_serializable("mocogan_tf")
@@ -28,19 +29,59 @@ class PerFrame(layers.Layer):
     """Applies an image model to every frame: `[B, T, D]` becomes `[B, T, H, W, C]`.
 
     Time is folded into the batch, so that batch normalisation sees all frames of the batch, as in the authors' code.
+
+    Args:
+        decoder: From codes `[N, D]` to frames; with a ground, to figures and masks, `[N, H, W, C + 1]`.
+        ground: From what the codes of a clip share, `[B, dim_fixed]`, to the picture behind its figures, `[B, H, W, C]`
+            or of twice the height and width, which is averaged; None: the decoder draws whole frames.
     """
 
-    def __init__(self, decoder, **kwargs):
+    def __init__(self, decoder, ground=None, **kwargs):
         super().__init__(**kwargs)
-        self.decoder = decoder
+        self.decoder, self.ground = decoder, ground
 
     def call(self, codes, training=None):
+        if self.ground is None:
+            return self.decoded(codes, training)
+        return compose(*self.parts(codes, training))
+
+    def decoded(self, codes, training=None):
+        """What the decoder makes of every frame's code: frames, or figures and masks, `[B, T, H, W, ...]`."""
         num_videos, num_frames = ops.shape(codes)[:2]
         frames = self.decoder(ops.reshape(codes, (-1, codes.shape[-1])), training=training)
         return ops.reshape(frames, (num_videos, num_frames, *frames.shape[1:]))
 
+    def parts(self, codes, training=None):
+        """Figures with their masks, `[B, T, H, W, C + 1]`, and grounds, `[B, H, W, C]`, as `compose` takes them."""
+        figures = self.decoded(codes, training)
+        ground = self.ground(codes[:, 0, : self.ground.input_shape[-1]], training=training)
+        return figures, halved(ground) if ground.shape[1] != figures.shape[2] else ground
+
     def compute_output_shape(self, codes_shape):
-        return (*codes_shape[:2], *self.decoder.output_shape[1:])
+        *size, channels = self.decoder.output_shape[1:]
+        return (*codes_shape[:2], *size, channels - (self.ground is not None))
+
+
+def halved(pictures):
+    """Averages 2x2 pixels: `[..., H, W, C]` becomes `[..., H/2, W/2, C]`."""
+    *some, height, width, channels = pictures.shape
+    pairs = ops.reshape(pictures, (*ops.shape(pictures)[: len(some)], height // 2, 2, width // 2, 2, channels))
+    return ops.mean(pairs, axis=(-4, -2))
+
+
+def compose(figures, ground):
+    """Puts figures before a still ground, `m f + (1 - m) b` (VGAN, Vondrick et al. 2016, equation 2).
+
+    Args:
+        figures: `[B, T, H, W, C + 1]`: colours f, and in the last channel the mask m in [0, 1].
+        ground: `[B, H, W, C]`, the ground b.
+
+    Returns:
+        `[B, T, H, W, C]`.
+    """
+    colours, mask = ops.split(figures, [figures.shape[-1] - 1], axis=-1)
+    ground = ops.expand_dims(ground, 1)
+    return ground + mask * (colours - ground)
 
 
 def frame_decoder(dim_z, ngf, image_size, channels, sync_batch_norm=False, dim_modulating=0):
@@ -79,6 +120,117 @@ def frame_decoder(dim_z, ngf, image_size, channels, sync_batch_norm=False, dim_m
     return keras.Model(codes, frames, name="decoder")
 
 
+def fine_decoder(dim_z, ngf, image_size, channels, sync_batch_norm=False, dim_modulating=0, with_mask=False):
+    """Builds an image decoder that draws at full resolution, and its shorter form for half of it.
+
+    As `frame_decoder`, but every doubling is low-passed (`UpConv2D`): by a box in the coarse layers, smoothly in the
+    last two, whose rasters would be seen. Every map gives a picture of its size, and these are summed, each doubled
+    bilinearly to the next (Karras et al. 2020, section 4.1): the sum of all but the last is a picture of half the size.
+    At full size there are two layers more, of `ngf` and half as many filters. Their picture adds detail only: what half
+    the size could hold of it is taken off, as from a level of a Laplacian pyramid. So the frames have the colours of
+    those of half the size, which may be all that a judge of movement sees.
+
+    Args:
+        dim_z, ngf, image_size, channels, sync_batch_norm, dim_modulating: As of `frame_decoder`; `ngf` are the filters
+            at half the size.
+        with_mask: Also draw a mask, as a last channel in [0, 1].
+
+    Returns:
+        Two keras.Models on the same weights, from `[N, dim_z]` to float32 `[N, H, W, C]` and `[N, H/2, W/2, C]`, with a
+        channel more `with_mask`.
+    """
+    doublings = num_halvings(image_size)
+    planes = channels + with_mask
+    codes = keras.Input((dim_z,), name="codes")
+
+    def finish(x, filters, name):
+        """Normalisation, modulation and ReLU."""
+        x = batch_norm(f"norm_{name}", sync_batch_norm)(x)
+        if dim_modulating:
+            x = layers.Multiply(name=f"modulated_{name}")([x, _gains(codes[:, :dim_modulating], filters, name)])
+        return layers.ReLU(name=f"relu_{name}")(x)
+
+    x = layers.Reshape((1, 1, dim_z), name="to_map")(codes)
+    filters = ngf * 2 ** (doublings - 1)
+    x = finish(_conv_transpose(filters, 1, "valid", name="conv_0")(x), filters, 0)
+    pictures = _to_picture(x, None, planes, 1, 0)
+    for i in range(1, doublings):
+        filters //= 2
+        low_pass = SMOOTH if i == doublings - 1 else BOX
+        x = finish(UpConv2D(filters, low_pass, name=f"conv_{i}")(x), filters, i)
+        pictures = _to_picture(x, pictures, planes, 1, i)
+    half = _to_frames(pictures, with_mask, "half")
+    x = finish(UpConv2D(ngf, SMOOTH, name=f"conv_{doublings}")(x), ngf, doublings)
+    filters = max(ngf // 2, 1)
+    last = layers.Conv2D(
+        filters, 3, padding="same", use_bias=False, kernel_initializer=normal_weights(), name=f"conv_{doublings + 1}"
+    )
+    x = finish(last(x), filters, doublings + 1)
+    detail = _detail(_to_picture(x, None, planes, 3, doublings), doublings)
+    pictures = layers.Add(dtype=keras.config.floatx(), name="sum_full")([_doubled(pictures, doublings), detail])
+    frames = _to_frames(pictures, with_mask, "full")
+    return keras.Model(codes, frames, name="decoder"), keras.Model(codes, half, name="half_decoder")
+
+
+def ground_decoder(dim_fixed, ngf, image_size, channels, sync_batch_norm=False):
+    """Builds the decoder of a clip's still ground: small, for grounds are smooth and are drawn once per clip.
+
+    Args:
+        dim_fixed: Size of what the codes of a clip share.
+        ngf: Filters of the layer at half the size; no layer has more than eight times as many.
+        image_size, channels, sync_batch_norm: As of `frame_decoder`.
+
+    Returns:
+        keras.Model from `[B, dim_fixed]` to float32 `[B, H, W, C]` in [-1, 1].
+    """
+    doublings = num_halvings(image_size)
+    code = keras.Input((dim_fixed,), name="code")
+    x = layers.Reshape((1, 1, dim_fixed), name="to_map")(code)
+    for i in range(doublings + 1):
+        filters = ngf * 2 ** max(0, doublings - 1 - i)
+        if i == 0:
+            x = _conv_transpose(filters, 1, "valid", name="conv_0")(x)
+        else:
+            x = UpConv2D(filters, SMOOTH, name=f"conv_{i}")(x)
+        x = batch_norm(f"norm_{i}", sync_batch_norm)(x)
+        x = layers.ReLU(name=f"relu_{i}")(x)
+    ground = layers.Activation("tanh", dtype=keras.config.floatx(), name="tanh")(
+        _to_picture(x, None, channels, 3, doublings)
+    )
+    return keras.Model(code, ground, name="ground")
+
+
+def _to_picture(x, coarser, planes, kernel, i):
+    """A map's picture, added to the bilinearly doubled coarser one; the sums are in full precision."""
+    picture = layers.Conv2D(planes, kernel, padding="same", kernel_initializer=normal_weights(), name=f"picture_{i}")(x)
+    if coarser is None:
+        return layers.Activation("linear", dtype=keras.config.floatx(), name=f"sum_{i}")(picture)
+    return layers.Add(dtype=keras.config.floatx(), name=f"sum_{i}")([picture, _doubled(coarser, i)])
+
+
+def _doubled(picture, i):
+    """A picture of twice the height and width, bilinearly."""
+    return layers.UpSampling2D(2, interpolation="bilinear", dtype=keras.config.floatx(), name=f"doubled_{i}")(picture)
+
+
+def _detail(picture, i):
+    """A picture less what of it is left when it is halved and doubled."""
+    dtype = keras.config.floatx()
+    halved_picture = layers.AveragePooling2D(2, dtype=dtype, name=f"halved_{i}")(picture)
+    return layers.Subtract(dtype=dtype, name=f"detail_{i}")([picture, _doubled(halved_picture, f"halved_{i}")])
+
+
+def _to_frames(pictures, with_mask, name):
+    """Colours by tanh; a last channel, the mask, by a sigmoid. It starts at 0.12: the ground is learnt first."""
+    dtype = keras.config.floatx()
+    if not with_mask:
+        return layers.Activation("tanh", dtype=dtype, name=f"tanh_{name}")(pictures)
+    colours, mask = ops.split(pictures, [pictures.shape[-1] - 1], axis=-1)
+    colours = layers.Activation("tanh", dtype=dtype, name=f"tanh_{name}")(colours)
+    mask = layers.Activation("sigmoid", dtype=dtype, name=f"mask_{name}")(mask - 2.0)
+    return layers.Concatenate(dtype=dtype, name=f"figures_{name}")([colours, mask])
+
+
 def _gains(code, filters, i):
     """A factor for every channel, `[N, 1, 1, filters]`; untrained, 1 with a deviation of 1."""
     gains = layers.Dense(filters, kernel_initializer="lecun_normal", bias_initializer="ones", name=f"gains_{i}")(code)
@@ -112,6 +264,10 @@ class VideoGenerator(keras.Model):
         latents: `LatentSpec` of the inputs.
         frame_stride: Which frames are kept where models are compared: all.
         motion_init_scale: As given.
+        decoder: The frame decoder, from codes `[N, D]`.
+        ground: The decoder of still grounds, from what the codes of a clip share; None without.
+        frames: The layer that makes clips `[B, T, H, W, C]` of codes `[B, T, D]`.
+        half_frames: The same at half the height and width, without the decoder's last layers; the paper's has none.
 
     Args:
         dim_content: Size of the content code.
@@ -128,12 +284,16 @@ class VideoGenerator(keras.Model):
         motion_init_scale: The GRU starts at this times `motion_init`. Its states keep within (-1, 1) and in practice
             well within; a start drawn as wide as they are makes a clip's first frames like all others. `motion_state`
             is given in the units of `motion_init`.
+        decoder: "dcgan", the paper's (`frame_decoder`), or "fine" (`fine_decoder`).
+        still_ground: Each clip has one ground, drawn once from what stays the same over it (`ground_decoder`), and the
+            fine decoder's figures stand before it (`compose`).
         content_modulation: What stays the same over a clip (the content code, and with `category_to` "image" the
             category) also scales the decoder's channels. Through the first layer alone, each place in a frame has to
             learn for itself what a content looks like there; these scales are the same in all places.
 
     Raises:
-        ValueError: `image_size` or `category_to` is not one of the above, or `motion_init_scale` is not positive.
+        ValueError: `image_size`, `category_to` or `decoder` is not one of the above, `motion_init_scale` is not
+            positive, or a still ground is wanted of another decoder than the fine one.
     """
 
     def __init__(
@@ -150,6 +310,8 @@ class VideoGenerator(keras.Model):
         update_gate_bias=0.0,
         motion_init_scale=1.0,
         content_modulation=False,
+        decoder="dcgan",
+        still_ground=False,
         name="generator",
         **kwargs,
     ):
@@ -157,6 +319,11 @@ class VideoGenerator(keras.Model):
             raise ValueError(f"`category_to` must be motion or image. Received: category_to={category_to}")
         if motion_init_scale <= 0:
             raise ValueError(f"`motion_init_scale` must be positive. Received: motion_init_scale={motion_init_scale}")
+        if decoder not in ("dcgan", "fine") or (still_ground and decoder != "fine"):
+            raise ValueError(
+                "`decoder` must be dcgan, or fine, which alone has a still ground. "
+                f"Received: decoder={decoder}, still_ground={still_ground}"
+            )
         latents = LatentSpec(dim_content=dim_content, dim_motion=dim_motion, dim_category=dim_category)
         inputs = {key: keras.Input(shape[1:], name=key) for key, shape in latents.shapes(None, None).items()}
 
@@ -183,15 +350,25 @@ class VideoGenerator(keras.Model):
         motion_state = _scaled(end, 1 / motion_init_scale, "motion_end")
         codes = _join([repeated["content"], *to_image, z_motion], "codes")
 
-        dim_modulating = codes.shape[-1] - dim_motion if content_modulation else 0
-        decoder = frame_decoder(codes.shape[-1], ngf, image_size, channels, sync_batch_norm, dim_modulating)
-        video = PerFrame(decoder, name="frames")(codes)
+        dim_fixed = codes.shape[-1] - dim_motion
+        sizes = (codes.shape[-1], ngf, image_size, channels, sync_batch_norm, dim_fixed if content_modulation else 0)
+        half_frames, ground = None, None
+        if decoder == "fine":
+            decode, half_decoder = fine_decoder(*sizes, with_mask=still_ground)
+            if still_ground:
+                ground = ground_decoder(dim_fixed, max(ngf // 2, 1), image_size, channels, sync_batch_norm)
+            half_frames = PerFrame(half_decoder, ground, name="half_frames")
+        else:
+            decode = frame_decoder(*sizes)
+        frames = PerFrame(decode, ground, name="frames")
+        video = frames(codes)
         super().__init__(inputs=inputs, outputs={"video": video, "motion_state": motion_state}, name=name, **kwargs)
         self.latents = latents
         self.frame_stride = 1
         self.motion = motion
         self.motion_init_scale = motion_init_scale
-        self.decoder = decoder
+        self.decoder, self.ground = decode, ground
+        self.frames, self.half_frames = frames, half_frames
         # The path through the codes alone: training decodes single frames of many clips from it.
         self.codes = keras.Model(inputs, codes, name="codes_model")
         self.config = {
@@ -206,6 +383,8 @@ class VideoGenerator(keras.Model):
             "update_gate_bias": update_gate_bias,
             "motion_init_scale": motion_init_scale,
             "content_modulation": content_modulation,
+            "decoder": decoder,
+            "still_ground": still_ground,
         }
 
     def get_config(self):
