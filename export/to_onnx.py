@@ -248,7 +248,7 @@ def frames_graph(decoder: Graph, contract: Contract, motion: str, ground: Graph 
 
 def composition_graph(contract: Contract) -> Graph:
     """Writes `figures` `[B, T, H, W, C + 1]`, colours and mask, before `ground/picture`: `m (f - b) + b` -> `video`."""
-    weights = {
+    weights: dict[str, Any] = {
         "composition/planes": np.array([contract.channels, 1], np.int64),
         "composition/time_axis": np.array([1], np.int64),
     }
