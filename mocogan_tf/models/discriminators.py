@@ -1,41 +1,39 @@
-"""The discriminators: one looks at single frames, one at whole clips (and names their category).
+"""The discriminators: one judges single frames, the other whole clips and their category.
 
-MoCoGAN (Tulyakov et al. 2018, arXiv 1707.04993). The layers are those of the authors' code at 64x64 and T = 16; other
-sizes follow by one halving more or fewer, other lengths by `temporal_plan`.
+MoCoGAN (Tulyakov et al. 2018, arXiv 1707.04993). The layers are those of the authors' code at 64x64 and T = 16. Other
+sizes have one halving more or fewer; `temporal_plan` adapts the layers to other lengths.
 """
 
+from __future__ import annotations
+
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 from keras import layers, ops
 
-from mocogan_tf.models.blocks import SMALLEST_MAP, SpectralNorm, batch_norm, normal_weights, num_halvings
-
-KERNEL = 4  # In space and in time.
+from mocogan_tf.models.blocks import KERNEL, SMALLEST_MAP, SpectralNorm, batch_norm, normal_weights, num_halvings
 
 
-def add_noise(x, sigma, seed):
+def add_noise(x: tf.Tensor, sigma: float, noise: tf.Tensor | None) -> tf.Tensor:
     """Adds Gaussian noise of deviation `sigma` to every value (instance noise, Sonderby et al. 2017).
-
-    A function of the seed, so that a resumed run repeats it.
 
     Args:
         x: Tensor of any shape.
         sigma: Deviation of the noise; 0 adds none.
-        seed: int32 `[2]`; None adds no noise.
+        noise: N(0, 1), as `x` in shape and type; None adds none.
     """
-    if not sigma or seed is None:
-        return x
-    return x + ops.cast(sigma, x.dtype) * tf.random.stateless_normal(tf.shape(x), seed, dtype=x.dtype)
+    return x if not sigma or noise is None else x + ops.cast(sigma, x.dtype) * noise
 
 
-def temporal_plan(video_length, num_layers):
-    """Decides kernel and stride in time of the video discriminator's layers.
+def temporal_plan(video_length: int, num_layers: int) -> list[tuple[int, int]]:
+    """Decides the kernel and stride in time of the video discriminator's layers.
 
-    Every layer has kernel 4 and stride 1, as in the authors' code, as long as four frames are left for the last
-    convolution; layers beyond that do not look along time. Where many more would be left, the deepest layers step by 2,
-    so that a logit sees most of the clip; where a step of 2 would leave the last frame out, that layer's kernel is 5.
+    A layer has kernel 4 and stride 1, as in the authors' code, as long as four frames are left for the last
+    convolution. Layers beyond that do not look along time. Where many more frames would be left, the deepest layers
+    have stride 2, so that a logit sees most of the clip; where that would omit the last frame, the kernel is 5.
 
     Args:
         video_length: T, at least 4.
@@ -66,20 +64,28 @@ def temporal_plan(video_length, num_layers):
 
 
 class Discriminator(keras.Model):
-    """A stack of convolutions: noise, convolution, normalisation (not in the first), leaky ReLU 0.2; then `last`.
+    """A stack of layers: noise, convolution, normalisation (not in the first), leaky ReLU 0.2; then `last`.
 
     Args:
         convolutions: Layers, each followed by a normalisation.
         last: The layer that gives the logits.
-        norm: Makes a normalisation of a name, for all but the first; None: there is none.
+        norm: Makes the normalisation of a name, for all convolutions but the first; None makes none.
         spectral: Whether all layers' weights are divided by their largest singular value.
         noise_sigma: Deviation of the noise before each convolution.
         noise_before_last: Whether `last` gets noise too.
     """
 
     def __init__(
-        self, convolutions, last, *, norm=None, spectral=False, noise_sigma=0.0, noise_before_last=False, **kwargs
-    ):
+        self,
+        convolutions: list[keras.Layer],
+        last: keras.Layer,
+        *,
+        norm: Callable[[str], keras.Layer] | None = None,
+        spectral: bool = False,
+        noise_sigma: float = 0.0,
+        noise_before_last: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if spectral:
             convolutions = [SpectralNorm(layer, name=layer.name) for layer in convolutions]
@@ -93,39 +99,62 @@ class Discriminator(keras.Model):
         self.noise_sigma = noise_sigma
         self.noise_before_last = noise_before_last
 
-    def build(self, input_shape):
-        shape = input_shape
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        shape, shapes = input_shape, []
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            shapes.append(shape)
             convolution.build(shape)
             shape = convolution.compute_output_shape(shape)
             norm.build(shape)
         self.last.build(shape)
+        self._noisy_shapes = [tuple(one[1:]) for one in [*shapes, *[shape] * self.noise_before_last]]
         self.built = True
 
-    def features(self, x, training=None, seed=None):
-        """Returns the feature map before the last convolution."""
+    def draw_noise(self, number: int, seed: tf.Tensor) -> list[tf.Tensor]:
+        """Draws the noise before the layers, N(0, 1), for `number` examples; an empty list if they get none.
+
+        It is a function of the seed, int32 `[2]`, so a resumed run repeats it.
+        """
+        shapes = self._noisy_shapes if self.noise_sigma else []
+        return [
+            tf.random.stateless_normal(
+                (number, *shape), tf.random.experimental.stateless_fold_in(seed, i), dtype=self.compute_dtype
+            )
+            for i, shape in enumerate(shapes)
+        ]
+
+    def features(self, x: tf.Tensor, training: bool | None = None, noise: Sequence[tf.Tensor] = ()) -> tf.Tensor:
+        """Returns the feature map before the last convolution; `noise` is what `draw_noise` gives, or nothing."""
+        before = [*noise] or [None] * (len(self.convolutions) + 1)
         for i, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
-            x = add_noise(x, self.noise_sigma, _fold_in(seed, i))
+            x = add_noise(x, self.noise_sigma, before[i])
             x = ops.leaky_relu(norm(convolution(x), training=training), negative_slope=0.2)
         if self.noise_before_last:
-            x = add_noise(x, self.noise_sigma, _fold_in(seed, len(self.convolutions)))
+            x = add_noise(x, self.noise_sigma, before[-1])
         return x
 
 
-def _normalization(norm, sync_batch_norm):
-    """What "batch", "spectral" or "none" means to a `Discriminator`."""
+def _normalization(norm: str, sync_batch_norm: bool) -> dict[str, Any]:
+    """Returns the arguments of `Discriminator` that "batch", "spectral" or "none" stands for."""
     batch = functools.partial(batch_norm, synchronized=sync_batch_norm)
     return {"norm": batch if norm == "batch" else None, "spectral": norm == "spectral"}
 
 
-def _fold_in(seed, data):
-    return None if seed is None else tf.random.experimental.stateless_fold_in(seed, data)
-
-
 class _FrameDiscriminator(Discriminator):
-    """What the two discriminators of single frames share: layers that halve the map, and logits per image."""
+    """A discriminator of single frames: layers that halve the map, and logits per image."""
 
-    def __init__(self, num_layers, last_strides, last_padding, *, ndf, norm, sync_batch_norm, name, **kwargs):
+    def __init__(
+        self,
+        num_layers: int,
+        last_strides: int,
+        last_padding: str,
+        *,
+        ndf: int,
+        norm: str,
+        sync_batch_norm: bool,
+        name: str | None,
+        **kwargs: Any,
+    ) -> None:
         shared = {"use_bias": norm == "none", "kernel_initializer": normal_weights()}
         convolutions = [
             layers.Conv2D(ndf * 2**i, KERNEL, strides=2, padding="same", name=f"conv_{i}", **shared)
@@ -135,9 +164,9 @@ class _FrameDiscriminator(Discriminator):
         normalization = _normalization(norm, sync_batch_norm)
         super().__init__(convolutions, last, name=name or "image_discriminator", **normalization, **kwargs)
 
-    def call(self, images, training=None, seed=None):
-        """Returns logits `[B, P]`. `seed` int32 `[2]` draws the noise; None adds none."""
-        logits = self.last(self.features(images, training=training, seed=seed))
+    def call(self, images: tf.Tensor, training: bool | None = None, noise: Sequence[tf.Tensor] = ()) -> tf.Tensor:
+        """Returns logits `[B, P]`; `noise` as of `features`."""
+        logits = self.last(self.features(images, training=training, noise=noise))
         return ops.reshape(logits, (ops.shape(images)[0], -1))
 
 
@@ -145,8 +174,8 @@ class _FrameDiscriminator(Discriminator):
 class ImageDiscriminator(_FrameDiscriminator):
     """D_I with one logit per image: `[B, H, W, C]` becomes `[B, 1]`.
 
-    At 64x64: convolutions of kernel 4 and stride 2 with 1, 2, 4 and 8 times `ndf` filters, leaky ReLU 0.2, batch
-    normalisation in all but the first; the last looks at the whole 4x4 map. No biases.
+    At 64x64 it has convolutions of kernel 4 and stride 2 with 1, 2, 4 and 8 times `ndf` filters, leaky ReLU 0.2, and
+    batch normalisation in all but the first; the last convolution sees the whole 4x4 map. There are no biases.
 
     Args:
         ndf: Filters of the first layer.
@@ -156,7 +185,16 @@ class ImageDiscriminator(_FrameDiscriminator):
         sync_batch_norm: Share batch statistics between replicas.
     """
 
-    def __init__(self, *, ndf=64, image_size=64, norm="batch", noise_sigma=0.0, sync_batch_norm=False, name=None):
+    def __init__(
+        self,
+        *,
+        ndf: int = 64,
+        image_size: int = 64,
+        norm: str = "batch",
+        noise_sigma: float = 0.0,
+        sync_batch_norm: bool = False,
+        name: str | None = None,
+    ) -> None:
         super().__init__(
             num_halvings(image_size),
             last_strides=1,
@@ -173,7 +211,7 @@ class ImageDiscriminator(_FrameDiscriminator):
 class PatchImageDiscriminator(_FrameDiscriminator):
     """D_I with one logit per patch: `[B, H, W, C]` becomes `[B, P]`, 4x4 patches at every size.
 
-    As `ImageDiscriminator` with one layer fewer; the last convolution has stride 2, and noise before it too.
+    It is `ImageDiscriminator` with one layer fewer; its last convolution has stride 2 and gets noise too.
 
     Args:
         ndf: Filters of the first layer.
@@ -183,7 +221,16 @@ class PatchImageDiscriminator(_FrameDiscriminator):
         sync_batch_norm: Share batch statistics between replicas.
     """
 
-    def __init__(self, *, ndf=64, image_size=64, norm="batch", noise_sigma=0.0, sync_batch_norm=False, name=None):
+    def __init__(
+        self,
+        *,
+        ndf: int = 64,
+        image_size: int = 64,
+        norm: str = "batch",
+        noise_sigma: float = 0.0,
+        sync_batch_norm: bool = False,
+        name: str | None = None,
+    ) -> None:
         super().__init__(
             num_halvings(image_size) - 1,
             last_strides=2,
@@ -199,11 +246,12 @@ class PatchImageDiscriminator(_FrameDiscriminator):
 
 @keras.saving.register_keras_serializable("mocogan_tf")
 class VideoDiscriminator(Discriminator):
-    """D_V: real or generated, and which category. `[B, T, H, W, C]` becomes `[B, P]` and `[B, P, K]`.
+    """D_V tells real from generated clips and names the category: `[B, T, H, W, C]` becomes `[B, P]` and `[B, P, K]`.
 
-    At 64x64 and T = 16: 3D convolutions with 1, 2, 4 and 8 times `ndf` filters, kernel 4, stride 1 in time (no padding)
-    and 2 in space, leaky ReLU 0.2, batch normalisation in all but the first; the last, 4x4x4, gives one real-or-fake
-    logit and `dim_category` class logits from the same features. No biases. P, the number of patches in time, is 1.
+    At 64x64 and T = 16 it has 3D convolutions with 1, 2, 4 and 8 times `ndf` filters, kernel 4, stride 1 in time (no
+    padding) and 2 in space, leaky ReLU 0.2, and batch normalisation in all but the first. The last, 4x4x4, gives one
+    real-or-fake logit and `dim_category` class logits from the same features. There are no biases. P, the number of
+    patches in time, is 1.
 
     Args:
         ndf: Filters of the first layer.
@@ -218,15 +266,15 @@ class VideoDiscriminator(Discriminator):
     def __init__(
         self,
         *,
-        ndf=64,
-        image_size=64,
-        video_length=16,
-        dim_category=0,
-        norm="batch",
-        noise_sigma=0.0,
-        sync_batch_norm=False,
-        name=None,
-    ):
+        ndf: int = 64,
+        image_size: int = 64,
+        video_length: int = 16,
+        dim_category: int = 0,
+        norm: str = "batch",
+        noise_sigma: float = 0.0,
+        sync_batch_norm: bool = False,
+        name: str | None = None,
+    ) -> None:
         use_bias = norm == "none"
         halvings = num_halvings(image_size)
         convolutions = [
@@ -263,8 +311,10 @@ class VideoDiscriminator(Discriminator):
         self.dim_category = dim_category
         self.video_length = video_length
 
-    def call(self, videos, training=None, seed=None):
-        """Returns `(logits [B, P], class_logits [B, P, K])`. `seed` int32 `[2]` draws the noise; None adds none."""
-        outputs = self.last(self.features(videos, training=training, seed=seed))
+    def call(
+        self, videos: tf.Tensor, training: bool | None = None, noise: Sequence[tf.Tensor] = ()
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns `(logits [B, P], class_logits [B, P, K])`; `noise` as of `features`."""
+        outputs = self.last(self.features(videos, training=training, noise=noise))
         outputs = ops.reshape(outputs, (ops.shape(videos)[0], -1, 1 + self.dim_category))
         return outputs[..., 0], outputs[..., 1:]

@@ -176,7 +176,7 @@ def test_fake_images_are_single_frames_of_clips_any_of_them():
     gan = build_gan(config)
     decoded = []
     gan.generator.decoder, decoder = (lambda codes, training: decoded.append(codes.numpy())), gan.generator.decoder
-    gan._fake_images(64, 0)
+    gan._fake_images(gan._draw_images(64, 0))
     gan.generator.decoder = decoder
     codes = gan.generator.codes(gan._latents(64, config.video_length, 0)).numpy()
     is_frame = np.all(np.abs(codes - decoded[0][:, None]) < 1e-6, axis=-1)  # [clip, frame]
