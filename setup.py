@@ -1,9 +1,9 @@
-"""Packaging of mocogan-tf: three top-level packages, so that an installed copy can train, export and serve."""
+"""The part of the packaging that needs code; pyproject.toml has the rest."""
 
 import pathlib
 import re
 
-from setuptools import find_packages, setup
+from setuptools import setup
 
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (HERE / "mocogan_tf" / "__init__.py").read_text()).group(1)
@@ -15,8 +15,8 @@ ELSEWHERE = "(sys_platform != 'linux' or platform_machine != 'x86_64') and sys_p
 ONNXRUNTIME = [f"onnxruntime-gpu>=1.24,<1.27; {ON_CUDA}", f"onnxruntime>=1.24; {ELSEWHERE}"]
 
 
-def serving_requirements():
-    """What the serving package alone needs, but for ONNX Runtime: two builds of it in one environment break it."""
+def serving_requirements() -> list[str]:
+    """Returns what the serving package needs, except ONNX Runtime: two builds of it in one environment break it."""
     lines = (HERE / "serving" / "requirements.txt").read_text().splitlines()
     return [line for line in lines if line and not line.startswith(("#", "onnxruntime"))]
 
@@ -46,7 +46,7 @@ EXTRAS = {
     # PyTorch, to measure against, and video files for it to read: `python -m benchmarks.train_step` and its sisters.
     # sympy: ONNX Runtime's quantiser (`benchmarks.int8`) imports it.
     "bench": ["torch>=2.5", "av>=14", "sympy>=1.12"],
-    # What some tests need beside `test`, and skip without.
+    # What some tests need besides `test`, and skip without.
     "ci": [
         "grpcio>=1.60",
         "schemathesis>=4",
@@ -60,15 +60,7 @@ EXTRAS = {
 }
 
 setup(
-    name="mocogan-tf",
     version=VERSION,
-    description="MoCoGAN in TensorFlow and Keras 3: trains on your own clips, exports to SavedModel and ONNX, serves.",
-    long_description=(HERE / "README.md").read_text() if (HERE / "README.md").exists() else "",
-    long_description_content_type="text/markdown",
-    license="Apache-2.0",
-    python_requires=">=3.11",
-    packages=find_packages(include=["mocogan_tf", "mocogan_tf.*", "export", "export.*", "serving", "serving.*"]),
-    package_data={"serving": ["studio/*", "requirements.txt"], "mocogan_tf": ["py.typed", "metrics/*.html"]},
     install_requires=[
         "tensorflow>=2.16.2,<2.22",
         "keras>=3.12",

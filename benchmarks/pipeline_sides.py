@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks import timing, torch_loader
 from benchmarks.our_step import make_step
-from mocogan_tf import cli
+from mocogan_tf import recipes
 from mocogan_tf.config import Config
 from mocogan_tf.data import parallel
 from mocogan_tf.data.datasets import open_videos
@@ -69,7 +69,12 @@ def _save_film(path, frames):
 
 def config_of(folder, cache, profile="cpu", **changes):
     """Returns the configuration whose batches are made."""
-    fields = {**cli.PROFILES[profile]["mocogan"], "dataset": "folder", "data_dir": str(folder), "cache_dir": str(cache)}
+    fields = {
+        **recipes.PROFILES[profile]["mocogan"],
+        "dataset": "folder",
+        "data_dir": str(folder),
+        "cache_dir": str(cache),
+    }
     return Config(**{**fields, **changes})
 
 

@@ -2,9 +2,8 @@
 
 One size is varied at a time: filters (of all networks), frame size, clip length, batch (clips; images follow). Every
 point is timed in a process of its own, so that its peak memory is its own; points of one size take turns over the
-rounds. Beside each stand the operations of one step, counted in its graph (`flops`), and the memory that
-`--dry_run` would have announced (`memory_estimate`). `growth` is the slope of a straight line through the logarithms,
-the power with which a number grows: measured time and memory, and computed operations and memory.
+rounds. Beside each stand the operations of one step, counted in its graph (`flops`).
+`growth` is the slope of a straight line through the logarithms, the power with which a number grows.
 """
 
 import argparse
@@ -37,18 +36,16 @@ def point(sizes, steps):
         steps: How many, after one that is not timed.
 
     Returns:
-        `seconds` of each step, `flops`, `memory`: the process's peak less what it had before, `memory_estimate`.
+        `seconds` of each step, `flops`, `memory`: the process's peak less what it had before.
     """
     import resource
 
     from benchmarks import flops
     from benchmarks.our_step import make_step, random_batch
     from mocogan_tf.config import Config
-    from mocogan_tf.training import footprint
 
     config = Config(ndf=sizes["ngf"], image_batch=2 * sizes["video_batch"], precision="float32", **sizes)
     config = config.resolve_categories(0)
-    estimate = footprint.memory(config, 1).total
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     _, step = make_step(config, config.precision)
     batch = random_batch(config)
@@ -63,7 +60,6 @@ def point(sizes, steps):
         "seconds": seconds[1:],
         "flops": operations,
         "memory": 1024 * (peak - before),
-        "memory_estimate": estimate,
     }
 
 
@@ -90,7 +86,7 @@ def vary(name, numbers, rounds, steps, base=None, measure=in_a_process):
         measure: `point`, or `in_a_process`.
 
     Returns:
-        `points`, one per value, and `growth` of `median_s`, `flops`, `memory` and `memory_estimate`.
+        `points`, one per value, and `growth` of `median_s`, `flops` and `memory`.
     """
     taken = {number: [] for number in numbers}
     for _ in range(rounds):
@@ -102,11 +98,10 @@ def vary(name, numbers, rounds, steps, base=None, measure=in_a_process):
             **timing.summary([seconds for run in runs for seconds in run["seconds"]]),
             "flops": runs[0]["flops"],
             "memory": max(run["memory"] for run in runs),
-            "memory_estimate": runs[0]["memory_estimate"],
         }
         for number, runs in taken.items()
     ]
-    keys = ("median_s", "flops", "memory", "memory_estimate")
+    keys = ("median_s", "flops", "memory")
     return {"points": points, "growth": {key: growth(numbers, [p[key] for p in points]) for key in keys}}
 
 
@@ -137,8 +132,7 @@ def main():
         for place in result["points"]:
             print(
                 f"{name:10} {place[field]:4} {place['median_s']:8.3f} s {place['flops'] / 1e9:8.1f} GFLOP "
-                f"{place['share_of_peak']:5.0%} of the matrix rate; {place['memory'] / 2**20:6.0f} MiB, estimated "
-                f"{place['memory_estimate'] / 2**20:6.0f}"
+                f"{place['share_of_peak']:5.0%} of the matrix rate; {place['memory'] / 2**20:6.0f} MiB"
             )
         powers = ", ".join(f"{key} {power:.2f}" for key, power in result["growth"].items())
         print(f"{name:10} grows with the power: {powers}")

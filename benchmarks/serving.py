@@ -25,10 +25,11 @@ import urllib.parse
 import numpy as np
 
 from benchmarks import timing
-from serving.latents import sample_latents
+from mocogan_tf.latents import sample_latents
+from mocogan_tf.video import to_uint8
 from serving.load import run_load
 from serving.runtime.bundle import read_bundle
-from serving.runtime.engine import Engine, EngineOptions, to_pixels
+from serving.runtime.engine import Engine, EngineOptions
 
 ROOT = pathlib.Path(__file__).parents[1]
 OURS, PLAIN, ENGINE = "ours", "plain server", "engine alone"
@@ -39,7 +40,7 @@ def clip_of(engine, seed):
     """Returns the clip of a seed, uint8 `[1, T, H, W, C]`."""
     bundle = engine.bundle
     video, _ = engine.generate(sample_latents(bundle.latents, 1, bundle.video_length, seed=seed))
-    return to_pixels(video)
+    return to_uint8(video)
 
 
 def engine_rate(engine, seconds):

@@ -25,8 +25,8 @@ import torch
 from benchmarks import flops, timing
 from benchmarks.our_step import make_step, random_batch
 from benchmarks.torch_step import TorchStep
-from mocogan_tf.cli import PROFILES
 from mocogan_tf.config import Config
+from mocogan_tf.recipes import PROFILES
 
 CATEGORIES = 4
 BATCHES = {"paper": {"image_batch": 10, "video_batch": 4}, "cpu": {}}

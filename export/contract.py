@@ -12,11 +12,11 @@ import re
 from typing import Any
 
 from mocogan_tf.latents import CodeSpec, LatentSpec
+from mocogan_tf.video import POSTPROCESS
 
 FORMAT_VERSION = 1
 LAYOUT = "BTHWC"
 VALUE_RANGE = (-1.0, 1.0)
-POSTPROCESS = "uint8 = clip(round((x + 1) * 127.5), 0, 255)"
 
 # Sizes that only some models have: those with content and motion apart, or those with one code for both.
 _SPLIT = ("dim_content", "dim_motion", "category_to")

@@ -27,10 +27,11 @@ from export.c_api import Session
 from export.contract import Contract, TensorSpec, read_contract
 from export.lint import lint_onnx, lint_saved_model
 from export.onnx_model import part_inputs
-from export.saved_model import read_weights, signatures
+from export.saved_model import signatures
 from export.warmup import read_warmup, sample_inputs
 from mocogan_tf.files import sha256
 from mocogan_tf.latents import sample_latents
+from mocogan_tf.training.trained import rebuild_generator
 from mocogan_tf.video import to_uint8
 
 Array = NDArray[Any]
@@ -335,25 +336,6 @@ class _Proof:
         for name, inputs in records:
             self.served.run(name, inputs)
         yield _faultless("warm-up records", faults, f"{len(records)} replayed")
-
-
-def rebuild_generator(saved_model: pathlib.Path, described: dict[str, Any]) -> Any:
-    """Builds the Keras generator that a bundle was made of, with the weights of its SavedModel.
-
-    Raises:
-        ValueError: The weights do not fit the architecture that bundle.json describes.
-    """
-    from mocogan_tf.gans.build import GENERATORS
-
-    try:
-        make: Any = GENERATORS[described["model"]]
-        generator = make.from_config(described["provenance"]["generator"])
-        stored = read_weights(saved_model)
-        for weight in generator.weights:
-            weight.assign(stored[weight.path])
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        raise ValueError(f"Cannot rebuild the generator from {saved_model}: {error!r}") from error
-    return generator
 
 
 def _faultless(name: str, faults: list[str], found: str) -> Check:

@@ -165,27 +165,3 @@ def _bind(generator: Any, signature: Signature) -> Callable[[dict[str, Any]], di
         return signature.compute(generator, inputs)
 
     return endpoint
-
-
-def read_weights(folder: pathlib.Path) -> dict[str, Any]:
-    """Reads the weights out of a SavedModel that `write_saved_model` wrote.
-
-    Args:
-        folder: Of one version.
-
-    Returns:
-        Arrays by the paths that the weights have in Keras.
-    """
-    from tensorflow.core.protobuf import saved_model_pb2
-
-    saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
-    nodes = saved.meta_graphs[0].object_graph_def.nodes
-    checkpoint = tf.train.load_checkpoint(str(folder / "variables/variables"))
-    # The root object lists the variables; the checkpoint's keys count through that list.
-    (variables,) = [child.node_id for child in nodes[0].children if child.local_name == "_all_variables"]
-    return {
-        nodes[child.node_id].variable.name: checkpoint.get_tensor(
-            f"_all_variables/{child.local_name}/.ATTRIBUTES/VARIABLE_VALUE"
-        )
-        for child in nodes[variables].children
-    }

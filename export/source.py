@@ -16,10 +16,10 @@ import onnxruntime
 import tensorflow as tf
 
 from export.contract import Contract
-from mocogan_tf import __version__, cli
+from mocogan_tf import __version__, recipes
 from mocogan_tf.files import read_lines
 from mocogan_tf.latents import CodeSpec
-from mocogan_tf.training import checkpoints, run_directory
+from mocogan_tf.training import checkpoints, run_directory, trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ def open_run(
 
     Args:
         run_dir: The run directory.
-        checkpoint: Which, as `checkpoints.load_generator` takes it.
+        checkpoint: Which, as `trained.load_generator` takes it.
         version: Of the bundle.
         name: To serve under; from architecture and data set if None.
         frame_buckets: Clip lengths; the trained length and, if clips of any length can be made, twice it if None.
@@ -51,7 +51,7 @@ def open_run(
     Raises:
         ValueError: There is no such run or checkpoint, it is damaged, or an argument is unusable.
     """
-    generator, config, step = checkpoints.load_generator(run_dir, checkpoint)
+    generator, config, step = trained.load_generator(run_dir, checkpoint)
     data = run_directory.read_data(run_dir)
     categories = tuple(data["categories"])
     spec = generator.latents
@@ -83,7 +83,7 @@ def open_run(
         "checkpoint_sha256": description["sha256"],
         "metrics": metrics,
         "scores": _scores(run_dir, step),
-        "command": cli.command(config),
+        "command": recipes.command(config),
         "training_seconds": training_seconds(run_dir, step),
         "data": data,
         "generator": generator.get_config(),

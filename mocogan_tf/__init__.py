@@ -7,8 +7,11 @@ Importing this package does not import TensorFlow: the public names below are lo
 """
 
 import importlib
+from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+
+IMAGE_SIZES = (32, 64, 128)  # Heights and widths of the frames that the networks are built for.
 
 _PUBLIC = {
     "Config": "mocogan_tf.config",
@@ -27,16 +30,17 @@ _PUBLIC = {
     "TGANDiscriminator": "mocogan_tf.models.tgan",
     "TGAN": "mocogan_tf.gans.tgan",
     "train": "mocogan_tf.training.loop",
+    "load_generator": "mocogan_tf.training.trained",
 }
 
-__all__ = ["__version__", *_PUBLIC]
+__all__ = ["IMAGE_SIZES", "__version__", *_PUBLIC]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_PUBLIC[name]), name)
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted(__all__)

@@ -1,198 +1,112 @@
-"""What the commands share: flags made from `Config`, profiles, and errors that end in one line."""
+"""What the commands share: flags made from `Config`, their help, and errors that end in one line."""
 
-import dataclasses
+from __future__ import annotations
+
+import contextlib
+import logging as python_logging
 import os
+import shutil
 import sys
+import tempfile
+import textwrap
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from absl import app, flags, logging
 
-from mocogan_tf.config import MODELS, Config, fields_of
+from mocogan_tf import dataclass_flags, recipes
+from mocogan_tf.config import Config
 
-_SMOKE = {
-    "num_clips": 64,
-    "ngf": 8,
-    "ndf": 8,
-    "video_batch": 4,
-    "steps": 120,
-    "log_every": 20,
-    "sample_every": 60,
-    "checkpoint_every": 60,
-    "evaluate_every": 0,
-}
-# Overrides of `Config`'s defaults, by the profile's name and then by model.
-PROFILES = {
-    # The papers' networks and step counts at the published batch sizes.
-    "paper": {"mocogan": {}, "vgan": {}, "tgan": {}},
-    # Two cores, under an hour. All three see as many clips.
-    "cpu": {
-        "mocogan": {
-            "num_clips": 2000,
-            "ngf": 24,
-            "ndf": 24,
-            "image_batch": 16,
-            "video_batch": 8,
-            "steps": 5000,
-            "discriminator_norm": "none",
-            "noise_sigma": 0.0,
-            "r1_image": 0.3,
-            "r1_video": 2.0,
-            "beta_2": 0.99,
-            "ema_decay": 0.995,
-        },
-        "vgan": {"num_clips": 2000, "ngf": 24, "ndf": 24, "video_batch": 8, "steps": 5000, "ema_decay": 0.995},
-        "tgan": {
-            "num_clips": 2000,
-            "ngf": 24,
-            "ndf": 24,
-            "video_batch": 8,
-            "steps": 5000,
-            "learning_rate": 3e-4,
-            "learning_rate_d": 3e-4,
-            "ema_decay": 0.995,
-        },
-    },
-    # About a minute: everything runs, nothing is learnt.
-    "smoke": {
-        "mocogan": {**_SMOKE, "image_batch": 8},
-        "vgan": _SMOKE,
-        "tgan": _SMOKE,
-    },
-}
-
-# Recipes by name, on top of the profile.
-PRESETS = {
-    "none": {},
-    # The authors' code under their published command for the actions: instance noise is all that steadies it.
-    "authors": {
-        "video_length": 16,
-        "every_nth": 2,
-        "model": "mocogan",
-        "dim_content": 50,
-        "dim_motion": 10,
-        "category_to": "image",
-        "update_gate_bias": 0.0,
-        "motion_init_scale": 1.0,
-        "content_modulation": False,
-        "ngf": 64,
-        "ndf": 64,
-        "image_discriminator": "patch",
-        "discriminator_norm": "batch",
-        "noise_sigma": 0.1,
-        "image_frames": 1,
-        "share_fakes": False,
-        "category_weight": 1.0,
-        "r1_image": 0.0,
-        "r1_video": 0.0,
-        "label_smoothing": 0.0,
-        "augment": "",
-        "learning_rate": 2e-4,
-        "learning_rate_d": 2e-4,
-        "d_video_rate": 1.0,
-        "warmup_steps": 0,
-        "beta_1": 0.5,
-        "beta_2": 0.999,
-        "weight_decay": 1e-5,
-        "weight_decay_mode": "coupled",
-        "ema_decay": 0.0,
-        "image_batch": 32,
-        "video_batch": 32,
-        "steps": 100_000,
-    },
-}
+_HELP = {"--help", "-help", "-h", "-?", "--helpfull", "-helpfull", "--helpshort", "-helpshort"}
+_TF_LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+_INDENT = 28  # Column at which a flag's help begins.
 
 
-def define_config_flags():
+def define_config_flags() -> None:
     """Defines one flag per field of `Config`, `--profile` and `--preset`."""
     flags.DEFINE_enum(
         "profile",
         "auto",
-        ["auto", *PROFILES],
+        ["auto", *recipes.PROFILES],
         "Sizes to start from: `paper` for GPUs, `cpu` for two cores and an hour, `smoke` for a minute; `auto` takes "
-        "`paper` where a GPU is visible and `cpu` elsewhere. Other flags override it.",
+        "`paper` if a GPU is visible and `cpu` if not. Other flags override it.",
     )
     flags.DEFINE_enum(
         "preset",
         "none",
-        list(PRESETS),
+        list(recipes.PRESETS),
         "A recipe on top of the profile: `authors` is the authors' code under their published command, sizes included. "
         "Other flags override it.",
     )
-    define = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string, bool: flags.DEFINE_bool}
-    for field in dataclasses.fields(Config):
-        choices, default = field.metadata["choices"], field.metadata["defaults"]["mocogan"]
-        if choices:
-            flags.DEFINE_enum(field.name, default, list(choices), _help(field))
-        else:
-            define[type(default)](field.name, default, _help(field))
+    dataclass_flags.define(Config)
 
 
-def _help(field):
-    """A field's help, with what differs between models."""
-    defaults, only = field.metadata["defaults"], field.metadata["only"]
-    differing = [f"{model}: {defaults[model]}" for model in only if defaults[model] != defaults["mocogan"]]
-    notes = [f"{' and '.join(only)} only"] * (only != MODELS) + differing
-    return field.metadata["help"] + (f" [{'; '.join(notes)}]" if notes else "")
+def config_from_flags(profile: str) -> Config:
+    """Builds the configuration that the flags describe, on the profile of that name.
 
-
-def config_from_flags(values, profile):
-    """Builds the configuration: the model's defaults, its profile, the preset, then the flags that were given.
-
-    Args:
-        values: absl's parsed `FLAGS`.
-        profile: Name of a profile.
+    Clips without a set's name are of the kind `folder`.
 
     Raises:
-        ValueError: As `Config`; or a flag was given that the model has no use for.
+        ValueError: As `recipes.configuration`.
     """
-    given = {f.name: values[f.name].value for f in dataclasses.fields(Config) if values[f.name].present}
-    model = values["model"].value
-    for name in given:
-        if name not in fields_of(model):
-            raise ValueError(f"--{name} does not apply to --model={model}. Leave it out.")
-    preset = PRESETS[values.preset]
-    if preset and model != preset["model"]:
-        raise ValueError(f"--preset={values.preset} is a recipe for --model={preset['model']}. Received: {model}")
-    return Config(**{**PROFILES[profile][model], **preset, **given})
+    given = dataclass_flags.given(Config)
+    if given.get("data_dir"):
+        given.setdefault("dataset", "folder")
+    return recipes.configuration(profile, flags.FLAGS.preset, given)
 
 
-def command(config):
-    """Returns the command that trains a resolved configuration, from the profile that needs the fewest flags.
+@contextlib.contextmanager
+def quiet_start() -> Iterator[None]:
+    """Keeps the lines to itself that TensorFlow writes while it is imported, unless `--verbosity` asks for them.
 
-    Folders are left to the reader; so is the precision, which `auto` chooses on the machine at hand.
+    Its level of messages does not govern these. They are shown after all if the import fails.
     """
-    left = {"dataset", "model", "data_dir", "cache_dir", "precision"}
-    if config.category_loss == "supervised":
-        left |= {"dim_category", "category_loss"}  # Both follow from the clips' labels.
-    values = {name: getattr(config, name) for name in fields_of(config.model) if name not in left}
-    given = {}
-    for profile in PROFILES:
-        base = Config(**{**PROFILES[profile][config.model], "model": config.model})
-        given[profile] = [_flag(name, value) for name, value in values.items() if getattr(base, name) != value]
-    shortest = min(given, key=lambda profile: len(given[profile]))
-    words = [f"--dataset={config.dataset}", *["--data_dir=CLIPS"] * bool(config.data_dir)]
-    words += [f"--model={config.model}"] * (config.model != "mocogan")
-    return " ".join(["python train.py", *words, f"--profile={shortest}", *given[shortest]])
+    if os.environ.get(_TF_LOG_LEVEL) != "3":
+        yield
+        return
+    sys.stderr.flush()
+    before = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            sys.stderr.flush()
+            said.seek(0)
+            os.write(before, said.read())
+            raise
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
 
 
-def _flag(name, value):
-    if isinstance(value, bool):
-        return f"--{name}" if value else f"--no{name}"
-    return f"--{name}={value}"
-
-
-def run(main, positional=0):
-    """Runs a command: `main(argv) -> exit code`; an expected error becomes one line and exit code 1.
+def run(main: Callable[[list[str]], int], help: Callable[[], str] | str = "", positional: int = 0) -> None:
+    """Runs a command and exits with its code. An expected error becomes one line and exit code 1.
 
     Args:
-        main: Takes the arguments that are no flags, after the program's name.
-        positional: How many of them it may be given.
+        main: Takes the program's name and the arguments that are no flags; returns the exit code.
+        help: What `--help` prints: a text before the list of flags, or a function that returns everything.
+        positional: How many arguments that are no flags are allowed.
     """
-    # TensorFlow's start-up chatter would bury the command's own lines; its errors still come through.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-    def guarded(argv):
+    def parse(argv: list[str]) -> list[str]:
+        if _HELP & set(argv[1:]):
+            # The other flags still count: they decide which defaults are shown.
+            with contextlib.suppress(flags.Error):
+                flags.FLAGS([argument for argument in argv if argument not in _HELP])
+            print(help() if callable(help) else flag_help(help))
+            sys.exit(0)
+        try:
+            return list(flags.FLAGS(argv))
+        except flags.Error as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
+
+    def guarded(argv: list[str]) -> int:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
+            logging.get_absl_handler().setFormatter(_PlainFormatter())
+            os.environ.setdefault(_TF_LOG_LEVEL, "3")
         if len(argv) > 1 + positional:
             print(
                 f"error: unexpected argument {argv[1 + positional]!r}; flags are written --name=value", file=sys.stderr
@@ -207,4 +121,49 @@ def run(main, positional=0):
             print(f"error: {error}", file=sys.stderr)
             return 1
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=parse)
+
+
+class _PlainFormatter(python_logging.Formatter):
+    """A message as people read it, without date, process and line of code."""
+
+    def format(self, record: python_logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {super().format(record)}"
+
+
+def flag_help(
+    introduction: str,
+    groups: dict[str, list[str]] | None = None,
+    defaults: dict[str, Any] | None = None,
+) -> str:
+    """Lays out the help of a command: an introduction, then its flags with their defaults.
+
+    Args:
+        introduction: Says what the command does.
+        groups: Names of flags by the title of their group; all that the command defines in one group if None.
+        defaults: Values to show in place of the flags' own defaults, by name.
+    """
+    found = flags.FLAGS
+    if groups is None:
+        of_modules = found.flags_by_module_dict()
+        own = [flag.name for module, many in of_modules.items() if not module.startswith("absl.") for flag in many]
+        groups = {"flags": own}
+    lines = [introduction.strip()]
+    for title, names in groups.items():
+        lines += ["", f"{title}:"]
+        for name in names:
+            lines += _flag_lines(found[name], {**{name: found[name].default}, **(defaults or {})}[name])
+    return "\n".join([*lines, "", "--verbosity=0 also shows what TensorFlow says while it starts."])
+
+
+def _flag_lines(flag: Any, default: Any) -> list[str]:
+    if flag.boolean:
+        head = f"  --[no]{flag.name} ({'on' if default else 'off'})"
+    else:
+        shown = "" if default is None else ",".join(default) if isinstance(default, list) else default
+        head = f"  --{flag.name}={shown}"
+    width = min(120, max(80, shutil.get_terminal_size((100, 24)).columns)) - _INDENT
+    body = textwrap.wrap(" ".join(flag.help.split()), width)
+    if len(head) < _INDENT - 1:
+        head, body = head.ljust(_INDENT) + body[0], body[1:]
+    return [head, *(" " * _INDENT + line for line in body)]

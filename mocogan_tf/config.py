@@ -1,8 +1,8 @@
-"""One flat, frozen configuration. A field's type, default, bounds and help stand on one line; flags are made from them.
+"""One flat, frozen configuration. Each field declares its type, default, bounds and help; flags are made from them.
 
-A run directory holds its configuration as `config.json`; every later command reads it back from there.
+A run directory holds its configuration as `config.json`, and every later command reads it back from there.
 
-A field may have another default for another model, and a field that a model has no use for cannot be set for it.
+A field's default may depend on the model. A field that a model has no use for cannot be set for that model.
 """
 
 from __future__ import annotations
@@ -12,10 +12,22 @@ import json
 import pathlib
 from typing import Any, get_type_hints
 
-AUTO = -1  # In an integer field: follows from the data.
+from mocogan_tf import IMAGE_SIZES
+
+AUTO = -1  # In an integer field: the value follows from the data.
 AUGMENTATIONS = ("colour", "translation", "cutout")  # In the order in which they are applied.
 MODELS = ("mocogan", "vgan", "tgan")
 _MOCOGAN = ("mocogan",)
+_SIZES = f"{', '.join(map(str, IMAGE_SIZES[:-1]))} or {IMAGE_SIZES[-1]}"
+# Groups of fields, each by the field that it begins with.
+SECTIONS = {
+    "dataset": "data",
+    "model": "model",
+    "category_loss": "objective",
+    "learning_rate": "optimiser",
+    "precision": "devices",
+    "log_every": "what is written",
+}
 
 
 def _opt(
@@ -28,18 +40,21 @@ def _opt(
     only: tuple[str, ...] = MODELS,
     **by_model: Any,
 ) -> Any:
-    """A field of `Config`.
+    """Declares a field of `Config`.
 
     Args:
         default: For all models that `by_model` does not name.
-        help: What the flag's help says.
+        help: Text of the flag's help.
         choices, minimum, below: Bounds.
-        only: Models that have such an option.
+        only: Models that have the field.
         **by_model: Defaults of single models.
     """
     defaults = {model: by_model.get(model, default) for model in MODELS}
+    notes = [f"{' and '.join(only)} only"] * (only != MODELS)
+    notes += [f"{model}: {defaults[model]}" for model in only if defaults[model] != default]
     metadata = {
-        "help": help,
+        "help": help + (f" [{'; '.join(notes)}]" if notes else ""),
+        "default": default,
         "choices": choices,
         "minimum": minimum,
         "below": below,
@@ -59,22 +74,24 @@ class Config:
     """
 
     # Data.
-    dataset: str = _opt("taichi", "Name of the set; `folder` for clips of any name.")
-    data_dir: str = _opt("", "Folder or URI of clips. Empty: the set is generated, where it has a generator.")
-    cache_dir: str = _opt("", "Where decoded or generated clips are kept. Empty: the user's cache folder.")
-    num_clips: int = _opt(4000, "Clips to render where the set is generated.", minimum=1)
-    image_size: int = _opt(64, "Height and width of a frame: 32, 64 or 128.")
+    dataset: str = _opt("taichi", "Name of the data set; `folder` for your own clips.")
+    data_dir: str = _opt("", "Folder or URI of the clips. Empty: the set is rendered, if this project can render it.")
+    cache_dir: str = _opt("", "Folder that keeps decoded and rendered clips. Empty: the user's cache folder.")
+    num_clips: int = _opt(4000, "Number of clips to render, for a rendered set.", minimum=1)
+    image_size: int = _opt(64, f"Height and width of a frame: {_SIZES}.")
     channels: int = _opt(3, "Colour channels: 3, or 1 for grey.")
     video_length: int = _opt(16, "Frames per clip, T.", minimum=4, vgan=32)
-    every_nth: int = _opt(2, "Keep one source frame in this many when a clip is cut.", minimum=1, vgan=1)
+    every_nth: int = _opt(2, "Keep every n-th source frame when a clip is cut.", minimum=1, vgan=1)
 
     # Networks.
-    model: str = _opt("mocogan", "Model to train: MoCoGAN, or a baseline, VGAN or TGAN.", choices=MODELS)
-    dim_content: int = _opt(50, "Size of the content code, fixed over a clip.", minimum=1, only=_MOCOGAN)
-    dim_motion: int = _opt(10, "Size of the motion code, one per frame, and of its noise.", minimum=1, only=_MOCOGAN)
+    model: str = _opt("mocogan", "Model to train: MoCoGAN, or one of the baselines VGAN and TGAN.", choices=MODELS)
+    dim_content: int = _opt(50, "Size of the content code, which stays the same over a clip.", minimum=1, only=_MOCOGAN)
+    dim_motion: int = _opt(
+        10, "Size of the motion code and of its noise; every frame has one.", minimum=1, only=_MOCOGAN
+    )
     dim_category: int = _opt(
         AUTO,
-        "Number of categories. -1: as many as the clips have; none with category_loss=none.",
+        "Number of categories. -1: as many as the clips have, or 0 with category_loss=none.",
         minimum=AUTO,
         only=_MOCOGAN,
         vgan=0,
@@ -82,31 +99,32 @@ class Config:
     )
     category_to: str = _opt(
         "motion",
-        "Where the category enters: the motion network (the paper's best) or the frame decoder (the authors' code).",
+        "Network that takes the category: the motion network (best in the paper) or the frame decoder (authors' code).",
         choices=("motion", "image"),
         only=_MOCOGAN,
     )
     update_gate_bias: float = _opt(
         0.0,
-        "Where the bias of the GRU's update gate starts: above 0, motion is slow and smooth from the first step on.",
+        "Initial bias of the GRU's update gate. Above 0, motion is slow and smooth from the first step on.",
         only=_MOCOGAN,
     )
     motion_init_scale: float = _opt(
         1.0,
-        "How wide the GRU's first state is drawn; as wide as its later states, and a clip's first frames are like all.",
+        "Standard deviation of the GRU's initial state. If it is far from that of the later states, a clip's first "
+        "frames differ from the rest.",
         minimum=0.01,
         only=_MOCOGAN,
     )
     content_modulation: bool = _opt(
         False,
-        "The content code also scales the decoder's channels, so that it looks the same wherever motion puts it.",
+        "Let the content code also scale the decoder's channels, so that the content looks the same wherever it moves.",
         only=_MOCOGAN,
     )
-    ngf: int = _opt(64, "Filters of the generator's last hidden layer (TGAN: of the last but one).", minimum=1)
+    ngf: int = _opt(64, "Filters of the generator's last hidden layer (TGAN: the last but one).", minimum=1)
     ndf: int = _opt(64, "Filters of the discriminators' first layer.", minimum=1)
     image_discriminator: str = _opt(
         "patch",
-        "One logit per patch, one per image, or no image discriminator.",
+        "Image discriminator: one logit per patch, one logit per image, or none.",
         choices=("patch", "full", "none"),
         only=_MOCOGAN,
         vgan="none",
@@ -114,27 +132,27 @@ class Config:
     )
     discriminator_norm: str = _opt(
         "batch",
-        "Normalisation inside the discriminators: of batches, of weights (spectral, Miyato et al. 2018), or none.",
+        "Normalisation in the discriminators: batch, spectral (Miyato et al. 2018), or none.",
         choices=("batch", "spectral", "none"),
         only=_MOCOGAN,
     )
     image_frames: int = _opt(
-        1, "Random frames of a clip that the image discriminator sees side by side.", minimum=1, only=_MOCOGAN
+        1, "Number of random frames of a clip that the image discriminator sees together.", minimum=1, only=_MOCOGAN
     )
     noise_sigma: float = _opt(
         0.1,
-        "Deviation of the instance noise before the discriminators' layers.",
+        "Standard deviation of the noise added before each layer of the discriminators.",
         minimum=0,
         only=_MOCOGAN,
         vgan=0.0,
         tgan=0.0,
     )
 
-    # Objective and optimizers.
+    # Objective.
     category_loss: str = _opt(
         "auto",
-        "How categories are learnt: `supervised` (the class head learns real labels, the generator is scored by it), "
-        "`infogan` (class head and generator both learn from fakes), `none`; `auto`: by whether clips have labels.",
+        "How categories are learned. `supervised`: the class head learns the real labels and judges the generator. "
+        "`infogan`: class head and generator both learn from generated clips. `auto`: by whether clips have labels.",
         choices=("auto", "supervised", "infogan", "none"),
         only=_MOCOGAN,
         vgan="none",
@@ -142,77 +160,89 @@ class Config:
     )
     category_weight: float = _opt(1.0, "Weight of the category loss, the paper's lambda.", minimum=0, only=_MOCOGAN)
     r1_image: float = _opt(
-        0.0, "Weight of R1 on the image discriminator (Mescheder et al. 2018); 0: off.", minimum=0, only=_MOCOGAN
+        0.0,
+        "Weight of the R1 penalty on the image discriminator (Mescheder et al. 2018); 0: off.",
+        minimum=0,
+        only=_MOCOGAN,
     )
-    r1_video: float = _opt(0.0, "Weight of R1 on the video discriminator; 0: off.", minimum=0, only=_MOCOGAN)
-    r1_every: int = _opt(16, "Steps between two R1 penalties, each scaled up by this number.", minimum=1, only=_MOCOGAN)
+    r1_video: float = _opt(
+        0.0, "Weight of the R1 penalty on the video discriminator; 0: off.", minimum=0, only=_MOCOGAN
+    )
+    r1_every: int = _opt(
+        16, "Steps between two R1 penalties; each is multiplied by this number.", minimum=1, only=_MOCOGAN
+    )
     label_smoothing: float = _opt(
         0.0,
-        "How far the discriminators' target of real clips is below 1; 0: off.",
+        "Lowers the discriminators' target for real clips from 1 to 1 minus this; 0: off.",
         minimum=0,
         below=1,
         only=_MOCOGAN,
     )
     augment: str = _opt(
         "",
-        "Differentiable augmentation of what the discriminators see, the same over a clip's frames (Zhao et al. 2020): "
-        "comma-separated out of colour, translation, cutout. Empty: off.",
+        "Differentiable augmentation of the discriminators' input, the same for all frames of a clip (Zhao et al. "
+        "2020): any of colour, translation, cutout, separated by commas. Empty: off.",
         only=_MOCOGAN,
     )
     share_fakes: bool = _opt(
         False,
-        "Draw and judge fakes once per step for all networks, which is a seventh less work; off: each network's step "
-        "has fakes of its own, in the authors' order.",
+        "Generate and judge clips once per step for all networks, which saves a seventh of the work. Off: every "
+        "network gets clips of its own, in the authors' order.",
         only=_MOCOGAN,
     )
     mask_weight: float = _opt(
-        0.1, "Weight of the mean of VGAN's foreground mask, its sparsity.", minimum=0, only=("vgan",)
+        0.1, "Weight of the sparsity penalty: the mean of VGAN's foreground mask.", minimum=0, only=("vgan",)
     )
     clip_every: int = _opt(
         5, "Steps between two clippings of the singular values of TGAN's critic.", minimum=1, only=("tgan",)
     )
-    learning_rate: float = _opt(2e-4, "Step size for the generator (Adam; TGAN: RMSprop).", minimum=0, tgan=5e-5)
-    learning_rate_d: float = _opt(2e-4, "Step size for the discriminators.", minimum=0, tgan=5e-5)
-    d_video_rate: float = _opt(1.0, "Times `learning_rate_d`: the step size for the video discriminator.", minimum=0)
-    warmup_steps: int = _opt(0, "Steps over which the step sizes rise from zero; 0: at once.", minimum=0)
-    beta_1: float = _opt(0.5, "Adam's decay of the first moment.", minimum=0, below=1, only=("mocogan", "vgan"))
-    beta_2: float = _opt(0.999, "Decay of the second moment (Adam's, RMSprop's).", minimum=0, below=1, tgan=0.99)
+    # Optimiser.
+    learning_rate: float = _opt(2e-4, "Learning rate of the generator (Adam; TGAN: RMSprop).", minimum=0, tgan=5e-5)
+    learning_rate_d: float = _opt(2e-4, "Learning rate of the discriminators.", minimum=0, tgan=5e-5)
+    d_video_rate: float = _opt(
+        1.0, "Learning rate of the video discriminator, as a multiple of learning_rate_d.", minimum=0
+    )
+    warmup_steps: int = _opt(0, "Steps over which the learning rates rise from zero; 0: none.", minimum=0)
+    beta_1: float = _opt(0.5, "Decay of Adam's first moment.", minimum=0, below=1, only=("mocogan", "vgan"))
+    beta_2: float = _opt(0.999, "Decay of the second moment of Adam and RMSprop.", minimum=0, below=1, tgan=0.99)
     weight_decay: float = _opt(1e-5, "Weight decay of all networks; 0: off.", minimum=0, vgan=0.0, tgan=0.0)
     weight_decay_mode: str = _opt(
-        "coupled", "Decay inside the gradient (as the authors) or beside it (AdamW).", choices=("coupled", "decoupled")
+        "coupled",
+        "Add weight decay to the gradient (`coupled`, as the authors) or to the update (`decoupled`, AdamW).",
+        choices=("coupled", "decoupled"),
     )
-    ema_decay: float = _opt(0.999, "Decay of the generator's moving average, warmed up; 0: off.", minimum=0, below=1)
-
-    # Training.
-    steps: int = _opt(100_000, "Training steps in all.", minimum=1)
+    ema_decay: float = _opt(
+        0.999, "Decay of the generator's moving average, which is warmed up; 0: off.", minimum=0, below=1
+    )
+    steps: int = _opt(100_000, "Training steps in total.", minimum=1)
     image_batch: int = _opt(
-        32, "Images per step, over all devices, where there is an image discriminator.", minimum=1, only=_MOCOGAN
+        32, "Images per step, over all devices, for the image discriminator.", minimum=1, only=_MOCOGAN
     )
     video_batch: int = _opt(32, "Clips per step, over all devices.", minimum=1, vgan=64)
-    seed: int = _opt(0, "Seed of everything random.", minimum=0, below=2**32)
+    seed: int = _opt(0, "Seed of everything that is random.", minimum=0, below=2**32)
 
-    # How it is computed: these change speed and rounding, not the method.
+    # Devices: these change speed and rounding, not the method.
     precision: str = _opt(
         "auto",
-        "Arithmetic of the networks.",
+        "Arithmetic of the networks; `auto`: the fastest that the device supports.",
         choices=("auto", "float32", "mixed_float16", "mixed_bfloat16"),
     )
     jit_compile: str = _opt(
         "auto", "Compile the step with XLA; `auto`: on a single GPU.", choices=("auto", "on", "off")
     )
     steps_per_execution: int = _opt(1, "Steps per call into TensorFlow.", minimum=1)
-    cpu_devices: int = _opt(1, "Virtual CPU devices to train on, for trying several replicas.", minimum=1)
-    sync_batch_norm: bool = _opt(True, "Share batch normalisation's statistics between replicas.")
-    deterministic: bool = _opt(False, "Bit-identical results on one machine, at some cost.")
+    cpu_devices: int = _opt(1, "Virtual CPU devices to train on, to try several replicas without GPUs.", minimum=1)
+    sync_batch_norm: bool = _opt(True, "Share the statistics of batch normalisation between replicas.")
+    deterministic: bool = _opt(False, "Give bit-identical results on one machine, at some cost in speed.")
 
     # What is written.
     log_every: int = _opt(50, "Steps between two lines of log.jsonl.", minimum=1)
     sample_every: int = _opt(500, "Steps between two sample grids.", minimum=1)
     checkpoint_every: int = _opt(500, "Steps between two checkpoints.", minimum=1)
-    keep_checkpoints: int = _opt(3, "Latest checkpoints to keep, beside the best.", minimum=1)
-    keep_every: int = _opt(0, "Keep every checkpoint whose step is a multiple of this, too; 0: none.", minimum=0)
-    evaluate_every: int = _opt(1000, "Steps between two scores of the generator; 0: it is never scored.", minimum=0)
-    best_metric: str = _opt("auto", "Metric by which the best checkpoint is chosen; `auto`: by what the clips offer.")
+    keep_checkpoints: int = _opt(3, "Number of latest checkpoints to keep, besides the best one.", minimum=1)
+    keep_every: int = _opt(0, "Also keep every checkpoint whose step is a multiple of this; 0: none.", minimum=0)
+    evaluate_every: int = _opt(1000, "Steps between two scores of the generator; 0: never.", minimum=0)
+    best_metric: str = _opt("auto", "Metric that chooses the best checkpoint; `auto`: frechet_video.")
 
     def __post_init__(self) -> None:
         fields = {field.name: field for field in dataclasses.fields(self)}
@@ -225,13 +255,13 @@ class Config:
             _check_field(name, value, field.metadata)
             if self.model not in field.metadata["only"] and value != default:
                 raise ValueError(f"`{name}` does not apply to model={self.model}. Received: {name}={value}")
-        if self.image_size not in (32, 64, 128):
-            raise ValueError(f"`image_size` must be 32, 64 or 128. Received: image_size={self.image_size}")
+        if self.image_size not in IMAGE_SIZES:
+            raise ValueError(f"`image_size` must be {_SIZES}. Received: image_size={self.image_size}")
         if self.channels not in (1, 3):
             raise ValueError(f"`channels` must be 1 or 3. Received: channels={self.channels}")
         if self.discriminator_norm == "batch" and (self.r1_image or self.r1_video):
             raise ValueError(
-                "R1 needs a gradient per image, which batch normalisation mixes. Set discriminator_norm=none, "
+                "R1 needs a gradient per image, but batch normalisation mixes the images. Set discriminator_norm=none, "
                 f"or r1_image=0 and r1_video=0. Received: r1_image={self.r1_image}, r1_video={self.r1_video}"
             )
         unknown = sorted(set(self.augmentations) - set(AUGMENTATIONS))
@@ -261,11 +291,11 @@ class Config:
 
     @property
     def side_by_side(self) -> tuple[int, ...]:
-        """The axis of frames that a training image has before its own three: `(k,)`, or `()` for a single frame."""
+        """Leading axis of a training image, before height, width and channels: `(k,)` for k frames, `()` for one."""
         return (self.image_frames,) if self.image_frames > 1 else ()
 
     def resolve_categories(self, num_categories: int) -> Config:
-        """Returns the configuration with `dim_category` and `category_loss` settled for clips of that many classes.
+        """Returns the configuration with `dim_category` and `category_loss` settled for that many classes.
 
         Raises:
             ValueError: The labels contradict the configuration.
@@ -276,7 +306,7 @@ class Config:
             dim = 0 if loss == "none" else num_categories
         if loss == "infogan" and not dim:
             raise ValueError(
-                "`category_loss=infogan` on clips without labels needs --dim_category=K, K the number to find."
+                "`category_loss=infogan` on clips without labels needs --dim_category=K, the number of categories."
             )
         if loss == "auto":
             loss = "none" if not dim else "supervised" if num_categories == dim else "infogan"
@@ -288,16 +318,16 @@ class Config:
         return dataclasses.replace(self, dim_category=dim, category_loss=loss)
 
     def to_json(self) -> str:
-        """Returns the configuration as indented JSON: the fields that the model has, in their order here."""
+        """Returns the configuration as indented JSON: the fields that the model has, in the order of this class."""
         values = {name: getattr(self, name) for name in fields_of(self.model)}
         return json.dumps(values, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, path: str | pathlib.Path) -> Config:
-        """Reads a configuration that `to_json` wrote. A field that an older version did not have takes its default.
+        """Reads a configuration that `to_json` wrote. A field that an older version lacked takes its default.
 
         Raises:
-            ValueError: The file is missing, is no JSON object, or has fields that this version does not know.
+            ValueError: The file is missing, is no JSON object, or has unknown fields.
         """
         try:
             values = json.loads(pathlib.Path(path).read_text())
@@ -313,13 +343,13 @@ class Config:
 
 
 def fields_of(model: Any) -> list[str]:
-    """Returns the names of the fields that a model has; of a model that is not known, all."""
+    """Returns the names of the fields that a model has, or all names if the model is unknown."""
     return [
         field.name for field in dataclasses.fields(Config) if model in field.metadata["only"] or model not in MODELS
     ]
 
 
-# Fields that may differ when a run goes on: they change how long, how fast or what is written, not the method.
+# Fields that may change when a run is resumed: they decide how long, how fast and what is written, not the method.
 FREE_ON_RESUME = frozenset(
     {
         "steps",
@@ -353,7 +383,7 @@ def _check_field(name: str, value: Any, metadata: Any) -> None:
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """Returns one `field: old -> new` line per field in which two configurations are different runs."""
+    """Returns a line `field: old -> new` for every field that makes two configurations different runs."""
     return [
         f"{field.name}: {getattr(old, field.name)} -> {getattr(new, field.name)}"
         for field in dataclasses.fields(Config)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -235,3 +236,29 @@ def sample_latents(
             chosen = np.full(num_videos, category)
         latents["category"] = np.eye(spec.dim_category, dtype=np.float32)[chosen]
     return latents
+
+
+def slerp(start: NDArray[Any], end: NDArray[Any], share: float | NDArray[Any]) -> NDArray[np.float32]:
+    """Interpolates on the great circle between two vectors (Shoemake 1985).
+
+    Between two normal vectors the norm stays that of a normal vector. A straight line would shorten it, and the
+    generator would be asked for less likely, greyer clips.
+
+    Args:
+        start: `[..., D]`; the computation has its precision.
+        end: `[..., D]`.
+        share: From 0 (`start`) to 1 (`end`); an array broadcasts against `[..., 1]`.
+
+    Returns:
+        float32 `[..., D]`; on the straight line where both vectors lie on one line through zero.
+    """
+    norms = np.linalg.norm(start, axis=-1, keepdims=True) * np.linalg.norm(end, axis=-1, keepdims=True)
+    cosine = np.sum(start * end, axis=-1, keepdims=True) / np.maximum(norms, 1e-12)
+    angle = np.arccos(np.clip(cosine, -1.0, 1.0))
+    sine = np.sin(angle)
+    straight = sine < 1e-4
+    sine = np.where(straight, 1.0, sine)
+    first = np.where(straight, 1.0 - share, np.sin((1.0 - share) * angle) / sine)
+    second = np.where(straight, share, np.sin(share * angle) / sine)
+    mixed: NDArray[np.float32] = (first * start + second * end).astype(np.float32)
+    return mixed

@@ -6,7 +6,7 @@ Every function takes a seed by the rule of `mocogan_tf.latents` and returns uint
 import numpy as np
 import tensorflow as tf
 
-from mocogan_tf.latents import LatentSpec, sample_latents
+from mocogan_tf.latents import LatentSpec, sample_latents, slerp
 from mocogan_tf.video import to_uint8
 
 
@@ -147,7 +147,7 @@ def all_categories(generator, num_contents, num_frames, *, seed):
 def interpolated_contents(generator, num_videos, num_frames, *, seed):
     """One motion under contents on the way from content 0 to content 1 of a seed.
 
-    The way is spherical (Shoemake 1985): a straight one passes points shorter than normal codes are.
+    The way is `slerp`'s great circle.
 
     Args:
         generator: `VideoGenerator`.
@@ -161,11 +161,6 @@ def interpolated_contents(generator, num_videos, num_frames, *, seed):
     _check_separates(generator)
     latents = sample_latents(generator.latents, 2, num_frames, seed=seed)
     start, end = latents["content"].astype(np.float64)
-    angle = np.arccos(np.clip(start @ end / (np.linalg.norm(start) * np.linalg.norm(end)), -1.0, 1.0))
     share = np.linspace(0.0, 1.0, num_videos)[:, None]
-    if np.sin(angle) > 1e-6:
-        between = (np.sin((1.0 - share) * angle) * start + np.sin(share * angle) * end) / np.sin(angle)
-    else:  # On one line through zero, as all codes of one number are.
-        between = (1.0 - share) * start + share * end
     fixed = {name: value[:1].repeat(num_videos, axis=0) for name, value in latents.items()}
-    return generate(generator, {**fixed, "content": between.astype(np.float32)})
+    return generate(generator, {**fixed, "content": slerp(start, end, share)})

@@ -1,9 +1,12 @@
-"""Clips as pixels: ranges, grids, and writing them as pictures and films. NumPy and Pillow only."""
+"""Clips as pixels: ranges, grids, and writing them as pictures and films. NumPy, Pillow and, for films, PyAV."""
 
 from __future__ import annotations
 
+import io
+import math
 import pathlib
 import struct
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -12,15 +15,35 @@ from PIL import Image
 
 Pixels = NDArray[np.uint8]
 
+# What `to_uint8` computes, as bundles and .onnx files say it to other languages.
+POSTPROCESS = "uint8 = clip(round((x + 1) * 127.5), 0, 255)"
 # What `write_video` writes, by the ending of the name. A .png is a strip: all frames side by side.
 ANIMATIONS = {".gif": "GIF", ".webp": "WEBP", ".apng": "PNG"}
 FILMS = {".mp4": "libx264", ".webm": "libvpx-vp9"}
 SUFFIXES = (*ANIMATIONS, ".png", ".npy", *FILMS)
+# Pixels from which a GIF's palette is chosen.
+_PALETTE_SAMPLE = 8192
 
 
-def to_uint8(videos: Any) -> Pixels:
-    """Maps floats in [-1, 1] of any shape to 0..255; values outside are clipped."""
-    return np.clip(np.round((np.asarray(videos, np.float32) + 1.0) * 127.5), 0, 255).astype(np.uint8)
+class EncoderRefusal(ValueError):
+    """An encoder refuses the size or the rate of a clip."""
+
+
+def to_uint8(videos: Any, *, overwrite: bool = False) -> Pixels:
+    """Maps floats in [-1, 1] of any shape to 0..255, as `POSTPROCESS` says; a NaN becomes 0.
+
+    Args:
+        videos: Array of floats.
+        overwrite: Whether a float32 array may be overwritten, which saves a copy.
+    """
+    values = np.asarray(videos, np.float32) if overwrite else np.array(videos, np.float32)
+    np.add(values, np.float32(1), out=values)
+    np.multiply(values, np.float32(127.5), out=values)
+    np.rint(values, out=values)
+    if np.isnan(values.min(initial=0.0)):
+        np.nan_to_num(values, copy=False, nan=0.0)
+    np.clip(values, 0, 255, out=values)
+    return values.astype(np.uint8)
 
 
 def from_uint8(pixels: Any) -> NDArray[np.float32]:
@@ -28,12 +51,12 @@ def from_uint8(pixels: Any) -> NDArray[np.float32]:
     return np.asarray(pixels, np.float32) / 127.5 - 1.0
 
 
-def grid(videos: Pixels, columns: int, gap: int = 2, background: int = 255) -> Pixels:
+def grid(videos: Pixels, columns: int | None = None, gap: int = 2, background: int = 255) -> Pixels:
     """Lays clips out in a grid, row by row.
 
     Args:
-        videos: uint8 `[N, T, H, W, C]`; what the last row lacks is black.
-        columns: Clips per row.
+        videos: uint8 `[N, T, H, W, C]`; empty places in the last row are black.
+        columns: Clips per row; a nearly square grid if None.
         gap: Pixels between clips.
         background: Grey value of the gaps.
 
@@ -41,12 +64,14 @@ def grid(videos: Pixels, columns: int, gap: int = 2, background: int = 255) -> P
         uint8 `[T, rows * (H + gap) - gap, columns * (W + gap) - gap, C]`.
     """
     num, frames, height, width, channels = videos.shape
+    columns = columns or math.ceil(math.sqrt(num))
     rows = -(-num // columns)
     if missing := rows * columns - num:
         videos = np.concatenate([videos, np.zeros((missing, *videos.shape[1:]), np.uint8)])
-    padded = np.full((rows, columns, frames, height + gap, width + gap, channels), background, np.uint8)
-    padded[..., :height, :width, :] = videos.reshape(rows, columns, *videos.shape[1:])
-    laid = padded.transpose(2, 0, 3, 1, 4, 5).reshape(frames, rows * (height + gap), columns * (width + gap), channels)
+    padded = np.full((frames, rows, height + gap, columns, width + gap, channels), background, np.uint8)
+    placed = videos.reshape(rows, columns, *videos.shape[1:]).transpose(2, 0, 3, 1, 4, 5)
+    padded[:, :, :height, :, :width] = placed
+    laid = padded.reshape(frames, rows * (height + gap), columns * (width + gap), channels)
     return laid[:, : rows * (height + gap) - gap, : columns * (width + gap) - gap]
 
 
@@ -67,9 +92,25 @@ def film_strips(videos: Pixels, gap: int = 2, background: int = 255) -> Pixels:
     return lines.reshape(num * (height + gap), frames * width, channels)[: num * (height + gap) - gap]
 
 
-def scale_up(videos: Pixels, factor: int) -> Pixels:
-    """Repeats every pixel `factor` times in both directions; `[..., H, W, C]`."""
-    return videos.repeat(factor, axis=-3).repeat(factor, axis=-2)
+def scale_up(videos: Pixels, factor: int, *, smooth: bool = False) -> Pixels:
+    """Makes pictures `[..., H, W, C]` `factor` times as high and wide.
+
+    Args:
+        videos: uint8.
+        factor: At least 1.
+        smooth: Interpolates (bicubic) instead of repeating every pixel.
+    """
+    if not smooth:
+        return videos.repeat(factor, axis=-3).repeat(factor, axis=-2)
+    if factor == 1:
+        return videos
+    *leading, height, width, channels = videos.shape
+    size = (width * factor, height * factor)
+    pictures = [
+        np.asarray(to_image(picture).resize(size, Image.Resampling.BICUBIC))
+        for picture in videos.reshape(-1, height, width, channels)
+    ]
+    return np.stack(pictures).reshape(*leading, height * factor, width * factor, channels)
 
 
 def to_image(pixels: Pixels) -> Image.Image:
@@ -77,9 +118,104 @@ def to_image(pixels: Pixels) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
+def picture(pixels: Pixels, kind: str, **options: Any) -> bytes:
+    """Encodes `[H, W, C]` in a format of Pillow's, with that format's options."""
+    encoded = io.BytesIO()
+    to_image(pixels).save(encoded, kind, **options)
+    return encoded.getvalue()
+
+
+def animation(frames: Pixels, kind: str, fps: float, *, one_palette: bool = False, **options: Any) -> bytes:
+    """Encodes a clip as a moving picture that repeats for ever.
+
+    Args:
+        frames: uint8 `[T, H, W, C]`.
+        kind: "GIF", "WEBP" or "PNG" (an APNG).
+        fps: Frames per second. A GIF holds it in hundredths of a second, and at most 50.
+        one_palette: Gives all frames of a coloured GIF the same colours, so that they do not flicker; without it each
+            frame has the best colours for itself.
+        options: Pillow's for the format.
+
+    Raises:
+        EncoderRefusal: The format cannot hold the size or the rate.
+    """
+    # Browsers slow a GIF frame shorter than 20 ms down to 100 ms.
+    duration = max(20.0 if kind == "GIF" else 1.0, 1000.0 / fps)
+    # An APNG holds seconds as a fraction of two 16-bit numbers: above one, only whole milliseconds surely fit.
+    duration = duration if duration <= 1000 else round(duration)
+    encoded = io.BytesIO()
+    try:
+        if one_palette and frames.shape[-1] == 3:
+            first, *rest = _with_one_palette(frames)
+            options = {"disposal": 1, **options}
+        else:
+            first, *rest = [to_image(frame) for frame in frames]
+        first.save(encoded, kind, save_all=True, append_images=rest, duration=duration, loop=0, **options)
+    except (RuntimeError, OverflowError, struct.error) as error:
+        raise EncoderRefusal(str(error)) from error
+    return encoded.getvalue()
+
+
+def _with_one_palette(frames: Pixels) -> list[Image.Image]:
+    """Frames in at most 255 colours, the same for all frames."""
+    # Median cut looks best but is slow; a sample of the pixels is enough for it.
+    every = max(1, math.isqrt(frames.shape[0] * frames.shape[1] * frames.shape[2] // _PALETTE_SAMPLE))
+    sample = np.ascontiguousarray(frames[:, ::every, ::every]).reshape(-1, 1, frames.shape[-1])
+    palette = to_image(sample).quantize(255, method=Image.Quantize.MEDIANCUT)
+    return [to_image(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+
+
+def film(
+    frames: Pixels,
+    fps: float,
+    container: str,
+    codec: str,
+    options: dict[str, str],
+    *,
+    container_options: dict[str, str] | None = None,
+    threads: int | None = None,
+) -> bytes:
+    """Encodes a clip as a film, in colours of half the resolution (4:2:0).
+
+    Args:
+        frames: uint8 `[T, H, W, C]`; an odd side is made even by repeating its last row or column.
+        fps: Frames per second.
+        container: "mp4" or "webm".
+        codec: One of FFmpeg's encoders.
+        options: Of the codec.
+        container_options: Of the container.
+        threads: Of the encoder; its own choice if None.
+
+    Raises:
+        ImportError: PyAV is not installed.
+        EncoderRefusal: The encoder refuses the size or the rate.
+    """
+    import av  # Here, since it is an extra.
+
+    _, height, width, channels = frames.shape
+    if height % 2 or width % 2:
+        frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    encoded = io.BytesIO()
+    try:
+        with av.open(encoded, "w", format=container, options=container_options or {}) as output:
+            stream: Any = output.add_stream(codec, rate=Fraction(fps).limit_denominator(1000))
+            stream.height, stream.width = frames.shape[1:3]
+            stream.pix_fmt = "yuv420p"
+            stream.options = options
+            if threads is not None:
+                stream.codec_context.thread_count = threads
+            for pixels in frames:
+                rgb = np.ascontiguousarray(pixels.repeat(3, axis=-1) if channels == 1 else pixels)
+                output.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
+            output.mux(stream.encode())
+    except (av.error.ExternalError, av.error.ArgumentError, OverflowError) as error:
+        raise EncoderRefusal(getattr(error, "strerror", None) or str(error)) from error
+    return encoded.getvalue()
+
+
 def write_image(path: str | pathlib.Path, pixels: Pixels) -> None:
     """Writes `[H, W, C]` as PNG."""
-    to_image(pixels).save(path, format="PNG")
+    pathlib.Path(path).write_bytes(picture(pixels, "PNG"))
 
 
 def write_video(path: str | pathlib.Path, video: Pixels, fps: float) -> None:
@@ -89,67 +225,34 @@ def write_video(path: str | pathlib.Path, video: Pixels, fps: float) -> None:
         path: Ends in one of `SUFFIXES`: .gif, .webp (lossless), .apng, .png (a strip of all frames), .npy, or .mp4 and
             .webm, which need the extra `video`.
         video: uint8 `[T, H, W, C]`.
-        fps: Frames per second; a GIF holds it in hundredths of a second.
+        fps: Frames per second; see `animation` for what a GIF makes of it.
 
     Raises:
         ValueError: The ending is unknown, or its encoder is not installed, or refuses the size or the rate.
     """
     path = pathlib.Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"Cannot write {path.name}: the ending must be one of {', '.join(SUFFIXES)}.")
+    if suffix == ".npy":
+        np.save(path, video)
+        return
     try:
-        _encode(path, video, fps)
-    except (RuntimeError, OverflowError, struct.error) as error:
+        if suffix in ANIMATIONS:
+            options = {"lossless": True} if suffix == ".webp" else {}
+            encoded = animation(video, ANIMATIONS[suffix], fps, **options)
+        elif suffix in FILMS:
+            encoded = film(video, fps, suffix[1:], FILMS[suffix], {"crf": "18"})
+        else:
+            encoded = picture(film_strips(video[None]), "PNG")
+    except ImportError as error:
+        raise ValueError(
+            f"Writing {path.name} needs PyAV: pip install 'mocogan-tf[video]', or choose .webp."
+        ) from error
+    except EncoderRefusal as error:
         _, height, width, _ = video.shape
         raise ValueError(
             f"Cannot write {path.name}: its encoder refuses {width}x{height} pixels at {fps:g} frames per second "
             f"({error}). Choose a smaller picture, another rate or another format."
         ) from error
-
-
-def _encode(path: pathlib.Path, video: Pixels, fps: float) -> None:
-    suffix = path.suffix.lower()
-    if suffix in ANIMATIONS:
-        first, *rest = [to_image(frame) for frame in video]
-        options: dict[str, Any] = {"lossless": True} if suffix == ".webp" else {}
-        first.save(
-            path,
-            format=ANIMATIONS[suffix],
-            save_all=True,
-            append_images=rest,
-            duration=1000.0 / fps if suffix != ".webp" else round(1000.0 / fps),
-            loop=0,
-            **options,
-        )
-    elif suffix == ".png":
-        write_image(path, film_strips(video[None]))
-    elif suffix == ".npy":
-        np.save(path, video)
-    elif suffix in FILMS:
-        _write_film(path, video, fps, FILMS[suffix])
-    else:
-        raise ValueError(f"Cannot write {path.name}: the ending must be one of {', '.join(SUFFIXES)}.")
-
-
-def _write_film(path: pathlib.Path, video: Pixels, fps: float, codec: str) -> None:
-    try:
-        import av
-    except ImportError as error:
-        raise ValueError(
-            f"Writing {path.name} needs PyAV: pip install 'mocogan-tf[video]', or choose .webp."
-        ) from error
-    from fractions import Fraction
-
-    _, height, width, channels = video.shape
-    if height % 2 or width % 2:  # The chroma planes of these films have half the size.
-        video = np.pad(video, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    try:
-        with av.open(str(path), "w") as container:
-            stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000))
-            stream.height, stream.width = video.shape[1:3]
-            stream.pix_fmt = "yuv420p"
-            stream.options = {"crf": "18"}
-            for pixels in video:
-                rgb = np.ascontiguousarray(pixels.repeat(3, axis=-1) if channels == 1 else pixels)
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
-            container.mux(stream.encode())
-    except (av.error.ExternalError, av.error.ArgumentError) as error:  # The encoder's; a full disk is an OSError.
-        raise RuntimeError(error.strerror) from error
+    path.write_bytes(encoded)

@@ -1,8 +1,8 @@
-"""serving: a trained generator as a service, out of a bundle, with ONNX Runtime and without TensorFlow.
+"""serving: a bundle's trained generator as a service, with ONNX Runtime and without TensorFlow.
 
 Axes: B batch (clips), T time (frames), H, W, C. Clips are `[B, T, H, W, C]`, float32 in [-1, 1] out of the model and
-uint8 in 0..255 on the wire. Layers, lowest first: `bundle`, `latents` (what a seed means), `engine` (ONNX Runtime),
-`batcher` (who is next), `repository` (which versions are loaded), `encode`; the protocols and the page sit on these.
+uint8 in 0..255 on the wire. Each layer imports only those before it: `runtime` (from a bundle to frames and files),
+`web` (HTTP: the server, keys, bodies, logs), `protocols` (what clients speak), `app` (the routes).
 """
 
-__version__ = "0.1.0"
+from mocogan_tf import __version__ as __version__

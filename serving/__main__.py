@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import ipaddress
 import logging
@@ -13,7 +12,10 @@ import sys
 from collections.abc import Iterator
 
 try:
+    from absl import flags
+
     from serving.app import create_app
+    from serving.command_line import CommandLine
     from serving.runtime.engine import PROVIDERS, EngineOptions
     from serving.runtime.errors import ServingError
     from serving.runtime.repository import BatchOptions, Repository
@@ -33,50 +35,61 @@ except ModuleNotFoundError as error:
 DEFAULT_BUNDLE = pathlib.Path("pretrained/taichi")
 
 
-def flags() -> argparse.ArgumentParser:
-    """The command line."""
+def command_line() -> CommandLine:
+    """The flags."""
     limits, batch, engine = Limits(), BatchOptions(), EngineOptions()
-    parser = argparse.ArgumentParser("python -m serving", description="Serves bundles over HTTP.", allow_abbrev=False)
+    line = CommandLine("python -m serving", "Serves bundles over HTTP and, if asked to, gRPC.")
     # fmt: off
-    add = parser.add_argument
-    add("--bundle", action="append", type=pathlib.Path, metavar="DIR",
-        help=f"a bundle, or a folder of bundles by version; may be repeated (default: {DEFAULT_BUNDLE} if it exists)")
-    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 opens it to the network")
-    add("--port", type=int, default=8501, help="port to listen on; 0 takes a free one")
-    add("--provider", choices=["auto", *PROVIDERS], default=engine.provider, help="where to run")
-    add("--precision", choices=["auto", "float32", "float16"], default=engine.precision, help="of the frame model")
-    add("--threads", type=int, default=engine.threads, help="CPU threads of a worker; 0: the CPUs over the workers")
-    add("--workers", type=int, default=engine.workers, help="batches that run at the same time")
-    add("--encode_threads", type=int, default=0, help="threads that encode; 0: the CPUs, at least 2")
-    add("--max_batch_frames", type=int, default=engine.max_batch_frames, help="frames of the largest batch")
-    add("--batch_wait_ms", type=float, default=0.0, help="how long an idle worker waits for a batch to fill")
-    add("--cuda_graph", action="store_true", help="replay the frame model as a CUDA graph, if it passes a self-test")
-    add("--spinning", action="store_true", help="a few per cent more throughput on a CPU for slower slowest answers")
-    add("--device_id", type=int, default=engine.device_id, help="which GPU")
-    add("--max_queue_frames", type=int, default=batch.max_queue_frames, help="frames in the house before 429")
-    add("--max_wait", type=float, default=batch.max_wait_seconds, help="foreseen seconds behind others before 429")
-    add("--max_videos", type=int, default=limits.max_videos, help="clips of a request")
-    add("--max_frames", type=int, default=limits.max_frames, help="frames of a clip")
-    add("--max_total_frames", type=int, default=limits.max_total_frames, help="clips times frames of a request")
-    add("--max_body_bytes", type=int, default=limits.max_body_bytes, help="bytes of a request body")
-    add("--max_streams", type=int, default=limits.max_streams, help="open streams")
-    add("--max_connections", type=int, default=1024, help="open connections")
-    add("--timeout", type=float, default=limits.timeout_seconds, help="seconds for a request")
-    add("--api_key_file", type=pathlib.Path, help="file with one API key per line; without it everybody may come in")
-    add("--allow_origin", action="append", default=[], metavar="ORIGIN", help="other origin whose pages may call us")
-    add("--keep_versions", type=int, default=2, help="newest versions of a folder that stay loaded")
-    add("--poll_seconds", type=float, default=2.0, help="how often to look for new versions; 0 never")
-    add("--drain_delay", type=float, default=2.0, help="seconds from SIGTERM until the door shuts")
-    add("--grace_seconds", type=int, default=30, help="then, seconds for requests that run")
-    add("--grpc_port", type=int, default=0, help="port of TensorFlow Serving's gRPC (extra `grpc`); 0: none")
-    add("--tls_cert", type=pathlib.Path, help="certificate chain, PEM")
-    add("--tls_key", type=pathlib.Path, help="private key, PEM")
-    add("--log_format", choices=["json", "text"], default="text" if sys.stderr.isatty() else "json", help="of the log")
-    add("--log_level", choices=["debug", "info", "warning", "error"], default="info", help="least level that is logged")
-    return parser
+    add = line.group("start here")
+    flags.DEFINE_multi_string("bundle", None, f"A bundle, or a folder of bundles by version; {DEFAULT_BUNDLE} "
+                              "if not given", **add)
+    flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0 opens it to the network.", **add)
+    flags.DEFINE_integer("port", 8501, "Port to listen on; 0 takes a free one.", **add)
+    flags.DEFINE_integer("grpc_port", 0, "Port for TensorFlow Serving's gRPC (extra `grpc`); 0: none.", **add)
+    add = line.group("who may connect")
+    flags.DEFINE_string("api_key_file", None, "File with one API key per line. Without it no key is needed.", **add)
+    flags.DEFINE_multi_string("allow_origin", [], "Another origin whose pages may call the API", **add)
+    flags.DEFINE_string("tls_cert", None, "Certificate chain, PEM.", **add)
+    flags.DEFINE_string("tls_key", None, "Private key, PEM.", **add)
+    add = line.group("engine")
+    flags.DEFINE_enum("provider", engine.provider, ["auto", *PROVIDERS], "Where to run the model.", **add)
+    flags.DEFINE_enum("precision", engine.precision, ["auto", "float32", "float16"], "Of the frame model.", **add)
+    flags.DEFINE_integer("threads", engine.threads, "CPU threads of a worker; 0: the CPUs over the workers.", **add)
+    flags.DEFINE_integer("workers", engine.workers, "Batches that run at the same time.", **add)
+    flags.DEFINE_integer("device_id", engine.device_id, "Which GPU.", **add)
+    flags.DEFINE_boolean("cuda_graph", False, "Replay the frame model as a CUDA graph if a self-test passes.", **add)
+    flags.DEFINE_boolean("spinning", False, "Keep CPU threads awake within a run: a few per cent more throughput, but "
+                         "the slowest answers take longer.", **add)
+    flags.DEFINE_integer("encode_threads", 0, "Threads that encode; 0: the CPUs, at least 2.", **add)
+    add = line.group("batches and queue")
+    flags.DEFINE_integer("max_batch_frames", engine.max_batch_frames, "Frames of the largest batch.", **add)
+    flags.DEFINE_float("batch_wait_ms", 0.0, "How long an idle worker waits for a batch to fill.", **add)
+    flags.DEFINE_integer("max_queue_frames", batch.max_queue_frames, "Frames accepted and not yet answered; a request "
+                         "beyond that gets 429.", **add)
+    flags.DEFINE_float("max_wait", batch.max_wait_seconds, "A request that would wait longer than these seconds for "
+                       "others gets 429.", **add)
+    add = line.group("limits")
+    flags.DEFINE_integer("max_videos", limits.max_videos, "Clips of a request.", **add)
+    flags.DEFINE_integer("max_frames", limits.max_frames, "Frames of a clip.", **add)
+    flags.DEFINE_integer("max_total_frames", limits.max_total_frames, "Clips times frames of a request.", **add)
+    flags.DEFINE_integer("max_body_bytes", limits.max_body_bytes, "Bytes of a request body.", **add)
+    flags.DEFINE_integer("max_streams", limits.max_streams, "Open streams.", **add)
+    flags.DEFINE_integer("max_connections", 1024, "Open connections.", **add)
+    flags.DEFINE_float("timeout", limits.timeout_seconds, "Seconds for a request.", **add)
+    add = line.group("versions and shutdown")
+    flags.DEFINE_integer("keep_versions", 2, "Newest versions of a folder that stay loaded.", **add)
+    flags.DEFINE_float("poll_seconds", 2.0, "How often to look for new versions; 0: never.", **add)
+    flags.DEFINE_float("drain_delay", 2.0, "Seconds after SIGTERM in which new requests are still served.", **add)
+    flags.DEFINE_integer("grace_seconds", 30, "Seconds after that for running requests to finish.", **add)
+    add = line.group("log")
+    style = "text" if sys.stderr.isatty() else "json"
+    flags.DEFINE_enum("log_format", style, ["json", "text"], "JSON lines, or text for people.", **add)
+    flags.DEFINE_enum("log_level", "info", ["debug", "info", "warning", "error"], "Lowest level that is logged.", **add)
+    # fmt: on
+    return line
 
 
-def check_flags(values: argparse.Namespace) -> None:
+def check_flags(values: flags.FlagValues) -> None:
     """Raises ValueError for a number out of range."""
     for name in ("workers", "max_batch_frames", "max_queue_frames", "max_videos", "max_frames", "max_total_frames",
                  "max_body_bytes", "max_connections", "timeout", "max_wait", "keep_versions"):  # fmt: skip
@@ -102,8 +115,8 @@ def is_loopback(host: str) -> bool:
 
 
 @contextlib.contextmanager
-def naming(flag: str, path: pathlib.Path) -> Iterator[None]:
-    """What is wrong with the file names the flag that it was given by."""
+def naming(flag: str, path: str) -> Iterator[None]:
+    """Turns an error in reading a file into one that names the flag."""
     try:
         yield
     except (OSError, UnicodeDecodeError) as error:
@@ -111,31 +124,31 @@ def naming(flag: str, path: pathlib.Path) -> Iterator[None]:
         raise ValueError(f"--{flag}={path} cannot be read: {reason}") from error
 
 
-def read_tls(values: argparse.Namespace) -> tuple[bytes, bytes] | None:
+def read_tls(values: flags.FlagValues) -> tuple[bytes, bytes] | None:
     """Private key and certificate chain, PEM, if they were asked for."""
     if not values.tls_cert:
         return None
     with naming("tls_key", values.tls_key):
-        key = values.tls_key.read_bytes()
+        key = pathlib.Path(values.tls_key).read_bytes()
     with naming("tls_cert", values.tls_cert):
-        return key, values.tls_cert.read_bytes()
+        return key, pathlib.Path(values.tls_cert).read_bytes()
 
 
-def read_keys(values: argparse.Namespace) -> Keys:
+def read_keys(values: flags.FlagValues) -> Keys:
     """The API keys, if there are any."""
     if not values.api_key_file:
         return Keys()
     with naming("api_key_file", values.api_key_file):
-        return Keys(read_api_keys(values.api_key_file))
+        return Keys(read_api_keys(pathlib.Path(values.api_key_file)))
 
 
-def make_grpc(values: argparse.Namespace, service: Service, keys: Keys, tls: tuple[bytes, bytes] | None) -> GRPC:
-    """What opens TensorFlow Serving's gRPC beside the HTTP server.
+def make_grpc(values: flags.FlagValues, service: Service, keys: Keys, tls: tuple[bytes, bytes] | None) -> GRPC:
+    """Returns what opens the gRPC server beside the HTTP server.
 
     Raises:
         ValueError: The extra is not installed.
     """
-    # Its core writes lines of its own to stderr, that clients with bad TLS cause too: no part of our log.
+    # gRPC's core writes to stderr itself, also when a client's TLS is bad. That is no part of our log.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         from serving.protocols.grpc import grpc_server
@@ -144,14 +157,14 @@ def make_grpc(values: argparse.Namespace, service: Service, keys: Keys, tls: tup
     return lambda: grpc_server(service, keys, values.host, values.grpc_port, values.grace_seconds, tls)
 
 
-def serve(values: argparse.Namespace) -> None:
+def serve(values: flags.FlagValues, bundles: list[str]) -> None:
     """Loads, listens, drains."""
     set_up_logs(values.log_format, values.log_level)
     tls, keys = read_tls(values), read_keys(values)
     if not is_loopback(values.host) and not keys.needed:
         logging.getLogger("serving").warning("open to the network without API keys; see --api_key_file")
     repository = Repository(
-        values.bundle,
+        bundles,
         engine_options=EngineOptions(
             provider=values.provider, precision=values.precision, threads=values.threads, workers=values.workers,
             max_batch_frames=values.max_batch_frames, cuda_graph=values.cuda_graph, spinning=values.spinning,
@@ -183,15 +196,15 @@ def serve(values: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code; what a user can mend is one line on stderr."""
-    values = flags().parse_args(argv)
+    """Returns the exit code: 1 after one line on stderr for what a user can mend; `CommandLine.parse` for flags."""
+    line = command_line()
+    line.parse(argv)
+    values = line.values
     try:
         check_flags(values)
-        if not values.bundle:
-            if not DEFAULT_BUNDLE.is_dir():
-                raise ValueError(f"--bundle=DIR is needed: there is no {DEFAULT_BUNDLE} here to serve instead.")
-            values.bundle = [DEFAULT_BUNDLE]
-        serve(values)
+        if not values.bundle and not DEFAULT_BUNDLE.is_dir():
+            raise ValueError(f"--bundle=DIR is needed: there is no {DEFAULT_BUNDLE} here to serve instead.")
+        serve(values, values.bundle or [str(DEFAULT_BUNDLE)])
     except (ServingError, ValueError, OSError) as error:
         print(f"python -m serving: {error}", file=sys.stderr)
         return 1
@@ -200,5 +213,10 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """The command `mocogan-serve`."""
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

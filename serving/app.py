@@ -29,6 +29,10 @@ from serving.web.guard import Guard, Keys
 from serving.web.http import JSONResponse, error_response
 
 STUDIO = pathlib.Path(__file__).parent / "studio"
+# Routes of our own under /v1/; every other path there is TensorFlow Serving's.
+NATIVE = {"/v1/generate": "GET, POST", "/v1/grid": "GET, POST", "/v1/stream": "GET"}
+# Probes and the page carry no key; the page asks for one.
+OPEN = {"/", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"}
 ANY = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 # The page and its parts come from here; it may show pictures that it made itself and talk to its own server.
 CONTENT_POLICY = (
@@ -36,6 +40,16 @@ CONTENT_POLICY = (
     "connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 log = logging.getLogger("serving.app")
+
+
+def is_native(path: str) -> bool:
+    """Whether a path's errors have our own form, not that of TensorFlow Serving or Open Inference."""
+    return path in NATIVE or (path != "/v2" and not path.startswith(("/v1/", "/v2/")))
+
+
+def is_open(path: str) -> bool:
+    """Whether a path needs no API key."""
+    return path in OPEN or path.startswith("/studio/")
 
 
 def create_app(
@@ -67,7 +81,7 @@ def create_app(
             await asyncio.gather(poller, return_exceptions=True)
         await asyncio.to_thread(service.close)
 
-    middleware = [Middleware(Guard, service=service, keys=keys)]
+    middleware = [Middleware(Guard, service=service, keys=keys, is_open=is_open, is_native=is_native)]
     if origins:
         exposed = ["X-Seed", "X-Model", "X-Model-Version", "X-Request-Id", "X-Video-Shape", "Server-Timing"]
         middleware.insert(
@@ -92,6 +106,7 @@ def create_app(
             Route("/v1/grid", native.grid, methods=["GET", "POST"]),
             Route("/v1/stream", streams.picture),
             WebSocketRoute("/v1/stream", streams.socket),
+            *(Route(path, _wrong_method, methods=ANY) for path in NATIVE),
             Route("/v1/{rest:path}", tf_serving.handle, methods=ANY),
             Route("/v2", open_inference.handle, methods=ANY),
             Route("/v2/{rest:path}", open_inference.handle, methods=ANY),
@@ -116,19 +131,25 @@ async def _poll(service: Service, seconds: float) -> None:
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:
-    """Starlette's own 404 and 405, in our form."""
+    """Puts Starlette's own 404 and 405 into our form."""
     assert isinstance(error, HTTPException)
-    path, method = request.scope["path"][:200], request.method
-    if error.status_code == 405:
-        allow = (error.headers or {}).get("Allow", "")
-        response = error_response(MethodNotAllowed(f"{method} is not allowed on {path}, only {allow}."), path)
-        response.headers["Allow"] = allow
-        return response
-    return error_response(NotFound(f"Not found: {method} {path}"), path)
+    path, method, native = request.scope["path"][:200], request.method, is_native(request.scope["path"])
+    if error.status_code != 405:
+        return error_response(NotFound(f"Not found: {method} {path}"), native=native)
+    allow = (error.headers or {}).get("Allow", "")
+    refusal = MethodNotAllowed(f"{method} is not allowed on {path}, only {allow}.")
+    response = error_response(refusal, native=native)
+    response.headers["Allow"] = allow
+    return response
+
+
+async def _wrong_method(request: Request) -> Response:
+    """Keeps other methods of a native route from those that stand for all of /v1/."""
+    raise HTTPException(405, headers={"Allow": NATIVE[request.scope["path"]]})
 
 
 async def _studio(request: Request) -> Response:
-    """The page at `/` and its files; nothing outside the folder has a name."""
+    """The page at `/` and its files; names outside its folder are unknown."""
     request.state.route = "/studio"
     name = request.path_params.get("name", "index.html")
     files = {path.name: path for path in STUDIO.iterdir() if path.is_file()}
@@ -141,13 +162,13 @@ async def _studio(request: Request) -> Response:
 
 
 async def _livez(request: Request) -> Response:
-    request.state.route = "/livez"
+    request.state.route, request.state.quiet = "/livez", True
     alive = request.app.state.service.repository.alive
     return JSONResponse({"status": "alive" if alive else "the engine fails"}, 200 if alive else 503)
 
 
 async def _readyz(request: Request) -> Response:
-    request.state.route = "/readyz"
+    request.state.route, request.state.quiet = "/readyz", True
     service: Service = request.app.state.service
     status = "draining" if service.draining else "ready" if service.ready else "starting"
     return JSONResponse({"status": status}, 200 if status == "ready" else 503)
@@ -201,7 +222,7 @@ def _formats() -> dict[str, str]:
 
 
 async def _metrics(request: Request) -> Response:
-    request.state.route = "/metrics"
+    request.state.route, request.state.quiet = "/metrics", True
     body = request.app.state.service.metrics.render()
     return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")
 

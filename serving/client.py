@@ -1,38 +1,35 @@
-"""A tiny client, sync and async, for the native routes. Needs httpx and NumPy, and no model.
+"""A small client for the native routes, sync and async. Needs httpx and NumPy.
 
 with Client("http://127.0.0.1:8501") as client:
     clip = client.generate(seed=7)               # uint8 [1, T, H, W, C]
     client.save("clip.gif", seed=7, scale=4)
-    for frames in client.stream(seed=7):         # for ever: uint8 [T, H, W, C]
+    for frames in client.stream(seed=7):         # uint8 [T, H, W, C], for ever
         show(frames)
 """
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import pathlib
 import random
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
+T = TypeVar("T")
+# The way to a T: requests (method, route, JSON) to send, whose responses come back, and seconds to wait.
+Steps = Generator[tuple[str, str, Any] | float, httpx.Response | None, T]
 
-FORMAT_OF_SUFFIX = {
-    ".webp": "webp",
-    ".gif": "gif",
-    ".apng": "apng",
-    ".png": "png",
-    ".npy": "npy",
-    ".mp4": "mp4",
-    ".webm": "webm",
-}
+DEFAULT_URL = "http://127.0.0.1:8501"
+SUFFIXES = (".webp", ".gif", ".apng", ".png", ".npy", ".mp4", ".webm")
 
 
 class RequestFailed(Exception):
@@ -43,7 +40,9 @@ class RequestFailed(Exception):
         self.status, self.error_type, self.retry_after = status, error_type, retry_after
 
 
-def _check(response: httpx.Response) -> httpx.Response:
+def _check(response: httpx.Response | None) -> httpx.Response:
+    """Raises RequestFailed for an answer that is an error."""
+    assert response is not None
     if response.status_code < 400:
         return response
     try:
@@ -57,49 +56,80 @@ def _check(response: httpx.Response) -> httpx.Response:
     raise RequestFailed(response.status_code, body.get("error_type", "unknown"), message, float(wait) if wait else None)
 
 
-def _array(response: httpx.Response) -> Pixels:
-    pixels: Pixels = np.load(io.BytesIO(response.content), allow_pickle=False)
-    return pixels
-
-
-def _headers(api_key: str | None) -> dict[str, str]:
-    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
-
-
-def _format(path: pathlib.Path) -> str:
-    if path.suffix not in FORMAT_OF_SUFFIX:
-        raise ValueError(f"`path` must end in one of {', '.join(FORMAT_OF_SUFFIX)}. Received: path={str(path)!r}")
-    return FORMAT_OF_SUFFIX[path.suffix]
-
-
-def _pause(error: RequestFailed, attempt: int, retries: int) -> float:
-    """Seconds to wait before another try, with jitter so that refused clients do not return together."""
-    if error.status not in (429, 503) or attempt >= retries:
-        raise error
-    return (error.retry_after or 1.0) * random.uniform(1.0, 1.5)
-
-
-def _socket_url(base: str) -> str:
-    return "ws" + base.rstrip("/").removeprefix("http") + "/v1/stream"
-
-
-def _frames(message: str | bytes, start: dict[str, Any]) -> Pixels:
-    if isinstance(message, str):
-        body = json.loads(message)
-        raise RequestFailed(0, body.get("error_type", "unknown"), body.get("error", message))
-    shape = (-1, start["height"], start["width"], start["channels"])
-    return np.frombuffer(message, np.uint8).reshape(shape)
-
-
-class Client:
-    """Talks to one server. Fields are those of `/v1/generate` and `/v1/grid` (see `/docs` of the server)."""
+class _Core:
+    """All that both clients do; they differ in how they take `Steps`."""
 
     def __init__(
-        self, url: str = "http://127.0.0.1:8501", *, api_key: str | None = None, timeout: float = 60.0, retries: int = 3
+        self, url: str = DEFAULT_URL, *, api_key: str | None = None, timeout: float = 60.0, retries: int = 3
     ) -> None:
-        """`retries` is how often a request that met a full queue is sent again, after the wait the server asks for."""
-        self._url, self._api_key, self._retries = url, api_key, retries
-        self._http = httpx.Client(base_url=url, headers=_headers(api_key), timeout=timeout)
+        """Connects to nothing yet.
+
+        Args:
+            url: The server's.
+            api_key: Sent with every request.
+            timeout: Seconds for a request.
+            retries: How often a request that met a full queue is sent again, after the wait that the server asks for.
+        """
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._connect(base_url=url, headers=headers, timeout=timeout)
+        self._socket_url = "ws" + url.rstrip("/").removeprefix("http") + "/v1/stream"
+        self._first_fields = {"format": "raw"} | ({"api_key": api_key} if api_key else {})
+        self._retries = retries
+
+    def _connect(self, **options: Any) -> None:
+        """Sets `_http`, httpx's client with these options."""
+        raise NotImplementedError
+
+    def _info(self) -> Steps[dict[str, Any]]:
+        body: dict[str, Any] = _check((yield "GET", "/info", None)).json()
+        return body
+
+    def _post(self, route: str, fields: dict[str, Any], kind: str) -> Steps[bytes]:
+        for attempt in range(self._retries + 1):
+            try:
+                return _check((yield "POST", route, fields | {"format": kind})).content
+            except RequestFailed as error:
+                if error.status not in (429, 503) or attempt == self._retries:
+                    raise
+                # With jitter, so that refused clients do not come back together.
+                yield (error.retry_after or 1.0) * random.uniform(1.0, 1.5)
+        raise AssertionError("unreachable")
+
+    def _clips(self, route: str, fields: dict[str, Any]) -> Steps[Pixels]:
+        pixels: Pixels = np.load(io.BytesIO((yield from self._post(route, fields, "npy"))), allow_pickle=False)
+        return pixels
+
+    def _save(self, path: str | pathlib.Path, fields: dict[str, Any]) -> Steps[pathlib.Path]:
+        path = pathlib.Path(path)
+        if path.suffix not in SUFFIXES:
+            raise ValueError(f"`path` must end in one of {', '.join(SUFFIXES)}. Received: path={str(path)!r}")
+        path.write_bytes((yield from self._post("/v1/generate", fields, path.suffix[1:])))
+        return path
+
+    def _first_message(self, fields: dict[str, Any]) -> str:
+        return json.dumps(fields | self._first_fields)
+
+    @staticmethod
+    def _frame_shape(answer: str | bytes) -> tuple[int, ...]:
+        """Shape of a stream's frames, out of the answer to the first message."""
+        start = json.loads(answer)
+        if "error" in start:
+            raise RequestFailed(0, start.get("error_type", "unknown"), start["error"])
+        return (start["height"], start["width"], start["channels"])
+
+    @staticmethod
+    def _frames(message: str | bytes, frame_shape: tuple[int, ...]) -> Pixels:
+        if isinstance(message, str):
+            body = json.loads(message)
+            raise RequestFailed(0, body.get("error_type", "unknown"), body.get("error", message))
+        return np.frombuffer(message, np.uint8).reshape(-1, *frame_shape)
+
+
+class Client(_Core):
+    """Talks to one server. Fields are those of `/v1/generate` and `/v1/grid` (see `/docs` of the server)."""
+
+    def _connect(self, **options: Any) -> None:
+        self._http = httpx.Client(**options)
 
     def __enter__(self) -> Self:
         return self
@@ -111,54 +141,52 @@ class Client:
         """Closes the connections."""
         self._http.close()
 
+    def _take(self, steps: Steps[T]) -> T:
+        answer = None
+        while True:
+            try:
+                step = steps.send(answer)
+            except StopIteration as done:
+                result: T = done.value
+                return result
+            answer = None
+            if isinstance(step, float):
+                time.sleep(step)
+            else:
+                answer = self._http.request(*step[:2], json=step[2])
+
     def info(self) -> dict[str, Any]:
         """Models, engine and limits of the server."""
-        body: dict[str, Any] = _check(self._http.get("/info")).json()
-        return body
-
-    def _post(self, route: str, fields: dict[str, Any]) -> httpx.Response:
-        for attempt in range(self._retries + 1):
-            try:
-                return _check(self._http.post(route, json=fields))
-            except RequestFailed as error:
-                time.sleep(_pause(error, attempt, self._retries))
-        raise AssertionError("unreachable")
+        return self._take(self._info())
 
     def generate(self, **fields: Any) -> Pixels:
         """Clips as uint8 `[B, T, H, W, C]`."""
-        return _array(self._post("/v1/generate", fields | {"format": "npy"}))
+        return self._take(self._clips("/v1/generate", fields))
 
     def grid(self, **fields: Any) -> Pixels:
         """Every content with every motion, row-major, as uint8 `[rows * columns, T, H, W, C]`."""
-        return _array(self._post("/v1/grid", fields | {"format": "npy"}))
+        return self._take(self._clips("/v1/grid", fields))
 
     def save(self, path: str | pathlib.Path, **fields: Any) -> pathlib.Path:
         """Writes clips to a file; the ending chooses the format."""
-        path = pathlib.Path(path)
-        path.write_bytes(self._post("/v1/generate", fields | {"format": _format(path)}).content)
-        return path
+        return self._take(self._save(path, fields))
 
     def stream(self, **fields: Any) -> Iterator[Pixels]:
         """A clip without end: uint8 `[T, H, W, C]` chunks, at the clip's speed. Needs the package `websockets`."""
         from websockets.sync.client import connect
 
-        with connect(_socket_url(self._url)) as socket:
-            socket.send(json.dumps(fields | {"format": "raw"} | ({"api_key": self._api_key} if self._api_key else {})))
-            start = json.loads(socket.recv())
-            if "error" in start:
-                raise RequestFailed(0, start.get("error_type", "unknown"), start["error"])
+        with connect(self._socket_url) as socket:
+            socket.send(self._first_message(fields))
+            frame_shape = self._frame_shape(socket.recv())
             for message in socket:
-                yield _frames(message, start)
+                yield self._frames(message, frame_shape)
 
 
-class AsyncClient:
-    """`Client` for asyncio."""
+class AsyncClient(_Core):
+    """`Client` for asyncio: the same methods, to be awaited."""
 
-    def __init__(
-        self, url: str = "http://127.0.0.1:8501", *, api_key: str | None = None, timeout: float = 60.0, retries: int = 3
-    ) -> None:
-        self._url, self._api_key, self._retries = url, api_key, retries
-        self._http = httpx.AsyncClient(base_url=url, headers=_headers(api_key), timeout=timeout)
+    def _connect(self, **options: Any) -> None:
+        self._http = httpx.AsyncClient(**options)
 
     async def __aenter__(self) -> Self:
         return self
@@ -170,44 +198,42 @@ class AsyncClient:
         """Closes the connections."""
         await self._http.aclose()
 
-    async def info(self) -> dict[str, Any]:
-        """Models, engine and limits of the server."""
-        body: dict[str, Any] = _check(await self._http.get("/info")).json()
-        return body
-
-    async def _post(self, route: str, fields: dict[str, Any]) -> httpx.Response:
-        import asyncio
-
-        for attempt in range(self._retries + 1):
+    async def _take(self, steps: Steps[T]) -> T:
+        answer = None
+        while True:
             try:
-                return _check(await self._http.post(route, json=fields))
-            except RequestFailed as error:
-                await asyncio.sleep(_pause(error, attempt, self._retries))
-        raise AssertionError("unreachable")
+                step = steps.send(answer)
+            except StopIteration as done:
+                result: T = done.value
+                return result
+            answer = None
+            if isinstance(step, float):
+                await asyncio.sleep(step)
+            else:
+                answer = await self._http.request(*step[:2], json=step[2])
+
+    async def info(self) -> dict[str, Any]:
+        """See `Client.info`."""
+        return await self._take(self._info())
 
     async def generate(self, **fields: Any) -> Pixels:
-        """Clips as uint8 `[B, T, H, W, C]`."""
-        return _array(await self._post("/v1/generate", fields | {"format": "npy"}))
+        """See `Client.generate`."""
+        return await self._take(self._clips("/v1/generate", fields))
 
     async def grid(self, **fields: Any) -> Pixels:
-        """Every content with every motion, row-major, as uint8 `[rows * columns, T, H, W, C]`."""
-        return _array(await self._post("/v1/grid", fields | {"format": "npy"}))
+        """See `Client.grid`."""
+        return await self._take(self._clips("/v1/grid", fields))
 
     async def save(self, path: str | pathlib.Path, **fields: Any) -> pathlib.Path:
-        """Writes clips to a file; the ending chooses the format."""
-        path = pathlib.Path(path)
-        path.write_bytes((await self._post("/v1/generate", fields | {"format": _format(path)})).content)
-        return path
+        """See `Client.save`."""
+        return await self._take(self._save(path, fields))
 
     async def stream(self, **fields: Any) -> AsyncIterator[Pixels]:
-        """A clip without end: uint8 `[T, H, W, C]` chunks, at the clip's speed. Needs the package `websockets`."""
+        """See `Client.stream`."""
         from websockets.asyncio.client import connect
 
-        async with connect(_socket_url(self._url)) as socket:
-            key = {"api_key": self._api_key} if self._api_key else {}
-            await socket.send(json.dumps(fields | {"format": "raw"} | key))
-            start = json.loads(await socket.recv())
-            if "error" in start:
-                raise RequestFailed(0, start.get("error_type", "unknown"), start["error"])
+        async with connect(self._socket_url) as socket:
+            await socket.send(self._first_message(fields))
+            frame_shape = self._frame_shape(await socket.recv())
             async for message in socket:
-                yield _frames(message, start)
+                yield self._frames(message, frame_shape)

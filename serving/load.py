@@ -3,12 +3,11 @@
 Requests leave at a fixed rate whether or not the ones before are answered, as those of many people do. (A closed loop
 waits for answers, so a slow server slows its own test and the waits that people would see are never counted.) Latency
 is measured from the time at which a request was due. Prints one JSON line: latencies of answered requests, goodput,
-rejections by code and how fast they came. Needs NumPy and nothing else.
+rejections by code and how fast they came. Needs NumPy and absl.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import collections
 import json
@@ -19,6 +18,9 @@ import urllib.parse
 from typing import Any
 
 import numpy as np
+from absl import flags
+
+from serving.command_line import CommandLine
 
 
 class Connection:
@@ -140,28 +142,32 @@ async def run_load(
 
 def main(argv: list[str] | None = None) -> int:
     """Prints one JSON line per rate."""
-    parser = argparse.ArgumentParser("python -m serving.load", description="Open-loop load on /v1/generate.")
-    parser.add_argument("url", help="such as http://127.0.0.1:8501")
-    parser.add_argument("--rate", type=float, action="append", required=True, help="requests a second; may be repeated")
-    parser.add_argument("--seconds", type=float, default=10.0, help="how long to send")
-    parser.add_argument("--query", default="format=npy", help="of the request, beside the seed")
-    parser.add_argument("--api_key", help="sent as a bearer token")
-    parser.add_argument("--timeout", type=float, default=60.0, help="seconds after which a request is given up")
-    values = parser.parse_args(argv)
-    if not _is_http(values.url) or not all(0 < number < math.inf for number in (*values.rate, values.seconds)):
+    line = CommandLine("python -m serving.load", "Sends /v1/generate requests at a fixed rate.", ("URL",))
+    add = line.group("load")
+    flags.DEFINE_multi_float("rate", [], "Requests a second", **add)
+    flags.DEFINE_float("seconds", 10.0, "How long to send.", **add)
+    flags.DEFINE_string("query", "format=npy", "Of the requests, beside the seed.", **add)
+    flags.DEFINE_string("api_key", None, "Sent as a bearer token.", **add)
+    flags.DEFINE_float("timeout", 60.0, "Seconds after which a request is given up.", **add)
+    (url,), values = line.parse(argv), line.values
+    numbers = (*values.rate, values.seconds)
+    if not _is_http(url) or not values.rate or not all(0 < number < math.inf for number in numbers):
         print(
             "python -m serving.load: an http:// URL and positive, finite --rate and --seconds are needed. Received: "
-            f"{values.url}, --rate={', '.join(map(str, values.rate))}, --seconds={values.seconds}",
+            f"{url}, --rate={', '.join(map(str, values.rate))}, --seconds={values.seconds}",
             file=sys.stderr,
         )
         return 1
     for rate in values.rate:
-        work = run_load(
-            values.url, rate, values.seconds, query=values.query, api_key=values.api_key, timeout=values.timeout
-        )
+        work = run_load(url, rate, values.seconds, query=values.query, api_key=values.api_key, timeout=values.timeout)
         print(json.dumps(asyncio.run(work)), flush=True)
     return 0
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """The command, for a console script."""
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

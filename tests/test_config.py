@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mocogan_tf import cli
+from mocogan_tf import recipes
 from mocogan_tf.config import FREE_ON_RESUME, MODELS, Config, differences
 
 pytestmark = pytest.mark.core
@@ -29,12 +29,12 @@ def test_json_round_trip(tmp_path):
     ],
 )
 def test_the_command_of_a_configuration_gives_it_again(profile, changes):
-    config = Config(**{**cli.PROFILES[profile][changes["model"]], **changes})
-    words = cli.command(config.resolve_categories(2)).removeprefix("python train.py ").replace("CLIPS", "/clips")
+    config = Config(**{**recipes.PROFILES[profile][changes["model"]], **changes})
+    words = recipes.command(config.resolve_categories(2)).removeprefix("python train.py ").replace("CLIPS", "/clips")
     # In a process of its own: absl's flags are defined once.
     code = (
         "import sys; from absl import flags; from mocogan_tf import cli; cli.define_config_flags(); "
-        "flags.FLAGS(sys.argv); print(cli.config_from_flags(flags.FLAGS, flags.FLAGS.profile).to_json())"
+        "flags.FLAGS(sys.argv); print(cli.config_from_flags(flags.FLAGS.profile).to_json())"
     )
     process = subprocess.run([sys.executable, "-c", code, *words.split()], capture_output=True, text=True, check=True)
     assert json.loads(process.stdout) == json.loads(config.to_json())
@@ -106,9 +106,9 @@ def test_only_what_decides_the_method_makes_another_run():
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("profile", cli.PROFILES)
+@pytest.mark.parametrize("profile", recipes.PROFILES)
 def test_profiles_are_valid_and_override_with_what_differs(profile, model):
-    overrides = cli.PROFILES[profile][model]
+    overrides = recipes.PROFILES[profile][model]
     config = Config(**overrides, model=model)
     defaults = json.loads(Config(model=model).to_json())
     assert all(defaults[name] != value for name, value in overrides.items())
@@ -162,7 +162,7 @@ def test_a_file_older_than_an_option_means_its_default(tmp_path):
 
 
 def test_the_authors_recipe_is_written_out_and_does_not_depend_on_the_profile():
-    profile, preset = cli.PROFILES["cpu"]["mocogan"], cli.PRESETS["authors"]
+    profile, preset = recipes.PROFILES["cpu"]["mocogan"], recipes.PRESETS["authors"]
     assert set(profile) - {"num_clips"} <= set(preset), "a profile's recipe would shine through"
     config = Config(**{**profile, **preset})
     assert dataclasses.replace(config, num_clips=4000) == Config(category_to="image", ema_decay=0.0)

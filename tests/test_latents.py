@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mocogan_tf.latents import CodeSpec, LatentSpec, philox4x32, sample_latents
+from mocogan_tf.latents import CodeSpec, LatentSpec, philox4x32, sample_latents, slerp
 
 pytestmark = pytest.mark.core
 SPEC = LatentSpec(dim_content=50, dim_motion=10, dim_category=4)
@@ -76,7 +76,9 @@ def test_a_category_can_be_asked_for_and_is_absent_without_categories():
     assert "category" not in sample_latents(LatentSpec(), 3, 4, seed=0)
 
 
-@pytest.mark.parametrize("arguments", [{"seed": -1}, {"seed": 2**64}, {"seed": 1.5}, {"seed": 0, "category": 4}])
+@pytest.mark.parametrize(
+    "arguments", [{"seed": -1}, {"seed": 2**64}, {"seed": 1.5}, {"seed": "x"}, {"seed": 0, "category": 4}]
+)
 def test_what_is_out_of_range_is_refused(arguments):
     with pytest.raises(ValueError, match="Received"):
         sample_latents(SPEC, 1, 4, **arguments)
@@ -129,3 +131,18 @@ def test_the_draw_of_a_single_code_is_frozen():
     for distribution, recorded in FROZEN_CODES.items():
         z = sample_latents(CodeSpec(16, distribution=distribution), 3, 16, seed=12345)["z"]
         np.testing.assert_allclose(z[2, [0, 1, 2, 99]], recorded, rtol=1e-6)
+
+
+def test_slerp_keeps_the_norm_and_ends_at_both_ends():
+    start, end = np.float32([3.0, 0.0, 0.0]), np.float32([0.0, 3.0, 0.0])
+    np.testing.assert_allclose(slerp(start, end, 0.0), start, atol=1e-6)
+    np.testing.assert_allclose(slerp(start, end, 1.0), end, atol=1e-6)
+    path = slerp(start, end, np.linspace(0, 1, 5)[:, None])
+    assert path.shape == (5, 3) and path.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(path, axis=-1), 3.0, rtol=1e-6)
+    np.testing.assert_allclose(path[1], 3 * np.array([np.cos(np.pi / 8), np.sin(np.pi / 8), 0]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("end", [[4.0, 0.0], [-2.0, 0.0]])
+def test_slerp_takes_the_straight_line_where_there_is_no_circle(end):
+    np.testing.assert_allclose(slerp(np.float32([2.0, 0.0]), np.float32(end), 0.5), [(2 + end[0]) / 2, 0], atol=1e-6)

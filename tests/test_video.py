@@ -1,5 +1,7 @@
 """Promises of pixels, grids and files."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -106,3 +108,26 @@ def test_a_size_or_rate_that_a_format_does_not_hold_is_named(suffix, width, fps,
 def test_unknown_endings_are_refused(tmp_path):
     with pytest.raises(ValueError, match="must be one of .gif, .webp"):
         video.write_video(tmp_path / "a.bmp", clip(), fps=8)
+
+
+def test_pixels_of_a_nan_are_black_and_the_argument_stays():
+    values = np.array([np.nan, 1.0], np.float32)
+    assert video.to_uint8(values).tolist() == [0, 255] and values[1] == 1.0
+
+
+def test_one_palette_keeps_the_colours_of_what_stands_still():
+    frames = np.repeat(clip(1), 3, axis=0)
+    frames[:, 0, 0] = [[0], [128], [255]]
+    with Image.open(io.BytesIO(video.animation(frames, "GIF", fps=10, one_palette=True))) as image:
+        shown = []
+        for i in range(3):
+            image.seek(i)
+            shown.append(np.asarray(image.convert("RGB")))
+    assert (shown[0][1:] == shown[1][1:]).all() and (shown[0][1:] == shown[2][1:]).all()
+    assert len({picture[0, 0].tobytes() for picture in shown}) == 3
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path):
+    with pytest.raises(ValueError, match="Cannot write a.webp"):
+        video.write_video(tmp_path / "a.webp", np.zeros((2, 8, 17_000, 3), np.uint8), fps=8)
+    assert not (tmp_path / "a.webp").exists()

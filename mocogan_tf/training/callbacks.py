@@ -8,14 +8,12 @@ import json
 import math
 import os
 import pathlib
-import signal
 import sys
 import time
 
 import keras
 import tensorflow as tf
 import tqdm
-from absl import logging
 
 from mocogan_tf import sampling, video
 from mocogan_tf.gans import base
@@ -268,42 +266,3 @@ class Progress(PerStep):
     def on_train_end(self, logs=None):
         if self.bar is not None:
             self.bar.close()
-
-
-class StopOnSignal(keras.callbacks.Callback):
-    """Ends training after the current step on Ctrl-C or SIGTERM; a second Ctrl-C ends it at once.
-
-    `signal` holds the number of the signal that came, or None. A signal to one worker ends all of them, at one step.
-
-    Args:
-        workers: `Workers`.
-    """
-
-    def __init__(self, workers):
-        super().__init__()
-        self.workers = workers
-        self.previous = {}
-
-    def on_train_begin(self, logs=None):
-        self.signal = None
-        try:
-            self.previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # Only the main thread may; a program that trains in another keeps its own handling.
-            logging.info("Not the main thread: Ctrl-C will not be caught.")
-
-    def _note(self, number, frame):
-        if self.signal is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signal = number
-
-    def on_train_batch_end(self, batch, logs=None):
-        agreed = max(self.workers.gather(self.signal or 0))
-        if agreed:
-            self.signal = agreed
-            self.model.stop_training = True
-
-    def restore(self):
-        """Gives the signals back to whoever handled them before; Keras calls no callback where training fails."""
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-        self.previous = {}

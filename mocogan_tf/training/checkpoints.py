@@ -1,9 +1,11 @@
-"""Checkpoints: one file of everything a run needs to go on, written beside and renamed, restored loudly.
+"""Checkpoints: files that hold everything a run needs to go on. They are whole or absent, and damage is reported.
 
-`checkpoints/step-00001500.weights.h5` holds the networks, the averaged generator, the optimizers with Adam's
-moments and loss scales, and the step; `step-00001500.json` its SHA-256 and what was known of the run then. A checkpoint
-exists when its .json does. Random state and place in the data follow from the step, so they need no room here.
+`checkpoints/step-00001500.weights.h5` holds the networks, the averaged generator, the optimizers with Adam's moments
+and loss scales, and the step. `step-00001500.json` holds the file's SHA-256 and the scores at that step. A checkpoint
+exists once its .json does. Random state and place in the data follow from the step and are not stored.
 """
+
+from __future__ import annotations
 
 import json
 import math
@@ -11,43 +13,33 @@ import os
 import pathlib
 import re
 import warnings
+from typing import Any
 
 import numpy as np
 from absl import logging
 
-from mocogan_tf.config import Config
 from mocogan_tf.files import sha256
-from mocogan_tf.gans.build import build_gan
-from mocogan_tf.metrics import monitor
+
+RunDir = str | pathlib.Path
 
 FOLDER = "checkpoints"
 _NAME = re.compile(r"step-(\d{8})\.json")
 
 
-def steps(run_dir):
-    """Returns the steps of which there is a checkpoint, ascending."""
+def steps(run_dir: RunDir) -> list[int]:
+    """Returns the steps that have a checkpoint, ascending."""
     names = (_NAME.fullmatch(path.name) for path in (pathlib.Path(run_dir) / FOLDER).glob("step-*.json"))
     return sorted(int(match.group(1)) for match in names if match)
 
 
-def paths(run_dir, step):
+def paths(run_dir: RunDir, step: int) -> tuple[pathlib.Path, pathlib.Path]:
     """Returns the two files of a checkpoint: weights and description."""
     folder = pathlib.Path(run_dir) / FOLDER
     return folder / f"step-{step:08d}.weights.h5", folder / f"step-{step:08d}.json"
 
 
-def best_of(config):
-    """Returns the metric by which a run's best checkpoint is chosen, and whether more of it is better.
-
-    Raises:
-        ValueError: `best_metric` names no metric of quality.
-    """
-    name = monitor.default_metric(config) if config.best_metric == "auto" else config.best_metric
-    return name, monitor.higher_is_better(name)
-
-
-def best(run_dir, metric, higher_is_better):
-    """Returns the step whose checkpoint scored best, the earlier of equals; None if none has a finite score.
+def best(run_dir: RunDir, metric: str, higher_is_better: bool) -> int | None:
+    """Returns the step whose checkpoint scored best, the earliest of equals; None if none has a finite score.
 
     Args:
         run_dir: The run directory.
@@ -59,25 +51,33 @@ def best(run_dir, metric, higher_is_better):
     return min(finite, key=lambda step: -finite[step] if higher_is_better else finite[step], default=None)
 
 
-def read(run_dir, step):
-    """Returns what a checkpoint's .json says: `step`, `sha256`, and scores by name where it was scored; or nothing."""
+def read(run_dir: RunDir, step: int) -> dict[str, Any]:
+    """Returns the content of a checkpoint's .json: `step`, `sha256` and scores by name; {} if it cannot be read."""
     try:
         about = json.loads(paths(run_dir, step)[1].read_text())
         return about if isinstance(about, dict) else {}
-    except (OSError, ValueError):  # `restore` says what is wrong with it, if anybody wants it.
+    except (OSError, ValueError):  # `restore` says what is wrong with it.
         return {}
 
 
-def save(gan, run_dir, *, keep, keep_every=0, best_of=None, **about):
+def save(
+    gan: Any,
+    run_dir: RunDir,
+    *,
+    keep: int,
+    keep_every: int = 0,
+    best_of: tuple[str, bool] | None = None,
+    **about: float,
+) -> int:
     """Writes a checkpoint of the current step, then removes old ones.
 
     Args:
         gan: A compiled `AdversarialModel`.
         run_dir: The run directory.
         keep: Number of latest checkpoints to keep, this one included.
-        keep_every: Steps that are multiples of this are kept too; 0 for none.
-        best_of: `(metric, higher_is_better)`: the best by it is kept too.
-        **about: What else the .json shall say, such as scores by name.
+        keep_every: Checkpoints whose step is a multiple of this are kept too; 0 for none.
+        best_of: `(metric, higher_is_better)`; the best checkpoint by this metric is kept too.
+        **about: Further content of the .json, such as scores by name.
 
     Returns:
         The step.
@@ -96,22 +96,22 @@ def save(gan, run_dir, *, keep, keep_every=0, best_of=None, **about):
     try:
         _make_sure_of_room(new_weights, gan)
         gan.save_weights(new_weights)
-        about = {"step": step, "sha256": sha256(new_weights), **about}
-        new_description.write_text(json.dumps(about, indent=2) + "\n")
+        described = {"step": step, "sha256": sha256(new_weights), **about}
+        new_description.write_text(json.dumps(described, indent=2) + "\n")
         os.replace(new_weights, weights)
         os.replace(new_description, description)
     except BaseException as error:
         new_weights.unlink(missing_ok=True)
         new_description.unlink(missing_ok=True)
-        if isinstance(error, RuntimeError):  # HDF5's word for a write that failed.
+        if isinstance(error, RuntimeError):  # What HDF5 raises when a write fails.
             raise OSError(f"Cannot write checkpoint {weights}: {error}") from error
         raise
     _remove_old(run_dir, step, keep, keep_every, best(run_dir, *best_of) if best_of else None)
     return step
 
 
-def _make_sure_of_room(path, gan):
-    """Raises OSError unless the weights can be written: HDF5 takes the process with it where a disk fills under it."""
+def _make_sure_of_room(path: pathlib.Path, gan: Any) -> None:
+    """Raises OSError unless the disk has room for the weights: HDF5 crashes the process when a disk fills up."""
     size = sum(math.prod(variable.shape) * variable.value.dtype.size + 4096 for variable in gan.state)
     with open(path, "wb") as file:
         if hasattr(os, "posix_fallocate"):  # macOS has none.
@@ -119,8 +119,8 @@ def _make_sure_of_room(path, gan):
     path.unlink()
 
 
-def _remove_old(run_dir, step, keep, keep_every, kept_best):
-    """Removes what is not to be kept, and what killed processes left half-written."""
+def _remove_old(run_dir: RunDir, step: int, keep: int, keep_every: int, kept_best: int | None) -> None:
+    """Removes checkpoints that are not to be kept, and half-written files of killed processes."""
     # Later ones are not counted: they were damaged, or the run would have gone on from them.
     for old in [one for one in steps(run_dir) if one <= step][:-keep]:
         if old == kept_best or (keep_every and old % keep_every == 0):
@@ -136,11 +136,11 @@ def _remove_old(run_dir, step, keep, keep_every, kept_best):
             path.unlink(missing_ok=True)
 
 
-def restore(gan, run_dir, step):
+def restore(gan: Any, run_dir: RunDir, step: int) -> None:
     """Loads weights, optimizer state and step of one checkpoint into a compiled model.
 
     Raises:
-        ValueError: The file is missing or damaged, or it is whole and holds other networks.
+        ValueError: The file is missing or damaged, or it is whole and belongs to other networks.
     """
     weights, description = paths(run_dir, step)
     try:
@@ -160,8 +160,8 @@ def restore(gan, run_dir, step):
         ) from error
 
 
-def restore_latest(gan, run_dir):
-    """Restores the latest checkpoint that is whole, and reports damaged ones.
+def restore_latest(gan: Any, run_dir: RunDir) -> int | None:
+    """Restores the latest whole checkpoint, and reports damaged ones.
 
     Returns:
         The step, or None if there is no checkpoint.
@@ -179,37 +179,3 @@ def restore_latest(gan, run_dir):
     if found:
         raise ValueError(f"No checkpoint in {run_dir} can be restored. Start again with another --run_dir.")
     return None
-
-
-def load_generator(run_dir, which="latest"):
-    """Loads the averaged generator of a run, for sampling, metrics and export.
-
-    Args:
-        run_dir: The run directory.
-        which: "latest", "best" (by the metric that the run's configuration names), or a step.
-
-    Returns:
-        `(generator, Config, step)`, in float32 whatever the run's precision.
-
-    Raises:
-        ValueError: There is no such run or checkpoint, or it is damaged.
-    """
-    config = Config.from_json(pathlib.Path(run_dir) / "config.json")
-    found = steps(run_dir)
-    if not found:
-        raise ValueError(f"{run_dir} has no checkpoints. Train with: python train.py --run_dir={run_dir}")
-    if which == "latest":
-        step = found[-1]
-    elif which == "best":
-        metric, higher_is_better = best_of(config)
-        step = best(run_dir, metric, higher_is_better)
-        if step is None:
-            raise ValueError(f"No checkpoint in {run_dir} has a score in {metric}. Use latest, or a step.")
-    else:
-        step = int(which) if str(which).isdigit() else -1
-        if step not in found:
-            there = ", ".join(map(str, found))
-            raise ValueError(f"No checkpoint {which!r} in {run_dir}. There are: latest, best, {there}.")
-    gan = build_gan(config, policy="float32")
-    restore(gan, run_dir, step)
-    return gan.sampler, config, step

@@ -1,16 +1,22 @@
-"""Scores of the generator on fixed latents while it trains."""
+"""Scores of the generator: on fixed latents while it trains, and of a trained one."""
+
+from __future__ import annotations
 
 import dataclasses
 import json
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 from absl import logging
 
 from mocogan_tf.metrics.clips import compared
 from mocogan_tf.metrics.material import Material
-from mocogan_tf.training import checkpoints
 from mocogan_tf.training.callbacks import TensorBoardLog, drop_after, due
+from mocogan_tf.training.trained import Trained
 from mocogan_tf.training.warnings import EARLY, Warnings, collapse_warnings
+
+Scores = dict[str, float]
 
 
 class Evaluations:
@@ -19,27 +25,33 @@ class Evaluations:
     Args:
         run_dir: The run directory.
         start_step: Step from which the run goes on; later lines of `evaluations.jsonl` are cut off.
-        every: Steps between two scores.
-        make_monitor: Makes a `metrics.monitor.Monitor`, or any function from a generator to scores by name; called when
-            the first scores are due. Where the clips do not allow it, its ValueError is told, and nothing is scored.
-        best_metric: The score by which the best checkpoint is chosen.
+        every: Steps between two scores; 0: never.
+        make_monitor: Makes a `metrics.monitor.Monitor`, or any function from a generator to scores by name. It is
+            called when the first scores are due. If it raises ValueError, because the clips do not allow scores, the
+            error is logged and nothing is scored.
+        best_metric: The score that chooses the best checkpoint.
         tensorboard: `TensorBoardLog`.
     """
 
-    def __init__(self, run_dir, start_step, every, make_monitor, best_metric, tensorboard: TensorBoardLog):
+    def __init__(
+        self,
+        run_dir: str | pathlib.Path,
+        start_step: int,
+        *,
+        every: int,
+        make_monitor: Callable[[], Callable[[Any], Scores]],
+        best_metric: str,
+        tensorboard: TensorBoardLog,
+    ) -> None:
         self.path = pathlib.Path(run_dir) / "evaluations.jsonl"
-        self.every, self.make_monitor, self.best_metric, self.tensorboard = (
-            every,
-            make_monitor,
-            best_metric,
-            tensorboard,
-        )
+        self.every, self.make_monitor, self.best_metric = every, make_monitor, best_metric
+        self.tensorboard = tensorboard
         self.last_step = start_step
-        self.monitor = None
+        self.monitor: Callable[[Any], Scores] | None = None
         self.warnings = Warnings(run_dir)
         drop_after(self.path, start_step)
 
-    def __call__(self, model, step):
+    def __call__(self, model: Any, step: int) -> Scores:
         """Returns scores by name if they are due at this step, else an empty dict."""
         if not self.every or not due(self.every, self.last_step, step):
             return {}
@@ -64,22 +76,23 @@ class Evaluations:
         return scores
 
 
-def material_of_run(
-    run_dir: str | pathlib.Path,
-    *,
-    checkpoint: str,
-    num_videos: int,
-    seed: int,
-    data_dir: str = "",
-    cache_dir: str = "",
-) -> Material:
-    """What is scored of a run; `data_dir` and `cache_dir`, where given, replace those of its configuration.
+def material_of(trained: Trained, *, num_videos: int, seed: int, data_dir: str = "", cache_dir: str = "") -> Material:
+    """Returns what metrics need of a trained generator.
 
-    Raises:
-        ValueError: There is no such run or checkpoint.
+    Args:
+        trained: Generator and configuration.
+        num_videos: Clips to score.
+        seed: Of the latents and of the choice of real clips.
+        data_dir: Folder of the real clips, if it is not that of the configuration.
+        cache_dir: Folder of decoded clips and networks, if it is not that of the configuration.
     """
-    generator, config, step = checkpoints.load_generator(run_dir, checkpoint)
     moved = {name: value for name, value in (("data_dir", data_dir), ("cache_dir", cache_dir)) if value}
-    config = compared(dataclasses.replace(config, **moved), generator.frame_stride)
-    num_frames = config.video_length
-    return Material(config, num_videos=num_videos, num_frames=num_frames, seed=seed, generator=generator, step=step)
+    config = compared(dataclasses.replace(trained.config, **moved), trained.generator.frame_stride)
+    return Material(
+        config,
+        num_videos=num_videos,
+        num_frames=config.video_length,
+        seed=seed,
+        generator=trained.generator,
+        step=trained.step,
+    )

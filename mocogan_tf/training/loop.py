@@ -1,29 +1,60 @@
-"""Training a run from a configuration: networks, state, the loop. What `train.py` calls."""
+"""Training a run from a configuration: networks, state, the loop."""
+
+from __future__ import annotations
 
 import contextlib
 import dataclasses
+import pathlib
 import signal
 import sys
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from mocogan_tf.config import Config
 from mocogan_tf.data.datasets import open_videos
 from mocogan_tf.data.pipeline import Replicas, training_batches
+from mocogan_tf.data.videos import VideoSet
 from mocogan_tf.distribution import cluster
 from mocogan_tf.distribution.devices import check_batches, choose_precision, make_strategy, set_graph_options
 from mocogan_tf.distribution.workers import WorkerLost, Workers, telling_of_lost_workers
 from mocogan_tf.gans.build import build_gan
 from mocogan_tf.metrics.clips import compared
 from mocogan_tf.metrics.monitor import Monitor
-from mocogan_tf.training import callbacks, checkpoints, evaluation, footprint, run_directory, warnings
+from mocogan_tf.training import callbacks, checkpoints, evaluation, footprint, run_directory, trained, warnings
+from mocogan_tf.training.stopping import StopOnSignal
 
 EXIT_CODES = {None: 0, signal.SIGINT: 130, signal.SIGTERM: 143}  # By the signal that ended training.
 WORKER_LOST = 75  # sysexits.h's EX_TEMPFAIL: start all workers again, and training goes on.
 
 
-def describe(config, gan, batch_shapes, num_replicas):
-    """Returns what `--dry_run` prints: configuration, parameter counts, one batch's shapes, what a run will take."""
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run that is about to start.
+
+    Args:
+        config: Resolved `Config`.
+        run_dir: Folder of the run.
+        videos: The `VideoSet` to train on.
+        strategy: Spreads the steps over devices.
+        workers: The workers of the run.
+    """
+
+    config: Config
+    run_dir: pathlib.Path
+    videos: VideoSet
+    strategy: tf.distribute.Strategy
+    workers: Workers
+
+    @property
+    def fps(self) -> float:
+        """Frames per second of a training clip."""
+        return self.videos.fps / self.config.every_nth
+
+
+def describe(config: Config, gan: Any, batch_shapes: dict[str, tuple[int, ...]], num_replicas: int) -> str:
+    """Returns what `--dry_run` prints: configuration, parameter counts, one batch's shapes, what a run takes."""
     counts = [
         f"{name}: {sum(int(tf.size(v.value)) for v in network.trainable_variables):,} parameters"
         for name, network in gan.networks.items()
@@ -33,13 +64,13 @@ def describe(config, gan, batch_shapes, num_replicas):
     return "\n".join([config.to_json().rstrip(), *counts, *shapes, *takes])
 
 
-def dry_run(config):
-    """Prints what a run would be, without writing one: configuration, parameter counts, shapes, memory and disk."""
+def dry_run(config: Config) -> None:
+    """Prints what a run would be without starting one: configuration, parameter counts, shapes, memory and disk."""
     machines = cluster.from_environment()
     config = dataclasses.replace(config, precision=choose_precision(config.precision))
     videos = open_videos(config, few=8)  # The set need not be whole for this.
     config = config.resolve_categories(len(videos.categories))
-    # This machine alone, though it may be one of several: nobody is waited for.
+    # No waiting for other machines: this one stands for all.
     num_replicas = make_strategy(config).num_replicas_in_sync * machines.num_workers
     check_batches(config, num_replicas)
     gan = build_gan(config, policy=config.precision)
@@ -47,16 +78,25 @@ def dry_run(config):
     print(describe(config, gan, {name: tuple(value.shape) for name, value in batch.items()}, num_replicas))
 
 
-def train(config, run_dir, resume="auto"):
-    """Trains a run, or goes on with one; where TF_CONFIG is set, as one worker of several.
+def train(
+    config: Config,
+    run_dir: str | pathlib.Path,
+    resume: str = "auto",
+    *,
+    allow_changed_data: bool = False,
+    may_exit: bool = False,
+) -> int:
+    """Trains a run, or goes on with one; if TF_CONFIG is set, as one worker of several.
 
     Args:
         config: `Config`; what follows from data and device may still be open in it.
         run_dir: Folder of the run; made if missing. Of several workers only the chief needs it.
-        resume: "auto" goes on where there is a run, "never" refuses to, "must" insists on it.
+        resume: "auto" resumes a run if there is one, "never" refuses to, "must" insists on it.
+        allow_changed_data: Whether a run may be resumed on other clips than it was trained on.
+        may_exit: Whether a second Ctrl-C may end the process at once; it raises KeyboardInterrupt otherwise.
 
     Returns:
-        Exit code: 0 when all steps are done, 130 after Ctrl-C and 143 after SIGTERM, with a checkpoint saved; 75 when
+        Exit code: 0 when all steps are done; 130 after Ctrl-C and 143 after SIGTERM, with a checkpoint saved; 75 when
         another worker was lost.
 
     Raises:
@@ -72,62 +112,72 @@ def train(config, run_dir, resume="auto"):
     try:
         with telling_of_lost_workers(machines):
             strategy = make_strategy(config, machines)
-            return _train(config, run_dir, resume, strategy, Workers(machines, strategy))
+            workers = Workers(machines, strategy)
+            run = _open(config, pathlib.Path(run_dir), resume, strategy, workers)
+            return _train(run, allow_changed_data, may_exit)
     except WorkerLost as error:
         print(f"error: {error}", file=sys.stderr)
         return WORKER_LOST
 
 
-def _train(config, run_dir, resume, strategy, workers):
+def _open(
+    config: Config, run_dir: pathlib.Path, resume: str, strategy: tf.distribute.Strategy, workers: Workers
+) -> Run:
+    """Opens the clips and settles what follows from them."""
     with workers.chief_first():
         if workers.is_chief:
             run_directory.check(run_dir, config, resume)
         videos = open_videos(config)
     config = config.resolve_categories(len(videos.categories))
-    checkpoints.best_of(config)  # An unknown metric ends here.
+    trained.best_of(config)  # An unknown metric ends here.
     workers.check_same("configuration and clips", _identity(config, videos))
-    fps = videos.fps / config.every_nth
-    with strategy.scope():
+    return Run(config, run_dir, videos, strategy, workers)
+
+
+def _train(run: Run, allow_changed_data: bool, may_exit: bool) -> int:
+    """Builds or restores the networks and trains them; returns the exit code."""
+    config, workers = run.config, run.workers
+    with run.strategy.scope():
         gan = build_gan(config, policy=config.precision)
     with workers.chief_first():
         if workers.is_chief:
-            run_directory.check_clips(run_dir, config, videos)
-            checkpoints.restore_latest(gan, run_dir)
+            run_directory.check_clips(run.run_dir, config, run.videos, allow_changed_data)
+            checkpoints.restore_latest(gan, run.run_dir)
             _check_steps(config, int(gan.step.numpy()))
     workers.copy_from_chief(gan.state)
     start_step = int(gan.step.numpy())
     if start_step >= config.steps:
         if workers.is_chief:
-            print(f"{run_dir} is at step {start_step} of {config.steps}. To go on, raise --steps.")
+            print(f"{run.run_dir} is at step {start_step} of {config.steps}. To go on, raise --steps.")
         return 0
     with contextlib.ExitStack() as stack:
         with workers.chief_first():
             if workers.is_chief:
-                stack.enter_context(run_directory.claim(run_dir, config, videos, fps))
+                stack.enter_context(run_directory.claim(run.run_dir, config, run.videos, run.fps))
                 print(
-                    f"{'going on with' if start_step else 'training'} {run_dir}: steps {start_step + 1} to "
-                    f"{config.steps}, {len(videos)} clips, {len(videos.categories)} categories, "
-                    f"{strategy.num_replicas_in_sync} replica(s)",
+                    f"{'going on with' if start_step else 'training'} {run.run_dir}: steps {start_step + 1} to "
+                    f"{config.steps}, {len(run.videos)} clips, {len(run.videos.categories)} categories, "
+                    f"{run.strategy.num_replicas_in_sync} replica(s)",
                     flush=True,
                 )
-        return _fit(gan, config, run_dir, start_step, videos, strategy, workers)
+        return _fit(gan, run, start_step, may_exit)
 
 
-def _fit(gan, config, run_dir, start_step, videos, strategy, workers):
+def _fit(gan: Any, run: Run, start_step: int, may_exit: bool) -> int:
     """Trains to the end or a signal; returns the exit code."""
-    stop = callbacks.StopOnSignal(workers)
-    listeners = _callbacks(config, run_dir, start_step, videos, gan.sampler.frame_stride, workers.is_chief)
+    config, workers = run.config, run.workers
+    stop = StopOnSignal(workers, start_step, config.steps_per_execution, may_exit)
     try:
         gan.fit(
-            _batches(videos, config, start_step, strategy, workers.cluster),
+            _batches(run, start_step),
             steps_per_epoch=config.steps - start_step,
             shuffle=False,
             verbose=0,
-            callbacks=[*listeners, stop],
+            callbacks=[*_callbacks(run, start_step, gan.sampler.frame_stride), stop],
         )
     except tf.errors.ResourceExhaustedError as error:
         if "No space left" in str(error):  # TensorFlow has one word for a full memory and a full disk.
-            raise OSError(f"The disk is full; earlier checkpoints in {run_dir} are kept.") from error
+            raise OSError(f"The disk is full; earlier checkpoints in {run.run_dir} are kept.") from error
         batches = ("video_batch",) if config.image_discriminator == "none" else ("video_batch", "image_batch")
         raise ValueError(
             f"Out of memory at {', '.join(f'{name}={getattr(config, name)}' for name in batches)}. "
@@ -135,23 +185,23 @@ def _fit(gan, config, run_dir, start_step, videos, strategy, workers):
         ) from error
     finally:
         stop.restore()
-    workers.wait()  # Whoever ends first would look like a lost worker to the others.
+    workers.wait()  # The first to end would look like a lost worker to the others.
     if not workers.is_chief:
         return EXIT_CODES[stop.signal]
     if stop.signal is not None:
         print(f"stopped at step {int(gan.step.numpy())}; the same command goes on from there (with --resume=auto)")
     else:
-        print(f"done: {run_dir} holds samples/, checkpoints/, log.jsonl and tensorboard/")
+        print(f"done: {run.run_dir} holds samples/, checkpoints/, log.jsonl and tensorboard/")
     return EXIT_CODES[stop.signal]
 
 
-def _identity(config, videos):
-    """What must be the same on all workers, for `Workers.check_same`; where things lie may differ."""
+def _identity(config: Config, videos: VideoSet) -> list[Any]:
+    """What must be the same on all workers, for `Workers.check_same`; folders may differ."""
     fields = {**dataclasses.asdict(config), "data_dir": None, "cache_dir": None}
     return [fields, list(videos.categories), videos.labels.tolist(), videos.lengths.tolist()]
 
 
-def _check_steps(config, start_step):
+def _check_steps(config: Config, start_step: int) -> None:
     too_many = max(0, config.steps - start_step) % config.steps_per_execution
     if too_many:
         raise ValueError(
@@ -161,30 +211,30 @@ def _check_steps(config, start_step):
         )
 
 
-def _batches(videos, config, start_step, strategy, machines):
-    """Batches from a step on. On one machine the strategy splits them; of several, each reads its rows only."""
+def _batches(run: Run, start_step: int) -> Any:
+    """Batches from a step on. One machine splits them over its devices; of several, each reads only its own rows."""
+    machines, total = run.workers.cluster, run.strategy.num_replicas_in_sync
     if machines.num_workers == 1:
-        return training_batches(videos, config, start_step=start_step)
-    total = strategy.num_replicas_in_sync
+        return training_batches(run.videos, run.config, start_step=start_step)
     local = total // machines.num_workers
     replicas = Replicas(first=machines.index * local, local=local, total=total)
-    return strategy.distribute_datasets_from_function(
-        lambda _: training_batches(videos, config, start_step=start_step, replicas=replicas)
+    return run.strategy.distribute_datasets_from_function(
+        lambda _: training_batches(run.videos, run.config, start_step=start_step, replicas=replicas)
     )
 
 
-def _callbacks(config, run_dir, start_step, videos, frame_stride, is_chief):
-    stop_on_non_finite = callbacks.StopOnNonFinite(run_dir, start_step)  # First: nothing is saved of a step gone wrong.
-    if not is_chief:
+def _callbacks(run: Run, start_step: int, frame_stride: int) -> list[keras.callbacks.Callback]:
+    config, run_dir = run.config, run.run_dir
+    stop_on_non_finite = callbacks.StopOnNonFinite(run_dir, start_step)  # First: a step gone wrong must not be saved.
+    if not run.workers.is_chief:
         return [stop_on_non_finite]
-    clips_per_step = config.video_batch
-    best_of = checkpoints.best_of(config)
+    best_of = trained.best_of(config)
     tensorboard = callbacks.TensorBoardLog(run_dir, start_step, config.log_every)
     return [
         stop_on_non_finite,
-        callbacks.JsonLog(run_dir, start_step, config.log_every, clips_per_step),
-        callbacks.Progress(start_step, config.steps, config.log_every, clips_per_step),
-        # Its thresholds are those of MoCoGAN's losses, and so is its advice.
+        callbacks.JsonLog(run_dir, start_step, config.log_every, config.video_batch),
+        callbacks.Progress(start_step, config.steps, config.log_every, config.video_batch),
+        # Its thresholds and its advice fit MoCoGAN's losses only.
         *([warnings.BalanceWatch(run_dir, start_step)] if config.model == "mocogan" else []),
         tensorboard,
         callbacks.Samples(
@@ -192,11 +242,11 @@ def _callbacks(config, run_dir, start_step, videos, frame_stride, is_chief):
             start_step,
             config.sample_every,
             video_length=config.video_length,
-            fps=videos.fps / config.every_nth,
+            fps=run.fps,
             seed=config.seed,
             tensorboard=tensorboard,
         ),
-        # Last: what leads to a checkpoint is written before it, or a run that goes on from it would lack that.
+        # Last: logs are written before the checkpoint, or a run that is resumed from it would lack them.
         callbacks.Checkpoints(
             run_dir,
             start_step,
@@ -205,10 +255,10 @@ def _callbacks(config, run_dir, start_step, videos, frame_stride, is_chief):
             evaluation.Evaluations(
                 run_dir,
                 start_step,
-                config.evaluate_every,
-                lambda: Monitor(compared(config, frame_stride), videos, seed=config.seed),
-                best_of[0],
-                tensorboard,
+                every=config.evaluate_every,
+                make_monitor=lambda: Monitor(compared(config, frame_stride), run.videos, seed=config.seed),
+                best_metric=best_of[0],
+                tensorboard=tensorboard,
             ),
         ),
     ]

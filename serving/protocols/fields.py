@@ -1,353 +1,348 @@
-"""Fields of the native requests: types, bounds, defaults, and the latents that they ask for."""
+"""The fields of the native requests: one table, from which requests are read and the OpenAPI document is made.
+
+A field knows its name, type, bounds, default and description. `GENERATE`, `GRID`, `STREAM` and `CHANGE` list the fields
+of each kind of request; `Fields` reads a request by them, `Field.schema` describes it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import secrets
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Generic, NoReturn, TypeVar
 
-import numpy as np
-
-from serving.interpolate import slerp
-from serving.latents import LatentSpec, sample_latents
-from serving.runtime.encode import FORMATS
-from serving.runtime.engine import Floats
+from serving.runtime.encode import FORMATS, STRIPS
 from serving.runtime.errors import Invalid, TooLarge, shown
-from serving.runtime.repository import Model
-from serving.runtime.service import Limits, category_index
+from serving.runtime.service import Limits
 
-MAX_SCALE = 8
-# Slower than this, frames' durations outgrow the formats' numbers.
-MIN_FPS, MAX_FPS = 0.1, 120.0
-# Three times a normal vector is far outside of what the generator was trained on.
-MAX_STRENGTH = 3.0
-# Small enough that a browser's numbers hold it; clients may send any of the 2^64.
+T = TypeVar("T")
+Schema = dict[str, Any]
+Bound = int | float | str
+
+# Decimal digits of the largest seed, 2^64 - 1.
+SEED_DIGITS = 20
+# Small enough for a browser's numbers. Clients may send any seed below 2^64.
 RANDOM_SEED_BITS = 53
-COMMON = ("model", "version", "seed", "num_frames", "category", "fps", "format", "scale", "timeout")
-BLENDS = ("content_seed_to", "content_blend", "motion_seed_to", "motion_blend", "content_scale", "motion_scale")
-GENERATE_FIELDS = (*COMMON, "num_videos", "content_seed", "motion_seed", *BLENDS, "first_clip", "latents")
-GRID_FIELDS = (*COMMON, "rows", "columns", "content_seeds", "motion_seeds", "categories")
-NUMBERS = {"version", "num_frames", "num_videos", "scale", "first_clip", "rows", "columns", "chunk_frames"}
-REALS = {"fps", "timeout", "content_blend", "motion_blend", "content_scale", "motion_scale"}
+# At a slower speed the durations of frames outgrow the numbers of the file formats.
+MIN_FPS, MAX_FPS = 0.1, 120.0
+# The generator was not trained on anything near three times a normal vector.
+MAX_STRENGTH = 3.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Field(Generic[T]):
+    """One field of a request.
+
+    Args:
+        name: Its key in JSON and in a query.
+        description: For the OpenAPI document.
+        default: Its value if it is left out; None where that depends on the model or on other fields.
+        in_query: Whether a query may carry it.
+    """
+
+    name: str
+    description: str = ""
+    default: T | None = None
+    in_query: bool = True
+
+    def read(self, value: object, limits: Limits) -> T:
+        """Returns the value out of JSON, checked.
+
+        Raises:
+            Invalid: It has another type or is out of range.
+            TooLarge: It asks for more than the server does in one request.
+        """
+        raise NotImplementedError
+
+    def from_text(self, text: str) -> Any:
+        """Returns what JSON would hold for a query's text. Text that does not fit stays, for `read` to refuse."""
+        return text
+
+    def type_schema(self, limits: Limits) -> Schema:
+        """Returns type and bounds in the words of JSON Schema."""
+        raise NotImplementedError
+
+    def schema(self, limits: Limits) -> Schema:
+        """Returns the field's whole JSON Schema."""
+        schema = self.type_schema(limits)
+        said = " ".join(text for text in (self.description, schema.get("description", "")) if text)
+        schema = schema | ({"description": said} if said else {})
+        return schema if self.default is None else schema | {"default": self.default}
+
+    def refuse(self, value: object, expected: str) -> NoReturn:
+        """Raises Invalid with what was expected and what was received."""
+        raise Invalid(f"`{self.name}` must be {expected}. Received: {self.name}={shown(value)}")
+
+
+def _bound(bound: Bound, limits: Limits) -> Any:
+    """A bound's number: itself, or that of the limit with this name."""
+    return getattr(limits, bound) if isinstance(bound, str) else bound
+
+
+def _digits(text: str) -> bool:
+    """Whether a text is a whole number as short as a seed."""
+    return text.isdecimal() and text.isascii() and len(text) <= SEED_DIGITS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Integer(Field[int]):
+    """An integer from `low` to `high`, a number or the name of a limit.
+
+    `limits.check_work` refuses what is above a bound that `is_work`: that is a request too large, not an invalid one.
+    """
+
+    low: int
+    high: Bound | None = None
+    is_work: bool = False
+
+    def read(self, value: object, limits: Limits) -> int:
+        high = None if self.high is None or self.is_work else _bound(self.high, limits)
+        if isinstance(value, int) and not isinstance(value, bool) and value >= self.low:
+            if high is None or value <= high:
+                return value
+        self.refuse(value, f"an integer {f'at least {self.low}' if high is None else f'in [{self.low}, {high}]'}")
+
+    def from_text(self, text: str) -> Any:
+        return int(text) if _digits(text) else text
+
+    def type_schema(self, limits: Limits) -> Schema:
+        schema = {"type": "integer", "minimum": self.low}
+        return schema if self.high is None else schema | {"maximum": _bound(self.high, limits)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Number(Field[float]):
+    """A finite number from `low` to `high`, which may be the name of a limit; `low` itself may be left out."""
+
+    low: float = 0.0
+    high: Bound = 1.0
+    above_low: bool = False
+
+    def read(self, value: object, limits: Limits) -> float:
+        high = _bound(self.high, limits)
+        if isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= high:
+            if value > self.low or not self.above_low:
+                return float(value)
+        self.refuse(value, f"a number in {'(' if self.above_low else '['}{self.low:g}, {high:g}]")
+
+    def from_text(self, text: str) -> Any:
+        try:
+            return float(text)
+        except ValueError:
+            return text
+
+    def type_schema(self, limits: Limits) -> Schema:
+        lowest = "exclusiveMinimum" if self.above_low else "minimum"
+        return {"type": "number", lowest: self.low, "maximum": _bound(self.high, limits)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choice(Field[str]):
+    """One of a few words."""
+
+    choices: tuple[str, ...]
+
+    def read(self, value: object, limits: Limits) -> str:
+        if not isinstance(value, str) or value not in self.choices:
+            self.refuse(value, f"one of {', '.join(self.choices)}")
+        return value
+
+    def type_schema(self, limits: Limits) -> Schema:
+        return {"type": "string", "enum": list(self.choices)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Text(Field[str]):
+    """A string of 1 to 200 characters."""
+
+    def read(self, value: object, limits: Limits) -> str:
+        if not isinstance(value, str) or not 0 < len(value) <= 200:
+            self.refuse(value, "a string")
+        return value
+
+    def type_schema(self, limits: Limits) -> Schema:
+        return {"type": "string", "minLength": 1, "maxLength": 200}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flag(Field[bool]):
+    """True or false."""
+
+    def read(self, value: object, limits: Limits) -> bool:
+        if not isinstance(value, bool):
+            raise Invalid(f"`{self.name}` must be true or false.")
+        return value
+
+    def type_schema(self, limits: Limits) -> Schema:
+        return {"type": "boolean"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Seed(Field[int]):
+    """An integer in [0, 2^64); a string of digits too, for languages without integers of 64 bits."""
+
+    def read(self, value: object, limits: Limits) -> int:
+        number = int(value) if isinstance(value, str) and _digits(value) else value
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 2**64:
+            self.refuse(value, "an integer in [0, 2^64)")
+        return number
+
+    def type_schema(self, limits: Limits) -> Schema:
+        return {
+            "description": "An integer in [0, 2^64), or the same in decimal digits.",
+            "anyOf": [
+                {"type": "integer", "minimum": 0, "maximum": 2**64 - 1},
+                {"type": "string", "pattern": f"^[0-9]{{1,{SEED_DIGITS}}}$"},
+            ],
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Seeds(Field[list[int]]):
+    """A list of seeds, at most as many as a request may have clips."""
+
+    def read(self, value: object, limits: Limits) -> list[int]:
+        if not isinstance(value, list) or not value:
+            self.refuse(value, "a list of seeds")
+        if len(value) > limits.max_videos:
+            raise TooLarge(f"`{self.name}` must have at most {limits.max_videos} seeds. Received: {len(value)}")
+        each = Seed(name=self.name)
+        return [each.read(seed, limits) for seed in value]
+
+    def from_text(self, text: str) -> Any:
+        return text.split(",")
+
+    def type_schema(self, limits: Limits) -> Schema:
+        items = Seed(name=self.name).type_schema(limits)
+        return {"type": "array", "items": items, "minItems": 1, "maxItems": limits.max_videos}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Category(Field[object]):
+    """Index or name of a category. `category_index` checks it, since only the model knows its categories."""
+
+    def read(self, value: object, limits: Limits) -> object:
+        return value
+
+    def type_schema(self, limits: Limits) -> Schema:
+        return {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string"}]}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Categories(Field[list[object]]):
+    """A list of categories."""
+
+    def read(self, value: object, limits: Limits) -> list[object]:
+        if not isinstance(value, list):
+            self.refuse(value, "a list of categories")
+        return value
+
+    def from_text(self, text: str) -> Any:
+        return text.split(",")
+
+    def type_schema(self, limits: Limits) -> Schema:
+        return {"type": "array", "items": Category(name=self.name).type_schema(limits), "minItems": 1}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arrays(Field[dict[str, object]]):
+    """An object of nested lists. `latents.read_given` checks it, since only the model knows its inputs."""
+
+    in_query: bool = False
+
+    def read(self, value: object, limits: Limits) -> dict[str, object]:
+        if not isinstance(value, dict):
+            self.refuse(value, "an object of arrays")
+        return value
+
+    def type_schema(self, limits: Limits) -> Schema:
+        return {"type": "object"}
+
+
+Table = dict[str, Field[Any]]
+
+
+def _table(*fields: Field[Any]) -> Table:
+    return {field.name: field for field in fields}
+
+
+MODEL = Text(name="model", description="Default: the first model.")
+VERSION = Integer(name="version", low=1, description="Default: the newest.")
+SEED = Seed(name="seed", description="Default: a random one, told in `X-Seed`.")
+NUM_VIDEOS = Integer(name="num_videos", low=1, high="max_videos", is_work=True, default=1)
+NUM_FRAMES = Integer(
+    name="num_frames", low=1, high="max_frames", is_work=True, description="Default: the length of a training clip."
+)
+CATEGORY = Category(name="category", description="Index or name of a category. Default: drawn from the seed.")
+FPS = Number(name="fps", low=MIN_FPS, high=MAX_FPS, description="Default: the speed of the training clips.")
+FORMAT = Choice(name="format", choices=tuple(FORMATS), default="webp")
+SCALE = Integer(name="scale", low=1, high=8, default=1, description="Enlarges pictures; `npy` stays as it is.")
+TIMEOUT = Number(name="timeout", high="timeout_seconds", above_low=True, description="Seconds to wait at most.")
+CONTENT_SEED = Seed(name="content_seed", description="Seed of the content only. Default: `seed`.")
+MOTION_SEED = Seed(name="motion_seed", description="Seed of the motion only. Default: `seed`.")
+CONTENT_SEED_TO = Seed(name="content_seed_to", description="Seed of the content to blend towards.")
+MOTION_SEED_TO = Seed(name="motion_seed_to", description="Seed of the motion to blend towards.")
+CONTENT_BLEND = Number(name="content_blend", default=0.0, description="How far to blend.")
+MOTION_BLEND = Number(name="motion_blend", default=0.0, description="How far to blend.")
+CONTENT_SCALE = Number(name="content_scale", high=MAX_STRENGTH, default=1.0, description="Strength of the content.")
+MOTION_SCALE = Number(name="motion_scale", high=MAX_STRENGTH, default=1.0, description="Strength of the motion.")
+FIRST_CLIP = Integer(
+    name="first_clip", low=0, high=2**32 - 2, default=0, description="Index of the first clip within the seed."
+)
+LATENTS = Arrays(name="latents", description="Generator inputs by name, as nested lists.")
+ROWS = Integer(name="rows", low=1, high="max_videos", default=3)
+COLUMNS = Integer(name="columns", low=1, high="max_videos", default=3)
+CONTENT_SEEDS = Seeds(name="content_seeds", description="One per row. Default: `seed`, `seed` + 1, ...")
+MOTION_SEEDS = Seeds(name="motion_seeds", description="One per column. Default: `seed`, `seed` + 1, ...")
+CATEGORIES = Categories(name="categories", description="One per column.")
+CHUNK_FRAMES = Integer(name="chunk_frames", low=1, high=64, default=8, description="Frames of a message.")
+STREAM_FORMAT = Choice(name="format", choices=("raw", *STRIPS), description="Of a WebSocket's messages: raw pixels.")
+TRANSITION_FRAMES = Integer(
+    name="transition_frames", low=0, high=1024, description="Default: the length of a training clip."
+)
+PAUSE = Flag(name="pause", description="Stops the stream, or lets it go on.")
+
+_CLIP = (MODEL, VERSION, SEED, NUM_FRAMES, CATEGORY, FPS, FORMAT, SCALE, TIMEOUT)
+_BLENDS = (CONTENT_SEED_TO, CONTENT_BLEND, MOTION_SEED_TO, MOTION_BLEND, CONTENT_SCALE, MOTION_SCALE)
+_PLAYED = (CONTENT_SEED, MOTION_SEED, CATEGORY, MOTION_SCALE, FPS)
+GENERATE = _table(*_CLIP, NUM_VIDEOS, CONTENT_SEED, MOTION_SEED, *_BLENDS, FIRST_CLIP, LATENTS)
+GRID = _table(*_CLIP, ROWS, COLUMNS, CONTENT_SEEDS, MOTION_SEEDS, CATEGORIES)
+STREAM = _table(MODEL, VERSION, SEED, *_PLAYED, CHUNK_FRAMES, STREAM_FORMAT)
+CHANGE = _table(*_PLAYED, TRANSITION_FRAMES, PAUSE)
 
 
 class Fields:
-    """A mapping from outside, read field by field; every reader names the field in its error."""
+    """A request, read field by field; an error names the field."""
 
-    def __init__(self, values: Mapping[str, Any], known: tuple[str, ...]) -> None:
-        """Raises Invalid for a field that the route does not have."""
-        unknown = [name for name in values if name not in known]
+    def __init__(self, values: Mapping[str, Any], table: Table, limits: Limits | None = None) -> None:
+        """Raises Invalid for a field that the table does not have."""
+        unknown = [name for name in values if name not in table]
         if unknown:
-            raise Invalid(f"Unknown field {shown(unknown[0])}. Known: {', '.join(known)}.")
+            raise Invalid(f"Unknown field {shown(unknown[0])}. Known: {', '.join(table)}.")
         self._values = values
+        self._limits = limits or Limits()
 
-    def get(self, name: str) -> Any:
-        return self._values.get(name)
+    def given(self, field: Field[T]) -> T | None:
+        """Returns the field's value, or None if it was left out.
 
-    def integer(self, name: str, default: int, low: int, high: int | None) -> int:
-        """An integer in [low, high]."""
-        value = self._values.get(name)
-        if value is None:
-            return default
-        bounds = f"at least {low}" if high is None else f"in [{low}, {high}]"
-        if not isinstance(value, int) or isinstance(value, bool) or value < low or (high is not None and value > high):
-            raise Invalid(f"`{name}` must be an integer {bounds}. Received: {name}={shown(value)}")
-        return value
+        Raises:
+            Invalid, TooLarge: See `Field.read`.
+        """
+        value = self._values.get(field.name)
+        return None if value is None else field.read(value, self._limits)
 
-    def number(self, name: str, default: float, high: float) -> float:
-        """A finite number in (0, high]."""
-        value = self._values.get(name)
-        if value is None:
-            return default
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= high:
-            raise Invalid(f"`{name}` must be a number in (0, {high:g}]. Received: {name}={shown(value)}")
-        return float(value)
+    def get(self, field: Field[T], default: T | None = None) -> T:
+        """Returns the field's value; if it was left out, `default` or else the field's own default.
 
-    def fps(self, default: float) -> float:
-        """Frames per second, in [MIN_FPS, MAX_FPS]."""
-        return self.share("fps", default, MAX_FPS, MIN_FPS)
-
-    def share(self, name: str, default: float, high: float = 1.0, low: float = 0.0) -> float:
-        """A finite number in [low, high]."""
-        value = self._values.get(name)
-        if value is None:
-            return default
-        if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
-            raise Invalid(f"`{name}` must be a number in [{low:g}, {high:g}]. Received: {name}={shown(value)}")
-        return float(value)
-
-    def choice(self, name: str, default: str, choices: Mapping[str, Any]) -> str:
-        """One of the choices."""
-        value = self._values.get(name)
-        if value is None:
-            return default
-        if not isinstance(value, str) or value not in choices:
-            raise Invalid(f"`{name}` must be one of {', '.join(choices)}. Received: {name}={shown(value)}")
-        return value
-
-    def text(self, name: str) -> str | None:
-        """A short string, or None."""
-        value = self._values.get(name)
-        if value is not None and (not isinstance(value, str) or not value or len(value) > 200):
-            raise Invalid(f"`{name}` must be a string. Received: {name}={shown(value)}")
-        return value
-
-    def seed(self, name: str, default: int) -> int:
-        """An integer in [0, 2^64), also as decimal digits in a string for languages without 64-bit integers."""
-        value = self._values.get(name)
-        return default if value is None else check_seed_value(value, name)
-
-    def seeds(self, name: str, default: list[int], most: int) -> list[int]:
-        """A list of seeds."""
-        value = self._values.get(name)
-        if value is None:
-            return default
-        if not isinstance(value, list) or not value:
-            raise Invalid(f"`{name}` must be a list of seeds. Received: {name}={shown(value)}")
-        if len(value) > most:
-            raise TooLarge(f"`{name}` must have at most {most} seeds. Received: {len(value)}")
-        return [check_seed_value(seed, name) for seed in value]
+        Raises:
+            Invalid, TooLarge: See `Field.read`.
+        """
+        value = self.given(field)
+        for candidate in (value, default, field.default):
+            if candidate is not None:
+                return candidate
+        raise AssertionError(f"{field.name} has no default")
 
 
-def check_seed_value(value: object, name: str) -> int:
-    """A seed out of JSON.
-
-    Raises:
-        Invalid: It is not an integer in [0, 2^64).
-    """
-    number = (
-        int(value) if isinstance(value, str) and value.isdecimal() and value.isascii() and len(value) <= 20 else value
-    )
-    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < 2**64:
-        raise Invalid(f"`{name}` must be an integer in [0, 2^64). Received: {name}={shown(value)}")
-    return number
-
-
-def from_query(query: Mapping[str, str]) -> dict[str, Any]:
-    """Query parameters as JSON values: numbers where numbers belong, lists at commas. What is wrong stays as it is."""
-    values: dict[str, Any] = {}
-    for name, text in query.items():
-        values[name] = text
-        if name in NUMBERS and text.isdecimal() and text.isascii() and len(text) <= 20:
-            values[name] = int(text)
-        elif name in REALS:
-            try:
-                values[name] = float(text)
-            except ValueError:
-                pass
-        elif name in ("content_seeds", "motion_seeds", "categories"):
-            values[name] = text.split(",")
-    return values
-
-
-def check_array(value: object, name: str, shape: tuple[int, ...]) -> Floats:
-    """float32 array of a given shape out of nested lists.
-
-    Raises:
-        Invalid: Not numbers, not finite, or another shape.
-    """
-    expected = f"`{name}` must be finite numbers of shape {list(shape)}."
-    try:
-        array = np.asarray(value)
-        if array.dtype.kind not in "if":
-            raise Invalid(f"{expected} Received: {shown(value)}")
-        with np.errstate(over="ignore"):
-            array = array.astype(np.float32)
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise Invalid(f"{expected} Received lists of uneven length or another kind of value.") from error
-    if array.shape != shape:
-        raise Invalid(f"{expected} Received: shape {list(array.shape)}")
-    if not np.isfinite(array).all():
-        raise Invalid(f"{expected} Received a value that is not finite in float32.")
-    floats: Floats = array
-    return floats
-
-
-@dataclasses.dataclass(frozen=True)
-class Output:
-    """How the frames are to come back."""
-
-    format: str
-    fps: float
-    scale: int
-    timeout: float | None
-
-
-def _output(fields: Fields, model: Model, total_frames: int, limits: Limits) -> Output:
-    scale = fields.integer("scale", 1, 1, MAX_SCALE)
-    pixels = total_frames * model.bundle.height * model.bundle.width * scale * scale
-    if pixels > limits.max_pixels:
-        raise TooLarge(
-            f"An answer has at most {limits.max_pixels} pixels; this one would have {pixels}. Lower `scale`."
-        )
-    timeout = fields.number("timeout", limits.timeout_seconds, limits.timeout_seconds)
-    name = fields.choice("format", "webp", FORMATS)
-    return Output(name, fields.fps(model.bundle.fps), scale, timeout)
-
-
-@dataclasses.dataclass(frozen=True)
-class Blend:
-    """One of content and motion: from one seed's draw some way towards another's, then made weaker or stronger."""
-
-    seed: int
-    seed_to: int
-    amount: float
-    scale: float
-
-    @classmethod
-    def read(cls, fields: Fields, name: str, seed: int) -> Blend:
-        """Raises Invalid."""
-        own = fields.seed(f"{name}_seed", seed)
-        return cls(
-            seed=own,
-            seed_to=fields.seed(f"{name}_seed_to", own),
-            amount=fields.share(f"{name}_blend", 0.0),
-            scale=fields.share(f"{name}_scale", 1.0, MAX_STRENGTH),
-        )
-
-    @property
-    def mixes(self) -> bool:
-        return self.amount > 0 and self.seed_to != self.seed
-
-    def apply(self, value: Floats, other: Floats | None) -> Floats:
-        """The latent between the two draws, scaled; a plain draw stays as it is, bit for bit."""
-        mixed = value if other is None else slerp(value, other, self.amount)
-        return mixed if self.scale == 1.0 else mixed * np.float32(self.scale)
-
-
-@dataclasses.dataclass(frozen=True)
-class GenerateRequest:
-    """`/v1/generate`, checked against a model and the limits."""
-
-    spec: LatentSpec
-    num_videos: int
-    num_frames: int
-    seed: int
-    content: Blend
-    motion: Blend
-    category: int | None
-    first_clip: int
-    given: dict[str, Floats]
-    output: Output
-
-    @classmethod
-    def read(cls, fields: Fields, model: Model, limits: Limits) -> GenerateRequest:
-        """Raises Invalid or TooLarge."""
-        bundle = model.bundle
-        num_videos = fields.integer("num_videos", 1, 1, None)
-        num_frames = fields.integer("num_frames", bundle.video_length, 1, None)
-        total = limits.check_work(num_videos, num_frames)
-        seed = fields.seed("seed", secrets.randbits(RANDOM_SEED_BITS))
-        shapes = bundle.latents.shapes(num_videos, num_frames)
-        given = fields.get("latents")
-        if given is not None and not isinstance(given, dict):
-            raise Invalid(f"`latents` must be an object of arrays. Received: latents={shown(given)}")
-        arrays = {}
-        for name, value in (given or {}).items():
-            if name not in shapes:
-                raise Invalid(f"`latents` must have members out of {', '.join(shapes)}. Received: {shown(name)}")
-            shape = tuple(size or 0 for size in shapes[name])
-            arrays[name] = check_array(value, f"latents.{name}", shape)
-        return cls(
-            spec=bundle.latents,
-            num_videos=num_videos,
-            num_frames=num_frames,
-            seed=seed,
-            content=Blend.read(fields, "content", seed),
-            motion=Blend.read(fields, "motion", seed),
-            category=category_index(fields.get("category"), bundle.categories),
-            first_clip=fields.integer("first_clip", 0, 0, 2**32 - 1 - num_videos),
-            given=arrays,
-            output=_output(fields, model, total, limits),
-        )
-
-    @property
-    def total_frames(self) -> int:
-        return self.num_videos * self.num_frames
-
-    def draw(self) -> dict[str, Floats]:
-        """The generator's inputs: drawn from the seeds, blended and scaled; those given are taken as they are."""
-        drawn = self._draw(self.content.seed, self.motion.seed)
-        content, motion = self.content, self.motion
-        other = self._draw(content.seed_to, motion.seed_to) if content.mixes or motion.mixes else {}
-        drawn["content"] = content.apply(drawn["content"], other["content"] if content.mixes else None)
-        for name in ("motion_init", "motion_noise"):
-            drawn[name] = motion.apply(drawn[name], other[name] if motion.mixes else None)
-        return drawn | self.given
-
-    def _draw(self, content_seed: int, motion_seed: int) -> dict[str, Floats]:
-        return sample_latents(
-            self.spec,
-            self.num_videos,
-            self.num_frames,
-            seed=self.seed,
-            content_seed=content_seed,
-            motion_seed=motion_seed,
-            category=self.category,
-            first_clip=self.first_clip,
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class GridRequest:
-    """`/v1/grid`: every content with every motion; row i is `content_seeds[i]`, column j `motion_seeds[j]`.
-
-    Cell (i, j) is the clip of `/v1/generate` with these two seeds and the grid's `seed` and `category`.
-    """
-
-    spec: LatentSpec
-    num_frames: int
-    seed: int
-    content_seeds: list[int]
-    motion_seeds: list[int]
-    categories: list[int | None]
-    output: Output
-
-    @classmethod
-    def read(cls, fields: Fields, model: Model, limits: Limits) -> GridRequest:
-        """Raises Invalid or TooLarge."""
-        bundle, most = model.bundle, limits.max_videos
-        seed = fields.seed("seed", secrets.randbits(RANDOM_SEED_BITS))
-        num_frames = fields.integer("num_frames", bundle.video_length, 1, None)
-        rows, columns = (fields.integer(name, 3, 1, most) for name in ("rows", "columns"))
-        content_seeds = fields.seeds("content_seeds", [(seed + i) % 2**64 for i in range(rows)], most)
-        motion_seeds = fields.seeds("motion_seeds", [(seed + j) % 2**64 for j in range(columns)], most)
-        if fields.get("rows") is not None and rows != len(content_seeds):
-            raise Invalid(f"`rows` must be the number of `content_seeds`. Received: {rows} and {len(content_seeds)}")
-        if fields.get("columns") is not None and columns != len(motion_seeds):
-            raise Invalid(
-                f"`columns` must be the number of `motion_seeds`. Received: {columns} and {len(motion_seeds)}"
-            )
-        total = limits.check_work(len(content_seeds) * len(motion_seeds), num_frames)
-        category = category_index(fields.get("category"), bundle.categories)
-        categories: list[int | None] = [category] * len(motion_seeds)
-        by_column = fields.get("categories")
-        if by_column is not None:
-            if not isinstance(by_column, list) or len(by_column) != len(motion_seeds):
-                raise Invalid(f"`categories` must have one category per column, {len(motion_seeds)}.")
-            categories = [category_index(value, bundle.categories) for value in by_column]
-        output = _output(fields, model, total, limits)
-        return cls(bundle.latents, num_frames, seed, content_seeds, motion_seeds, categories, output)
-
-    @property
-    def num_videos(self) -> int:
-        return len(self.content_seeds) * len(self.motion_seeds)
-
-    @property
-    def total_frames(self) -> int:
-        return self.num_videos * self.num_frames
-
-    def draw(self) -> dict[str, Floats]:
-        """The generator's inputs, cell by cell in row-major order."""
-        rows = [sample_latents(self.spec, 1, 1, seed=seed)["content"] for seed in self.content_seeds]
-        columns = []
-        for motion_seed, category in zip(self.motion_seeds, self.categories, strict=True):
-            drawn = sample_latents(
-                self.spec, 1, self.num_frames, seed=self.seed, motion_seed=motion_seed, category=category
-            )
-            columns.append({name: value for name, value in drawn.items() if name != "content"})
-        latents = {"content": np.concatenate([row for row in rows for _ in columns])}
-        for name in columns[0]:
-            latents[name] = np.concatenate([column[name] for _ in rows for column in columns])
-        return latents
+def from_query(query: Mapping[str, str], table: Table) -> dict[str, Any]:
+    """Query parameters as the values that JSON would hold."""
+    return {name: table[name].from_text(text) if name in table else text for name, text in query.items()}

@@ -15,7 +15,8 @@ import grpc
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from serving.protocols.tf_serving import PREDICT, SIGNATURE, check_latents
+from serving.protocols.latents import check_latents
+from serving.protocols.tf_serving import PREDICT, SIGNATURE
 from serving.runtime.engine import Floats
 from serving.runtime.errors import (
     Cancelled,

@@ -2,34 +2,224 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import secrets
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from serving.protocols.fields import GENERATE_FIELDS, GRID_FIELDS, Fields, GenerateRequest, GridRequest, from_query
-from serving.runtime.encode import check_format, encode, enlarge, mosaic
+from mocogan_tf.latents import LatentSpec, sample_latents, slerp
+from mocogan_tf.video import scale_up
+from serving.protocols import fields as f
+from serving.protocols.fields import Fields
+from serving.protocols.latents import read_given
+from serving.runtime.encode import check_format, encode, mosaic
+from serving.runtime.engine import Floats
+from serving.runtime.errors import Invalid, TooLarge
 from serving.runtime.repository import Model
-from serving.runtime.service import Limits, Service
+from serving.runtime.service import Limits, Service, category_index
 from serving.web.http import check_json_type, parse_json, read_body, until_disconnect
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """How the frames are to come back."""
+
+    format: str
+    fps: float
+    scale: int
+    timeout: float | None
+
+    @classmethod
+    def read(cls, fields: Fields, model: Model, total_frames: int, limits: Limits) -> Output:
+        """Raises Invalid, or TooLarge for an answer of too many pixels."""
+        scale = fields.get(f.SCALE)
+        pixels = total_frames * model.bundle.height * model.bundle.width * scale * scale
+        if pixels > limits.max_pixels:
+            raise TooLarge(
+                f"An answer has at most {limits.max_pixels} pixels; this one would have {pixels}. Lower `scale`."
+            )
+        timeout = fields.get(f.TIMEOUT, limits.timeout_seconds)
+        return cls(fields.get(f.FORMAT), fields.get(f.FPS, model.bundle.fps), scale, timeout)
+
+
+@dataclasses.dataclass(frozen=True)
+class Blend:
+    """Content or motion: one seed's draw, moved some way towards another's, then made weaker or stronger."""
+
+    seed: int
+    seed_to: int
+    amount: float
+    scale: float
+
+    @property
+    def mixes(self) -> bool:
+        return self.amount > 0 and self.seed_to != self.seed
+
+    def apply(self, value: Floats, other: Floats | None) -> Floats:
+        """The latent between the two draws, scaled; a plain draw stays as it is, bit for bit."""
+        mixed = value if other is None else slerp(value, other, self.amount)
+        return mixed if self.scale == 1.0 else mixed * np.float32(self.scale)
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateRequest:
+    """`/v1/generate`, checked against a model and the limits."""
+
+    spec: LatentSpec
+    num_videos: int
+    num_frames: int
+    seed: int
+    content: Blend
+    motion: Blend
+    category: int | None
+    first_clip: int
+    given: dict[str, Floats]
+    output: Output
+
+    @classmethod
+    def read(cls, fields: Fields, model: Model, limits: Limits) -> GenerateRequest:
+        """Raises Invalid or TooLarge."""
+        bundle = model.bundle
+        num_videos = fields.get(f.NUM_VIDEOS)
+        num_frames = fields.get(f.NUM_FRAMES, bundle.video_length)
+        total = limits.check_work(num_videos, num_frames)
+        seed = fields.get(f.SEED, secrets.randbits(f.RANDOM_SEED_BITS))
+        content_seed, motion_seed = fields.get(f.CONTENT_SEED, seed), fields.get(f.MOTION_SEED, seed)
+        first_clip, last = fields.get(f.FIRST_CLIP), 2**32 - 1 - num_videos
+        if first_clip > last:
+            f.FIRST_CLIP.refuse(first_clip, f"an integer in [0, {last}]")
+        return cls(
+            spec=bundle.latents,
+            num_videos=num_videos,
+            num_frames=num_frames,
+            seed=seed,
+            content=Blend(
+                content_seed,
+                fields.get(f.CONTENT_SEED_TO, content_seed),
+                fields.get(f.CONTENT_BLEND),
+                fields.get(f.CONTENT_SCALE),
+            ),
+            motion=Blend(
+                motion_seed,
+                fields.get(f.MOTION_SEED_TO, motion_seed),
+                fields.get(f.MOTION_BLEND),
+                fields.get(f.MOTION_SCALE),
+            ),
+            category=category_index(fields.given(f.CATEGORY), bundle.categories),
+            first_clip=first_clip,
+            given=read_given(fields.get(f.LATENTS, {}), bundle, num_videos, num_frames),
+            output=Output.read(fields, model, total, limits),
+        )
+
+    @property
+    def total_frames(self) -> int:
+        return self.num_videos * self.num_frames
+
+    def draw(self) -> dict[str, Floats]:
+        """The generator's inputs: drawn from the seeds, blended and scaled; given ones are taken as they are."""
+        drawn = self._draw(self.content.seed, self.motion.seed)
+        content, motion = self.content, self.motion
+        other = self._draw(content.seed_to, motion.seed_to) if content.mixes or motion.mixes else {}
+        drawn["content"] = content.apply(drawn["content"], other["content"] if content.mixes else None)
+        for name in ("motion_init", "motion_noise"):
+            drawn[name] = motion.apply(drawn[name], other[name] if motion.mixes else None)
+        return drawn | self.given
+
+    def _draw(self, content_seed: int, motion_seed: int) -> dict[str, Floats]:
+        return sample_latents(
+            self.spec,
+            self.num_videos,
+            self.num_frames,
+            seed=self.seed,
+            content_seed=content_seed,
+            motion_seed=motion_seed,
+            category=self.category,
+            first_clip=self.first_clip,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class GridRequest:
+    """`/v1/grid`: every content with every motion; row i is `content_seeds[i]`, column j `motion_seeds[j]`.
+
+    Cell (i, j) is the clip of `/v1/generate` with these two seeds and the grid's `seed` and `category`.
+    """
+
+    spec: LatentSpec
+    num_frames: int
+    seed: int
+    content_seeds: list[int]
+    motion_seeds: list[int]
+    categories: list[int | None]
+    output: Output
+
+    @classmethod
+    def read(cls, fields: Fields, model: Model, limits: Limits) -> GridRequest:
+        """Raises Invalid or TooLarge."""
+        bundle = model.bundle
+        seed = fields.get(f.SEED, secrets.randbits(f.RANDOM_SEED_BITS))
+        num_frames = fields.get(f.NUM_FRAMES, bundle.video_length)
+
+        def seeds(count: f.Integer, listed: f.Seeds) -> list[int]:
+            """As many seeds as asked for, or those listed; if both are given they must agree."""
+            number = fields.get(count)
+            found = fields.get(listed, [(seed + i) % 2**64 for i in range(number)])
+            if fields.given(count) not in (None, len(found)):
+                raise Invalid(
+                    f"`{count.name}` must be the number of `{listed.name}`. Received: {number} and {len(found)}"
+                )
+            return found
+
+        content_seeds, motion_seeds = seeds(f.ROWS, f.CONTENT_SEEDS), seeds(f.COLUMNS, f.MOTION_SEEDS)
+        total = limits.check_work(len(content_seeds) * len(motion_seeds), num_frames)
+        categories = [category_index(fields.given(f.CATEGORY), bundle.categories)] * len(motion_seeds)
+        by_column = fields.given(f.CATEGORIES)
+        if by_column is not None:
+            if len(by_column) != len(motion_seeds):
+                raise Invalid(f"`categories` must have one category per column, {len(motion_seeds)}.")
+            categories = [category_index(value, bundle.categories) for value in by_column]
+        output = Output.read(fields, model, total, limits)
+        return cls(bundle.latents, num_frames, seed, content_seeds, motion_seeds, categories, output)
+
+    @property
+    def total_frames(self) -> int:
+        return len(self.content_seeds) * len(self.motion_seeds) * self.num_frames
+
+    def draw(self) -> dict[str, Floats]:
+        """The generator's inputs, cell by cell in row-major order."""
+        rows = [sample_latents(self.spec, 1, 1, seed=seed)["content"] for seed in self.content_seeds]
+        columns = []
+        for motion_seed, category in zip(self.motion_seeds, self.categories, strict=True):
+            drawn = sample_latents(
+                self.spec, 1, self.num_frames, seed=self.seed, motion_seed=motion_seed, category=category
+            )
+            columns.append({name: value for name, value in drawn.items() if name != "content"})
+        latents = {"content": np.concatenate([row for row in rows for _ in columns])}
+        for name in columns[0]:
+            latents[name] = np.concatenate([column[name] for _ in rows for column in columns])
+        return latents
+
 
 Read = Callable[[Fields, Model, Limits], GenerateRequest | GridRequest]
 
 
 async def generate(request: Request) -> Response:
     """`GET` (for an `<img>`) and `POST /v1/generate`."""
-    return await _answer(request, "/v1/generate", GENERATE_FIELDS, GenerateRequest.read)
+    return await _answer(request, "/v1/generate", f.GENERATE, GenerateRequest.read)
 
 
 async def grid(request: Request) -> Response:
     """`GET` and `POST /v1/grid`."""
-    return await _answer(request, "/v1/grid", GRID_FIELDS, GridRequest.read)
+    return await _answer(request, "/v1/grid", f.GRID, GridRequest.read)
 
 
-async def _answer(request: Request, route: str, known: tuple[str, ...], read: Read) -> Response:
+async def _answer(request: Request, route: str, table: f.Table, read: Read) -> Response:
     service: Service = request.app.state.service
     request.state.route = route
     values: dict[str, Any]
@@ -38,12 +228,11 @@ async def _answer(request: Request, route: str, known: tuple[str, ...], read: Re
         values = parse_json(await read_body(request, service.limits))
     else:
         await read_body(request, service.limits)
-        values = from_query(dict(request.query_params))
-    fields = Fields(values, known)
-    name, version = fields.text("model"), fields.integer("version", 0, 1, None) or None
-    with service.repository.lease(name, version) as model:
+        values = f.from_query(dict(request.query_params), table)
+    fields = Fields(values, table, service.limits)
+    with service.repository.lease(fields.given(f.MODEL), fields.given(f.VERSION)) as model:
         wanted = await service.parse(lambda: read(fields, model, service.limits))
-        tag = _tag(model, values) if request.method == "GET" and fields.get("seed") is not None else None
+        tag = _tag(model, values) if request.method == "GET" and fields.given(f.SEED) is not None else None
         if tag and request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers={"ETag": tag, "Cache-Control": "no-cache"})
         response = await until_disconnect(request, _render(request, service, model, wanted))
@@ -69,7 +258,7 @@ async def _render(request: Request, service: Service, model: Model, wanted: Gene
         def to_bytes() -> bytes:
             clips = clip.video
             if isinstance(wanted, GridRequest) and output.format not in ("npy", "png", "sheet"):
-                clips = mosaic(enlarge(clips, output.scale), len(wanted.motion_seeds))[None]
+                clips = mosaic(scale_up(clips, output.scale, smooth=True), len(wanted.motion_seeds))[None]
                 return encode(clips, output.format, fps=output.fps)
             return encode(clips, output.format, fps=output.fps, scale=output.scale)
 

@@ -16,8 +16,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 import serving
-from serving.protocols.tf_serving import answer_latents, as_array, check_latents
-from serving.runtime.engine import Floats, to_pixels
+from mocogan_tf.video import to_uint8
+from serving.protocols.latents import answer_latents, check_latents, numbers
+from serving.runtime.engine import Floats
 from serving.runtime.errors import Invalid, Malformed, NotFound, shown
 from serving.runtime.repository import Model
 from serving.runtime.service import Clip, Service
@@ -148,7 +149,7 @@ def _tensor(entry: dict[str, Any], rest: memoryview) -> tuple[Floats, memoryview
         count *= size
     binary = _parameters(entry).get("binary_data_size")
     if binary is None:
-        flat = as_array(entry.get("data"), name).reshape(-1)
+        flat = numbers(entry.get("data"), name).reshape(-1)
         if len(flat) != count:
             raise Invalid(f"`{name}`: `data` must have {count} numbers for shape {shape}. Received: {len(flat)}")
         return flat.reshape(shape), rest
@@ -186,7 +187,7 @@ def _respond(head: dict[str, Any], clip: Clip, wanted: list[tuple[str, bool]]) -
     for name, binary in wanted:
         array: NDArray[Any] = clip.motion_state if name == "motion_state" else clip.video
         if name == "video_uint8":
-            array = to_pixels(clip.video.copy())
+            array = to_uint8(clip.video)
         entry: dict[str, Any] = {
             "name": name, "shape": list(array.shape), "datatype": "UINT8" if array.dtype == np.uint8 else "FP32"
         }  # fmt: skip

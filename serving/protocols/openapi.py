@@ -1,27 +1,12 @@
-"""The OpenAPI document of the HTTP routes. Written out, since it is the contract; the tests hold the server to it."""
+"""The OpenAPI document of the HTTP routes. Its requests come from `fields`; the tests hold the server to it."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import serving
-from serving.protocols.fields import MAX_FPS, MAX_SCALE, MAX_STRENGTH, MIN_FPS
+from serving.protocols.fields import CHANGE, GENERATE, GRID, STREAM, Schema, Table
 from serving.runtime.encode import FORMATS
 from serving.runtime.service import Limits, Service
 
-Schema = dict[str, Any]
-
-SEED: Schema = {
-    "description": "An integer in [0, 2^64), or the same in decimal digits.",
-    "anyOf": [
-        {"type": "integer", "minimum": 0, "maximum": 2**64 - 1},
-        {"type": "string", "pattern": "^[0-9]{1,19}$"},
-    ],
-}
-CATEGORY: Schema = {
-    "description": "Index or name of a category; left out, the seed draws it.",
-    "anyOf": [{"type": "integer", "minimum": 0}, {"type": "string"}],
-}
 REASONS = {
     "400": "The body is not JSON, or is cut off.",
     "401": "No API key, or a wrong one.",
@@ -35,50 +20,6 @@ REASONS = {
     "503": "Starting or draining.",
     "504": "The deadline passed.",
 }
-
-
-def _integer(low: int, high: int | None = None, **more: Any) -> Schema:
-    return {"type": "integer", "minimum": low, **({} if high is None else {"maximum": high}), **more}
-
-
-def _common(limits: Limits) -> dict[str, Schema]:
-    return {
-        "model": {"type": "string", "minLength": 1, "maxLength": 200, "description": "Default: the first model."},
-        "version": _integer(1, description="Default: the newest."),
-        "seed": {**SEED, "description": "Default: a random one, told in `X-Seed`. " + SEED["description"]},
-        "num_frames": _integer(1, limits.max_frames, description="Default: the length of a training clip."),
-        "category": CATEGORY,
-        "fps": {"type": "number", "minimum": MIN_FPS, "maximum": MAX_FPS},
-        "format": {"type": "string", "enum": list(FORMATS), "default": "webp"},
-        "scale": _integer(1, MAX_SCALE, default=1, description="Enlarges pictures; `npy` stays as it is."),
-        "timeout": {"type": "number", "exclusiveMinimum": 0, "maximum": limits.timeout_seconds},
-    }
-
-
-def _generate(limits: Limits) -> dict[str, Schema]:
-    return _common(limits) | {
-        "num_videos": _integer(1, limits.max_videos, default=1),
-        "content_seed": {**SEED, "description": "Seed of the content only. Default: `seed`."},
-        "motion_seed": {**SEED, "description": "Seed of the motion only. Default: `seed`."},
-        "content_seed_to": {**SEED, "description": "Seed of the content to blend towards."},
-        "content_blend": {"type": "number", "minimum": 0, "maximum": 1, "default": 0, "description": "How far."},
-        "content_scale": {"type": "number", "minimum": 0, "maximum": MAX_STRENGTH, "default": 1},
-        "motion_seed_to": {**SEED, "description": "Seed of the motion to blend towards."},
-        "motion_blend": {"type": "number", "minimum": 0, "maximum": 1, "default": 0, "description": "How far."},
-        "motion_scale": {"type": "number", "minimum": 0, "maximum": MAX_STRENGTH, "default": 1},
-        "first_clip": _integer(0, 2**32 - 2, default=0, description="Index of the first clip within the seed."),
-    }
-
-
-def _grid(limits: Limits) -> dict[str, Schema]:
-    seeds: Schema = {"type": "array", "items": SEED, "minItems": 1, "maxItems": limits.max_videos}
-    return _common(limits) | {
-        "rows": _integer(1, limits.max_videos, default=3),
-        "columns": _integer(1, limits.max_videos, default=3),
-        "content_seeds": {**seeds, "description": "One per row. Default: `seed`, `seed` + 1, ..."},
-        "motion_seeds": {**seeds, "description": "One per column. Default: `seed`, `seed` + 1, ..."},
-        "categories": {"type": "array", "items": CATEGORY, "minItems": 1, "description": "One per column."},
-    }
 
 
 def _error(description: str) -> Schema:
@@ -108,12 +49,18 @@ def _clip_answers() -> Schema:
     return answers | {"304": {"description": "The same request with the same seed was answered before."}}
 
 
-def _clip_route(name: str, summary: str, fields: dict[str, Schema], body_only: dict[str, Schema]) -> Schema:
+def _body(table: Table, limits: Limits) -> Schema:
+    properties = {name: field.schema(limits) for name, field in table.items()}
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _clip_route(name: str, summary: str, table: Table, limits: Limits) -> Schema:
     parameters = [
-        {"name": key, "in": "query", "schema": schema, "style": "form", "explode": False}
-        for key, schema in fields.items()
+        {"name": key, "in": "query", "schema": field.schema(limits), "style": "form", "explode": False}
+        for key, field in table.items()
+        if field.in_query
     ]
-    body = {"type": "object", "properties": fields | body_only, "additionalProperties": False}
+    body = _body(table, limits)
     return {
         "get": {
             "operationId": f"{name}_get",
@@ -158,7 +105,7 @@ def document(service: Service) -> Schema:
         "required": ["name", "shape", "datatype"],
         "properties": {
             "name": {"type": "string"},
-            "shape": {"type": "array", "items": _integer(1)},
+            "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}},
             "datatype": {"type": "string", "enum": ["FP32", "FP64", "FP16"]},
             "data": {"type": "array", "items": {}},
             "parameters": {"type": "object"},
@@ -182,11 +129,10 @@ def document(service: Service) -> Schema:
             "parameters": {"type": "object"},
         },
     }
-    latents = {"latents": {"type": "object", "description": "Generator inputs by name, as nested lists."}}
     text = {"200": {"description": "Prometheus text.", "content": {"text/plain": {"schema": {"type": "string"}}}}}
     paths = {
-        "/v1/generate": _clip_route("generate", "Clips from a seed or from latents.", _generate(limits), latents),
-        "/v1/grid": _clip_route("grid", "Every content with every motion.", _grid(limits), {}),
+        "/v1/generate": _clip_route("generate", "Clips from a seed or from latents.", GENERATE, limits),
+        "/v1/grid": _clip_route("grid", "Every content with every motion.", GRID, limits),
         "/v1/models/{model}": {"get": _get("tfs_status", "TensorFlow Serving: states.", [name], "400", "401", "404")},
         "/v1/models/{model}/metadata": {
             "get": _get("tfs_metadata", "TensorFlow Serving: signatures.", [name], "400", "401", "404")
@@ -219,11 +165,16 @@ def document(service: Service) -> Schema:
         "info": {
             "title": "MoCoGAN serving",
             "version": serving.__version__,
-            "description": "Clips from a seed. `/v1/stream` is a WebSocket: see docs/serving.md.",
+            "description": "Clips from a seed. `/v1/stream` is a WebSocket: its first message is a `Stream`, "
+            "later ones are `StreamChange`s. See docs/serving.md.",
         },
         "paths": paths,
         "components": {
-            "schemas": {"Error": error},
+            "schemas": {
+                "Error": error,
+                "Stream": _body(STREAM, limits),
+                "StreamChange": _body(CHANGE, limits),
+            },
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},

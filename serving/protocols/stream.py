@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import io
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -23,11 +22,11 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from serving.interpolate import lerp, slerp
-from serving.latents import sample_latents
-from serving.protocols.fields import MAX_STRENGTH, RANDOM_SEED_BITS, Fields, from_query
+from mocogan_tf.latents import sample_latents, slerp
+from serving.protocols import fields as f
+from serving.protocols.fields import Fields
 from serving.runtime.bundle import Bundle
-from serving.runtime.encode import sheet, to_image
+from serving.runtime.encode import strip
 from serving.runtime.engine import Floats
 from serving.runtime.errors import Invalid, Malformed, NotFound, Overloaded, ServingError, Unauthorized, Unavailable
 from serving.runtime.repository import Model
@@ -35,12 +34,6 @@ from serving.runtime.service import Service, category_index
 from serving.web.guard import Keys
 from serving.web.http import parse_json
 
-COMMON = ("content_seed", "motion_seed", "category", "motion_scale", "fps")
-FIELDS = ("model", "version", "seed", *COMMON, "chunk_frames", "format")
-CHANGES = (*COMMON, "transition_frames", "pause")
-FORMATS = {"raw": "", "webp": "WEBP", "png": "PNG", "jpeg": "JPEG"}
-MAX_CHUNK = 64
-MAX_TRANSITION = 1024
 FIRST_MESSAGE_SECONDS = 10.0
 MESSAGE_BYTES = 4096
 # WebSocket close codes: 1001 going away, 1008 policy, 1013 try again later, 4000 + HTTP's for our own.
@@ -62,7 +55,7 @@ class Glide:
         if step >= self.steps:
             return self.target
         t = step / self.steps
-        return (slerp if self.spherical else lerp)(self.start, self.target, t)
+        return slerp(self.start, self.target, t) if self.spherical else (1 - t) * self.start + t * self.target
 
     def take(self, frames: int) -> Floats:
         """The next frames' vectors `[frames, D]`."""
@@ -86,13 +79,13 @@ class Walk:
     def __init__(self, bundle: Bundle, fields: Fields) -> None:
         """Raises Invalid for a field out of range."""
         self.bundle = bundle
-        self.seed = fields.seed("seed", secrets.randbits(RANDOM_SEED_BITS))
-        self.motion_seed = fields.seed("motion_seed", self.seed)
-        self.fps = fields.fps(bundle.fps)
-        self.motion_scale = fields.share("motion_scale", 1.0, MAX_STRENGTH)
+        self.seed = fields.get(f.SEED, secrets.randbits(f.RANDOM_SEED_BITS))
+        self.motion_seed = fields.get(f.MOTION_SEED, self.seed)
+        self.fps = fields.get(f.FPS, bundle.fps)
+        self.motion_scale = fields.get(f.MOTION_SCALE)
         self.position = 0
-        self.category = category_index(fields.get("category"), bundle.categories)
-        first = self._draw(fields.seed("content_seed", self.seed), self.motion_seed, self.category, 1)
+        self.category = category_index(fields.given(f.CATEGORY), bundle.categories)
+        first = self._draw(fields.get(f.CONTENT_SEED, self.seed), self.motion_seed, self.category, 1)
         self.state: Floats = first["motion_init"]
         self.content = Glide(first["content"][0], first["content"][0])
         kind = first["category"][0] if "category" in first else np.zeros(0, np.float32)
@@ -106,14 +99,14 @@ class Walk:
 
     def change(self, fields: Fields) -> None:
         """Follows a client's message. Raises Invalid, and then nothing changed."""
-        steps = fields.integer("transition_frames", self.bundle.video_length, 0, MAX_TRANSITION)
-        content_seed = fields.seed("content_seed", -1)
-        motion_seed = fields.seed("motion_seed", self.motion_seed)
-        category = category_index(fields.get("category"), self.bundle.categories)
-        fps = fields.fps(self.fps)
-        self.motion_scale = fields.share("motion_scale", self.motion_scale, MAX_STRENGTH)
+        steps = fields.get(f.TRANSITION_FRAMES, self.bundle.video_length)
+        content_seed = fields.given(f.CONTENT_SEED)
+        motion_seed = fields.get(f.MOTION_SEED, self.motion_seed)
+        category = category_index(fields.given(f.CATEGORY), self.bundle.categories)
+        fps = fields.get(f.FPS, self.fps)
+        self.motion_scale = fields.get(f.MOTION_SCALE, self.motion_scale)
         self.motion_seed, self.fps = motion_seed, fps
-        if content_seed >= 0:
+        if content_seed is not None:
             self.content.turn(self._draw(content_seed, motion_seed, None, 1)["content"][0], steps)
         if category is not None:
             self.kind.turn(np.eye(len(self.bundle.categories), dtype=np.float32)[category], steps)
@@ -159,9 +152,9 @@ class Stream:
     def __init__(self, service: Service, fields: Fields, default_format: str) -> None:
         """Raises Invalid, NotFound or Overloaded."""
         self.service = service
-        self.name, self.version = fields.text("model"), fields.integer("version", 0, 1, None) or None
-        self.chunk_frames = fields.integer("chunk_frames", 8, 1, MAX_CHUNK)
-        self.format = fields.choice("format", default_format, FORMATS)
+        self.name, self.version = fields.given(f.MODEL), fields.given(f.VERSION)
+        self.chunk_frames = fields.get(f.CHUNK_FRAMES)
+        self.format = fields.get(f.STREAM_FORMAT, default_format)
         bundle = service.repository.find(self.name, self.version).bundle
         self.name = bundle.name
         self.walk = Walk(bundle, fields)
@@ -171,9 +164,7 @@ class Stream:
 
     async def change(self, fields: Fields) -> None:
         """Follows a client's message between two chunks. Raises Invalid, and then nothing changed."""
-        pause = fields.get("pause")
-        if pause is not None and not isinstance(pause, bool):
-            raise Invalid("`pause` must be true or false.")
+        pause = fields.given(f.PAUSE)
         async with self._turn:
             self.walk.change(fields)
         if pause is not None:
@@ -216,19 +207,8 @@ class Stream:
         """A chunk as one message: raw pixels, or a strip of the frames side by side."""
         if self.format == "raw":
             return frames.tobytes()
-        body, _ = await self.service.encode_with(lambda: _strip(frames, FORMATS[self.format]), f"stream-{self.format}")
+        body, _ = await self.service.encode_with(lambda: strip(frames, self.format), f"stream-{self.format}")
         return body
-
-
-def _strip(frames: NDArray[np.uint8], kind: str) -> bytes:
-    file = io.BytesIO()
-    options: dict[str, Any] = {
-        "WEBP": {"quality": 85, "method": 0},
-        "PNG": {"compress_level": 3},
-        "JPEG": {"quality": 88},
-    }
-    to_image(sheet(frames[None])).save(file, kind, **options[kind])
-    return file.getvalue()
 
 
 class Streams:
@@ -255,7 +235,7 @@ class Streams:
         request.state.route = "/v1/stream"
         if self.service.draining:
             raise Unavailable("The server is shutting down.")
-        stream = Stream(self.service, Fields(from_query(dict(request.query_params)), FIELDS), "jpeg")
+        stream = Stream(self.service, Fields(f.from_query(dict(request.query_params), f.STREAM), f.STREAM), "jpeg")
         if stream.format == "raw":
             raise Invalid("`format` must be jpeg, png or webp here; raw is for WebSockets.")
         if self.open >= self.service.limits.max_streams:
@@ -283,8 +263,8 @@ class Streams:
     async def socket(self, websocket: WebSocket) -> None:
         """`/v1/stream` as a WebSocket.
 
-        The client's messages are JSON objects, as text or as bytes: the first with the fields of `FIELDS` (and
-        `api_key` where keys are needed), later ones with those of `CHANGES`. The server answers the first with
+        The client's messages are JSON objects, as text or as bytes: the first with the fields of `fields.STREAM` (and
+        `api_key` where keys are needed), later ones with those of `fields.CHANGE`. The server answers the first with
         `{"type": "start", ...}`, then sends binary messages of `chunk_frames` frames each; an error is
         `{"error", "error_type"}`, after which only a malformed change leaves the stream open.
         """
@@ -315,7 +295,7 @@ class Streams:
         key = first.pop("api_key", "")
         if not self.keys.accept(key if isinstance(key, str) else ""):
             raise Unauthorized("An API key is needed: `api_key` in the first message.")
-        stream = Stream(self.service, Fields(first, FIELDS), "raw")
+        stream = Stream(self.service, Fields(first, f.STREAM), "raw")
         walk = stream.walk
         await _say(
             websocket,
@@ -346,7 +326,7 @@ class Streams:
     async def _listen(self, websocket: WebSocket, stream: Stream) -> None:
         while True:
             try:
-                await stream.change(Fields(await _receive(websocket), CHANGES))
+                await stream.change(Fields(await _receive(websocket), f.CHANGE))
             except ServingError as error:
                 await _say(websocket, {"error": str(error), "error_type": error.error_type})
 

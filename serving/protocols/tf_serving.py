@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
 import re
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
+from serving.protocols.latents import answer_latents, check_latents, numbers
 from serving.runtime.engine import Floats
-from serving.runtime.errors import Invalid, Malformed, MethodNotAllowed, NotFound
+from serving.runtime.errors import Invalid, Malformed, NotFound
 from serving.runtime.repository import Model
 from serving.runtime.service import Clip, Service
-from serving.web.http import NATIVE, JSONResponse, parse_json, read_body, until_disconnect
+from serving.web.http import JSONResponse, parse_json, read_body, until_disconnect
 
 MODEL = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?(/metadata|:[a-z]+)?", re.IGNORECASE)
 SIGNATURE = "serving_default"
@@ -34,8 +32,6 @@ OUTPUTS = ("video", "motion_state")
 async def handle(request: Request) -> Response:
     """Everything under `/v1/` that is not a native route."""
     path, method = request.scope["path"], request.method
-    if path in NATIVE:  # Routed here by a method that the native route does not have.
-        raise MethodNotAllowed(f"{method} is not allowed on {path}.")
     malformed = Malformed(f"Malformed request: {method} {path[:200]}")
     request.state.route = "/v1/models"
     if path in ("/v1/models", "/v1/models/"):
@@ -114,25 +110,6 @@ async def _predict(request: Request, name: str, version: int | None) -> Response
         return await until_disconnect(request, work)
 
 
-async def answer_latents(
-    request: Request, model: Model, latents: dict[str, Floats], respond: Callable[[Clip], Response], kind: str
-) -> Response:
-    """Renders given latents to float32 within the limits and encodes the answer; notes both in the log line."""
-    service: Service = request.app.state.service
-    frames = service.limits.check_work(*latents["motion_noise"].shape[:2])
-    if kind == "json":
-        service.limits.check_json(frames * math.prod(model.bundle.frame_shape))
-    deadline = service.deadline()
-    with model.batcher.admit(frames, deadline):
-        clip = await service.render(model, lambda: latents, deadline=deadline, as_pixels=False)
-        response, seconds = await service.encode_with(lambda: respond(clip), kind)
-    request.state.notes.update(
-        model=model.name, version=model.version, frames=frames, queue_ms=round(clip.queue_seconds * 1e3, 2),
-        render_ms=round(clip.render_seconds * 1e3, 2), encode_ms=round(seconds * 1e3, 2),
-    )  # fmt: skip
-    return response
-
-
 def _respond(clip: Clip, row: bool) -> Response:
     if not row:
         return JSONResponse({"outputs": {"video": clip.video, "motion_state": clip.motion_state}})
@@ -160,7 +137,7 @@ def _parse(body: bytes, model: Model) -> tuple[bool, dict[str, Floats]]:
     else:
         raise Invalid("Missing 'inputs' or 'instances' key")
     _same_names(columns, names, "'inputs' object")
-    arrays = {name: as_array(_unpack(columns[name], name), name) for name in names}
+    arrays = {name: numbers(_unpack(columns[name], name), name) for name in names}
     check_latents(arrays, model)
     return "instances" in document, arrays
 
@@ -206,40 +183,3 @@ def _unpack(value: Any, name: str) -> Any:
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return [_unpack(item, name) if isinstance(item, dict) else item for item in value]
     return value
-
-
-def as_array(value: Any, name: str) -> Floats:
-    """float32 out of nested lists of numbers.
-
-    Raises:
-        Invalid: Uneven lists or other values than numbers.
-    """
-    try:
-        array = np.asarray(value)
-        if array.dtype.kind not in "if":
-            raise Invalid(f"`{name}` must hold numbers in lists of equal length.")
-        with np.errstate(over="ignore"):
-            floats: Floats = array.astype(np.float32)
-    except (ValueError, TypeError, OverflowError, RecursionError):
-        raise Invalid(f"`{name}` must hold numbers in lists of equal length.") from None
-    return floats
-
-
-def check_latents(latents: dict[str, NDArray[Any]], model: Model) -> None:
-    """Checks shapes against each other and the model, and that every number is finite; reshapes flat rows in place.
-
-    Raises:
-        Invalid: They do not fit.
-    """
-    spec = model.bundle.latents
-    noise = latents["motion_noise"]
-    if noise.ndim == 2 and noise.shape[1] and noise.shape[1] % spec.dim_motion == 0 and latents["content"].ndim == 2:
-        noise = latents["motion_noise"] = noise.reshape(len(noise), -1, spec.dim_motion)
-    if noise.ndim != 3 or 0 in noise.shape[:2]:
-        shape = list(noise.shape)
-        raise Invalid(f"`motion_noise` must have shape [-1, -1, {spec.dim_motion}]. Received: shape {shape}")
-    for name, expected in spec.shapes(*noise.shape[:2]).items():
-        if latents[name].shape != expected:
-            raise Invalid(f"`{name}` must have shape {list(expected)}. Received: shape {list(latents[name].shape)}")
-        if not np.isfinite(latents[name]).all():
-            raise Invalid(f"`{name}` must hold finite float32 numbers.")

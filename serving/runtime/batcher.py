@@ -23,7 +23,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.runtime.engine import Floats, to_pixels
+from mocogan_tf.video import to_uint8
+from serving.runtime.engine import Floats
 from serving.runtime.errors import Cancelled, DeadlineExceeded, Overloaded, ServingError, Unavailable
 
 QUANTUM = 16
@@ -320,7 +321,7 @@ class Batcher:
             at += n
             if job.settled:
                 continue
-            values = to_pixels(part) if job.as_pixels else part
+            values = to_uint8(part, overwrite=True) if job.as_pixels else part
             with self._changed:
                 if job.out is None:
                     job.out = np.empty((job.num_frames, *values.shape[1:]), values.dtype)

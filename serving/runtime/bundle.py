@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.latents import LatentSpec
+from mocogan_tf.latents import LatentSpec
+from mocogan_tf.video import POSTPROCESS
 from serving.runtime.errors import BundleError
 
+# The format that this server reads; which one an export writes is its own affair.
 FORMAT_VERSION = 1
-POSTPROCESS = "uint8 = clip(round((x + 1) * 127.5), 0, 255)"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,12 +23,11 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from serving.latents import sample_latents
+from mocogan_tf.latents import sample_latents
 from serving.runtime.bundle import Bundle
 from serving.runtime.errors import BundleError, ServingError
 
 Floats = NDArray[np.float32]
-Pixels = NDArray[np.uint8]
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 # Largest difference to golden.npz, in units of the [-1, 1] range: float32 sums in another order, TF32 or half floats.
@@ -103,19 +102,6 @@ def plan_buckets(num_frames: int, buckets: Sequence[int], *, pad: bool) -> list[
         plan.append(size)
         num_frames -= size
     return plan
-
-
-def to_pixels(video: Floats) -> Pixels:
-    """float32 in [-1, 1] to uint8: `clip(round((x + 1) * 127.5), 0, 255)`. Overwrites its argument.
-
-    A NaN out of a broken model becomes 0 rather than undefined.
-    """
-    np.add(video, np.float32(1), out=video)
-    np.multiply(video, np.float32(127.5), out=video)
-    np.rint(video, out=video)
-    np.nan_to_num(video, copy=False, nan=0.0) if np.isnan(video.min(initial=0.0)) else None
-    np.clip(video, 0, 255, out=video)
-    return video.astype(np.uint8)
 
 
 class FrameSession:

@@ -14,7 +14,7 @@ import logging
 import pathlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from serving.runtime.batcher import Batcher
 from serving.runtime.bundle import Bundle, is_bundle, read_bundle
@@ -88,7 +88,6 @@ class Repository:
         batch_options: BatchOptions | None = None,
         keep_versions: int = 2,
         metrics: Metrics | None = None,
-        make_engine: Callable[[Bundle, EngineOptions], Engine] = Engine,
     ) -> None:
         """Loads nothing yet: call `load` or `poll`.
 
@@ -98,14 +97,12 @@ class Repository:
             batch_options: How to batch.
             keep_versions: Newest versions of a source that stay loaded.
             metrics: Where to count.
-            make_engine: For tests.
         """
         self.sources = [pathlib.Path(source) for source in sources]
         self.engine_options = engine_options or EngineOptions()
         self.batch_options = batch_options or BatchOptions()
         self.keep_versions = keep_versions
         self.metrics = metrics or Metrics()
-        self._make_engine = make_engine
         self._models: dict[str, dict[int, Model]] = {}
         self._failed: dict[pathlib.Path, tuple[Place, float, str]] = {}
         self._lock = threading.Lock()
@@ -158,7 +155,7 @@ class Repository:
         begin = time.monotonic()
         bundle = read_bundle(place.folder)
         version = place.version or bundle.version
-        engine = self._make_engine(bundle, self.engine_options)
+        engine = Engine(bundle, self.engine_options)
         batcher = Batcher(
             engine,
             workers=engine.options.workers,

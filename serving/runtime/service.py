@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import dataclasses
-import functools
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import numpy as np
 from numpy.typing import NDArray
 
-from serving.runtime.encode import encode
 from serving.runtime.engine import Floats, available_cpus
 from serving.runtime.errors import Invalid, TooLarge, shown
 from serving.runtime.prometheus import Metrics
@@ -132,10 +129,6 @@ class Service:
         assert job.out is not None
         video = job.out.reshape(num_videos, num_frames, *model.bundle.frame_shape)
         return Clip(video, state, job.queue_seconds, time.monotonic() - begin - job.queue_seconds)
-
-    async def encode(self, clips: NDArray[np.uint8], name: str, *, fps: float, scale: int = 1) -> tuple[bytes, float]:
-        """Encodes off the event loop; returns the bytes and the seconds."""
-        return await self.encode_with(functools.partial(encode, clips, name, fps=fps, scale=scale), name)
 
     async def encode_with(self, function: Callable[[], T], name: str) -> tuple[T, float]:
         """Runs an encoder off the event loop; returns its result and the seconds."""

@@ -9,6 +9,7 @@ import pathlib
 import re
 import secrets
 import time
+from collections.abc import Callable
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -20,8 +21,6 @@ from serving.runtime.service import Service
 from serving.web.http import error_response
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-# Probes and the page itself carry no key; the page asks for one.
-OPEN_PATHS = {"/", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"}
 log = logging.getLogger("serving.access")
 
 
@@ -30,7 +29,7 @@ class SlowClient(Exception):
 
 
 def read_api_keys(path: pathlib.Path) -> tuple[bytes, ...]:
-    """Keys of a file, one per line; empty lines and lines that begin with # do not count.
+    """Reads keys from a file, one per line; empty lines and lines that begin with # are skipped.
 
     Raises:
         ValueError: There is none, or one shorter than 16 characters.
@@ -49,7 +48,7 @@ def key_of(headers: Headers) -> str:
 
 
 class Keys:
-    """The accepted API keys; none means that everybody may come in."""
+    """The accepted API keys; if there are none, no key is needed."""
 
     def __init__(self, keys: tuple[bytes, ...] = ()) -> None:
         self._keys = keys
@@ -59,7 +58,7 @@ class Keys:
         return bool(self._keys)
 
     def accept(self, key: str) -> bool:
-        """Compares with every key in constant time, so that time tells nothing about any."""
+        """Compares with every key in constant time, so that the time taken tells nothing about a key."""
         given, good = key.encode(errors="replace"), False
         for known in self._keys:
             good |= hmac.compare_digest(given, known)
@@ -67,12 +66,29 @@ class Keys:
 
 
 class Guard:
-    """Wraps the application."""
+    """Wraps the application.
 
-    def __init__(self, app: ASGIApp, service: Service, keys: Keys) -> None:
+    Args:
+        app: The application.
+        service: For limits, metrics and whether it drains.
+        keys: Accepted API keys.
+        is_open: Whether a path needs no key.
+        is_native: Whether a path's errors have our own form.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        service: Service,
+        keys: Keys,
+        is_open: Callable[[str], bool],
+        is_native: Callable[[str], bool],
+    ) -> None:
         self.app = app
         self.service = service
         self.keys = keys
+        self.is_open = is_open
+        self.is_native = is_native
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -112,7 +128,7 @@ class _Exchange:
             code = self.status or 499
             metrics.requests.labels(route, self.scope["method"] if route != "other" else "any", str(code)).inc()
             metrics.request_seconds.labels(route).observe(seconds)
-            quiet = route in ("/livez", "/readyz", "/metrics") and code == 200
+            quiet = self.scope["state"].get("quiet") and code == 200
             level = logging.DEBUG if quiet else logging.INFO
             if log.isEnabledFor(level):
                 fields = {"request_id": self.id, "method": self.scope["method"], "path": self.scope["path"][:200]}
@@ -124,9 +140,8 @@ class _Exchange:
     async def _answer(self) -> None:
         path = self.scope["path"]
         try:
-            if self.guard.keys.needed and path not in OPEN_PATHS and not path.startswith("/studio/"):
-                if not self.guard.keys.accept(key_of(self.headers)):
-                    raise Unauthorized("An API key is needed: `Authorization: Bearer KEY` or `X-API-Key: KEY`.")
+            if not self.guard.is_open(path) and not self.guard.keys.accept(key_of(self.headers)):
+                raise Unauthorized("An API key is needed: `Authorization: Bearer KEY` or `X-API-Key: KEY`.")
             await self.guard.app(self.scope, self.receive, self.send)
         except ServingError as error:
             await self._fail(error)
@@ -145,7 +160,7 @@ class _Exchange:
             self.status = 499
             return
         if not self.status:
-            response: Response = error_response(error, self.scope["path"])
+            response: Response = error_response(error, native=self.guard.is_native(self.scope["path"]))
             await response(self.scope, self.receive, self.send)
 
     async def send(self, message: Message) -> None:

@@ -47,10 +47,9 @@ STATUS: dict[type[ServingError], int] = {
     Unavailable: 503,
     DeadlineExceeded: 504,
 }
-# TensorFlow Serving maps absl codes: every bad argument is 400 and a full queue is UNAVAILABLE. Open Inference servers
-# do the same.
+# In TensorFlow Serving and Open Inference servers every bad argument is 400, and a full queue is 503.
 PROTOCOL_STATUS = STATUS | {Invalid: 400, Overloaded: 503, UnsupportedMediaType: 400}
-# Members of the largest JSON object that any request here needs; more is somebody's mistake or malice.
+# No request needs a JSON object with more members.
 MAX_KEYS = 64
 
 
@@ -63,9 +62,8 @@ class JSONResponse(Response):
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def error_response(error: ServingError, path: str) -> Response:
-    """The body and code that the path's protocol has for this error."""
-    native = not (is_tensorflow_serving(path) or path == "/v2" or path.startswith("/v2/"))
+def error_response(error: ServingError, *, native: bool) -> Response:
+    """Returns an error's code and body, in the form of the native routes or of the other protocols."""
     status = (STATUS if native else PROTOCOL_STATUS).get(type(error), 500)
     message = str(error) if status != 500 else "The server failed on this request; its log says why."
     body = {"error": message, "error_type": error.error_type} if native else {"error": message}
@@ -77,14 +75,6 @@ def error_response(error: ServingError, path: str) -> Response:
     if status in (408, 413):
         headers["Connection"] = "close"
     return JSONResponse(body, status, headers)
-
-
-NATIVE = ("/v1/generate", "/v1/grid", "/v1/stream")
-
-
-def is_tensorflow_serving(path: str) -> bool:
-    """Whether a path is TensorFlow Serving's: all of /v1/ but our own three."""
-    return path.startswith("/v1/") and path not in NATIVE
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:
@@ -133,7 +123,7 @@ async def read_body(request: Request, limits: Limits) -> bytes:
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
-    """A JSON object.
+    """Returns the JSON object in a body.
 
     Raises:
         Malformed: It is not JSON, not an object, nested too deep, or has more keys than any request.

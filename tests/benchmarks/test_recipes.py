@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from benchmarks import recipes
-from mocogan_tf import cli
+from mocogan_tf import recipes as known
 from mocogan_tf.config import Config
 
 
@@ -53,7 +53,7 @@ def test_the_balance_is_the_mean_over_the_last_quarter(tmp_path):
 
 @pytest.mark.parametrize("setting", recipes.SETTINGS)
 def test_every_flag_of_a_setting_changes_something(setting):
-    changed, flags = Config(**cli.PROFILES["cpu"]["mocogan"]), recipes.SETTINGS[setting]
+    changed, flags = Config(**known.PROFILES["cpu"]["mocogan"]), recipes.SETTINGS[setting]
     # What a setting changes of the fast recipe may be as the profile has it.
     for some in (flags[: len(recipes.FAST)], flags[len(recipes.FAST) :]):
         given = dict(flag.removeprefix("--").partition("=")[::2] for flag in some)

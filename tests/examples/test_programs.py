@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from serving.latents import LatentSpec, sample_latents
+from mocogan_tf.latents import LatentSpec, sample_latents
 from tests.support import example_models
 from tests.support.toolchains import EXAMPLES
 

@@ -8,8 +8,9 @@ import tensorflow as tf
 from PIL import Image
 
 from export.c_api import Session
-from export.saved_model import portable_gru, read_weights, signatures
+from export.saved_model import portable_gru, signatures
 from mocogan_tf.latents import sample_latents
+from mocogan_tf.training.trained import read_weights
 from mocogan_tf.video import to_uint8
 from tests.export.conftest import make_contract, make_generator, run_keras
 

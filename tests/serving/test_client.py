@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mocogan_tf.latents import sample_latents
+from mocogan_tf.video import to_uint8
 from serving.client import AsyncClient, Client, RequestFailed
-from serving.latents import sample_latents
 from serving.load import main, run_load
-from serving.runtime.engine import to_pixels
 
 
 @pytest.fixture(scope="module")
 def clip(engine):
     video, _ = engine.generate(sample_latents(engine.bundle.latents, 2, 16, seed=5))
-    return to_pixels(video)
+    return to_uint8(video)
 
 
 def test_the_client(server, clip, tmp_path):

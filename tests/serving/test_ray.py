@@ -7,8 +7,8 @@ import socket
 import numpy as np
 import pytest
 
-from serving.latents import sample_latents
-from serving.runtime.engine import to_pixels
+from mocogan_tf.latents import sample_latents
+from mocogan_tf.video import to_uint8
 
 ray = pytest.importorskip("ray")
 httpx = pytest.importorskip("httpx")
@@ -52,7 +52,7 @@ def test_two_nodes_serve_the_same_clips(cluster, bundle_dir, engine):
     assert {answer.status_code for answer in answers} == {200}
     video, _ = engine.generate(sample_latents(engine.bundle.latents, 1, 16, seed=3))
     for answer in answers:
-        assert np.array_equal(np.load(io.BytesIO(answer.content)), to_pixels(video.copy()))
+        assert np.array_equal(np.load(io.BytesIO(answer.content)), to_uint8(video.copy()))
     assert httpx.get(url.replace("seed=3", "seed=-1")).status_code == 422
     replicas = serve.status().applications["default"].deployments["mocogan"].replica_states
     assert {str(state): count for state, count in replicas.items()} == {"RUNNING": 2}

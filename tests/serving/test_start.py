@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from serving.__main__ import main
+from serving.load import main as load_main
 from serving.runtime.bundle import read_bundle
 from serving.runtime.errors import BundleError
 from tests.support.made_bundles import write_bundle
@@ -35,6 +36,37 @@ def test_ports_are_in_range(refusal, flag):
     assert f"must be in [0, 65535]. Received: {flag}" in refusal("--bundle=none", flag)
 
 
+def test_help_lists_every_flag_by_group_and_ends_well(capsys):
+    for command in (main, load_main):
+        with pytest.raises(SystemExit) as ended:
+            command(["--help"])
+        assert ended.value.code == 0
+    text = capsys.readouterr().out
+    groups = [line[:-1] for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert groups[0] == "start here" and len(groups) >= 6
+    assert "--bundle" in text.split("start here:")[1].split("\n\n")[0] and "(default: '8501')" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--porrt=1"], "Unknown command line flag 'porrt'. Did you mean: port"),
+        (["--port=x"], "flag --port=x"),
+        (["--provider=tpu"], "<auto|cpu|cuda|tensorrt>"),
+        (["bundle"], "unexpected argument 'bundle'"),
+    ],
+)
+def test_a_flag_that_is_none_is_one_line_and_exit_code_2(capsys, flags, said):
+    with pytest.raises(SystemExit) as ended:
+        main(flags)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and line.startswith("python -m serving: ") and said in line
+
+
+def test_flags_may_have_their_values_after_a_space(refusal):
+    assert "Received: --port=70000" in refusal("--bundle", "none", "--port", "70000")
+
+
 def test_a_file_that_cannot_be_read_is_named_with_its_flag(refusal, tmp_path):
     for flags, named in (
         (["--tls_cert=no.pem", "--tls_key=none.pem"], "--tls_key=none.pem cannot be read: No such file"),
@@ -55,7 +87,7 @@ def test_a_certificate_without_its_key_names_both(refusal, bundle_dir, certifica
 
 
 def test_a_package_that_is_missing_is_named_with_what_to_install():
-    for name in ("numpy", "onnxruntime", "starlette", "httptools", "websockets"):
+    for name in ("numpy", "onnxruntime", "starlette", "httptools", "websockets", "absl", "PIL"):
         hidden = f"import runpy, sys; sys.modules[{name!r}] = None; runpy.run_module('serving', run_name='__main__')"
         result = subprocess.run([sys.executable, "-c", hidden], cwd=ROOT, capture_output=True, text=True)
         (line,) = result.stderr.splitlines()

@@ -11,7 +11,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from export.contract import Contract
-from serving.latents import LatentSpec, sample_latents
+from mocogan_tf.latents import LatentSpec, sample_latents
 from tests.support.made_bundles import BundleSpec, write_bundle
 
 ROOT = pathlib.Path(__file__).parents[2]

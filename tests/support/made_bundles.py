@@ -17,7 +17,8 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from serving.latents import LatentSpec, sample_latents
+from mocogan_tf.latents import LatentSpec, sample_latents
+from mocogan_tf.video import POSTPROCESS
 
 FLOAT = TensorProto.FLOAT
 
@@ -221,7 +222,7 @@ def manifest(spec: BundleSpec) -> dict[str, object]:
         "frame_buckets": [spec.video_length, 2 * spec.video_length],
         "value_range": [-1.0, 1.0],
         "layout": "BTHWC",
-        "postprocess": "uint8 = clip(round((x + 1) * 127.5), 0, 255)",
+        "postprocess": POSTPROCESS,
         "files": {"onnx": "model.onnx", "motion": "motion.onnx", "frames": "frames.onnx", "golden": "golden.npz"},
         "inputs": [{**entry, "dtype": "float32"} for entry in inputs],
         "outputs": [

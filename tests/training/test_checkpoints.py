@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mocogan_tf.gans.build import build_gan
-from mocogan_tf.training import checkpoints
+from mocogan_tf.training import checkpoints, trained
 from tests.support.tiny import tiny_batch, tiny_config
 
 pytestmark = pytest.mark.core
@@ -79,11 +79,11 @@ def test_the_best_is_loaded_by_name_or_says_that_nothing_was_scored(gan, config,
     gan.step.assign(1)
     checkpoints.save(gan, tmp_path, keep=9)
     with pytest.raises(ValueError, match="No checkpoint .* has a score in frechet_video. Use latest"):
-        checkpoints.load_generator(tmp_path, "best")
+        trained.load_generator(tmp_path, "best")
     for step, score in {2: 1.5, 3: 2.5}.items():
         gan.step.assign(step)
         checkpoints.save(gan, tmp_path, keep=9, frechet_video=score)
-    assert checkpoints.load_generator(tmp_path, "best")[2] == 2
+    assert trained.load_generator(tmp_path, "best")[2] == 2
 
 
 def damage_truncate(weights):
@@ -207,13 +207,13 @@ def test_weights_that_are_not_finite_are_not_saved(config, tmp_path):
 
 def test_the_generator_that_is_loaded_is_the_average(gan, config, run_dir):
     (run_dir / "config.json").write_text(config.to_json())
-    generator, loaded_config, step = checkpoints.load_generator(run_dir)
+    generator, loaded_config, step = trained.load_generator(run_dir)
     assert (loaded_config, step) == (config, 3)
     for expected, value in zip(gan.average.get_weights(), generator.get_weights(), strict=True):
         np.testing.assert_array_equal(expected, value)
-    assert checkpoints.load_generator(run_dir, 2)[2] == 2
+    assert trained.load_generator(run_dir, 2)[2] == 2
     with pytest.raises(ValueError, match="There are: latest, best, 1, 2, 3"):
-        checkpoints.load_generator(run_dir, "newest")
+        trained.load_generator(run_dir, "newest")
     shutil.rmtree(run_dir / checkpoints.FOLDER)
     with pytest.raises(ValueError, match="has no checkpoints. Train with"):
-        checkpoints.load_generator(run_dir)
+        trained.load_generator(run_dir)

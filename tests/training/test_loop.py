@@ -13,7 +13,7 @@ from PIL import Image
 
 from mocogan_tf.config import Config
 from mocogan_tf.gans import build
-from mocogan_tf.training import checkpoints, loop, run_directory
+from mocogan_tf.training import checkpoints, loop, run_directory, trained
 from tests.support.tiny import TINY
 
 
@@ -96,7 +96,7 @@ def test_checkpoints_are_scored_the_best_outlives_the_latest_and_resume_cuts_the
     every = dataclasses.replace(config, steps=4, checkpoint_every=1, evaluate_every=1, keep_checkpoints=1)
     loop.train(every, tmp_path)
     assert checkpoints.steps(tmp_path) == [2, 4]
-    assert checkpoints.load_generator(tmp_path, "best")[2] == 2
+    assert trained.load_generator(tmp_path, "best")[2] == 2
     with open(tmp_path / "evaluations.jsonl", "a") as file:
         file.write('{"step": 5, "frechet_video": 0.1}\n')  # Of a run that was killed before its checkpoint.
     loop.train(dataclasses.replace(every, steps=5), tmp_path)

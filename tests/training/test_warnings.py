@@ -81,7 +81,9 @@ def test_scores_are_taken_when_due_and_written_everywhere(tmp_path):
         asked.append(generator)
         return {"frechet_video": 2.5, **HEALTHY, "diversity": 1.0}
 
-    evaluations = evaluation.Evaluations(tmp_path, 1500, 1000, lambda: monitor, "frechet_video", board)
+    evaluations = evaluation.Evaluations(
+        tmp_path, 1500, every=1000, make_monitor=lambda: monitor, best_metric="frechet_video", tensorboard=board
+    )
     assert evaluations(Model, 1800) == {}
     assert evaluations(Model, 2100)["frechet_video"] == 2.5
     assert evaluations(Model, 2900) == {}
@@ -96,14 +98,18 @@ def test_clips_that_cannot_be_scored_are_told_once_and_stop_nothing(tmp_path, ca
     def refuse():
         raise ValueError("there are 8 clips, and 128 are needed")
 
-    evaluations = evaluation.Evaluations(tmp_path, 0, 10, refuse, "frechet_video", Board())
+    evaluations = evaluation.Evaluations(
+        tmp_path, 0, every=10, make_monitor=refuse, best_metric="frechet_video", tensorboard=Board()
+    )
     with caplog.at_level("WARNING"):
         assert evaluations(Model, 10) == {} and evaluations(Model, 20) == {}
     assert caplog.text.count("Checkpoints are not scored") == 1 and "128 are needed" in caplog.text
 
 
 def test_a_best_metric_that_is_not_among_the_scores_is_told(tmp_path, caplog):
-    evaluations = evaluation.Evaluations(tmp_path, 0, 10, lambda: lambda generator: HEALTHY, "mcs", Board())
+    evaluations = evaluation.Evaluations(
+        tmp_path, 0, every=10, make_monitor=lambda: lambda generator: HEALTHY, best_metric="mcs", tensorboard=Board()
+    )
     with caplog.at_level("WARNING"):
         evaluations(Model, 10)
     assert "no best checkpoint: mcs is none of diversity" in caplog.text

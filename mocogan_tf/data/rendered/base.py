@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mocogan_tf import IMAGE_SIZES
 from mocogan_tf.latents import check_seed
-
-IMAGE_SIZES = (32, 64, 128)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,5 +50,5 @@ def check_clip(index: int, seed: int, num_frames: int, image_size: int) -> tuple
     if not enough:
         raise ValueError(f"`num_frames` must be an integer of at least 1. Received: num_frames={num_frames!r}")
     if image_size not in IMAGE_SIZES:
-        raise ValueError(f"`image_size` must be 32, 64 or 128. Received: image_size={image_size!r}")
+        raise ValueError(f"`image_size` must be one of {IMAGE_SIZES}. Received: image_size={image_size!r}")
     return index, seed

@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable
 from typing import Any
 
-from absl import flags
-
+from mocogan_tf import IMAGE_SIZES, dataclass_flags
 from mocogan_tf.data.sources import fitting, layouts
 
 ENCODINGS = ("png", "raw", "webp", "jpeg")
@@ -28,7 +26,7 @@ class PrepareOptions:
     """
 
     format: str = _opt("auto", "Layout of the source; `auto`: by looking.", layouts.LAYOUTS)
-    image_size: int = _opt(64, "Height and width of the frames: 32, 64 or 128.", (32, 64, 128))
+    image_size: int = _opt(64, "Height and width of the frames: 32, 64 or 128.", IMAGE_SIZES)
     channels: int = _opt(3, "Colour channels: 3, or 1 for grey.", (1, 3))
     fit: str = _opt("centre_crop", "How frames become square.", fitting.FITS)
     resize_to: str = _opt("", "WIDTHxHEIGHT before the crop of --fit=resize_crop. Empty: 4:3, as 85x64.")
@@ -115,17 +113,7 @@ def parse_split(split: str) -> dict[str, float]:
 
 def define_flags() -> None:
     """Defines an absl flag per field."""
-    definers: dict[type, Callable[..., Any]] = {
-        int: flags.DEFINE_integer,
-        float: flags.DEFINE_float,
-        str: flags.DEFINE_string,
-    }
-    for field in dataclasses.fields(PrepareOptions):
-        choices, help = field.metadata["choices"], field.metadata["help"]
-        if choices and isinstance(field.default, str):
-            flags.DEFINE_enum(field.name, field.default, choices, help)
-        else:
-            definers[type(field.default)](field.name, field.default, help)
+    dataclass_flags.define(PrepareOptions)
 
 
 def from_flags() -> PrepareOptions:
@@ -134,5 +122,4 @@ def from_flags() -> PrepareOptions:
     Raises:
         ValueError: A flag is out of its range.
     """
-    values: dict[str, Any] = {name: flags.FLAGS[name].value for name in PrepareOptions.__dataclass_fields__}
-    return PrepareOptions(**values)
+    return PrepareOptions(**dataclass_flags.given(PrepareOptions))

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from serving.latents import sample_latents
+from mocogan_tf.latents import sample_latents
 from serving.web.guard import Keys
 from tests.support.servers import ROOT, make_service, running
 

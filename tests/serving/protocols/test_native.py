@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.latents import sample_latents
+from mocogan_tf.latents import sample_latents
+from mocogan_tf.video import to_uint8
 from serving.runtime.encode import FORMATS, encode
-from serving.runtime.engine import to_pixels
 from serving.runtime.errors import Invalid
 
 
@@ -25,7 +25,7 @@ def generate(client, **fields):
 
 def expected(engine, num_videos, num_frames, **seeds):
     video, _ = engine.generate(sample_latents(engine.bundle.latents, num_videos, num_frames, **seeds))
-    return to_pixels(video)
+    return to_uint8(video)
 
 
 def test_a_seed_is_the_clip_of_the_contract(client, engine):

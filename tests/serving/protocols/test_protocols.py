@@ -7,8 +7,8 @@ import subprocess
 import numpy as np
 import pytest
 
-from serving.latents import sample_latents
-from serving.runtime.engine import to_pixels
+from mocogan_tf.latents import sample_latents
+from mocogan_tf.video import to_uint8
 
 PREDICT = "/v1/models/tiny:predict"
 INFER = "/v2/models/tiny/infer"
@@ -241,7 +241,7 @@ def test_tritonclient_works_unchanged(server, engine, latents, truth, binary):
     result = client.infer("tiny", inputs, outputs=outputs, request_id="7", model_version="1")
     np.testing.assert_allclose(result.as_numpy("video"), truth[0], atol=1e-6)
     np.testing.assert_allclose(result.as_numpy("motion_state"), truth[1], atol=1e-6)
-    assert np.array_equal(result.as_numpy("video_uint8"), to_pixels(truth[0].copy()))
+    assert np.array_equal(result.as_numpy("video_uint8"), to_uint8(truth[0].copy()))
     assert result.get_response()["id"] == "7"
     for algorithm in ("gzip", "deflate"):
         squeezed = client.infer("tiny", inputs, request_compression_algorithm=algorithm)

@@ -10,12 +10,11 @@ import pytest
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
+from mocogan_tf.latents import sample_latents, slerp
+from mocogan_tf.video import to_uint8
 from serving.app import create_app
-from serving.interpolate import slerp
-from serving.latents import sample_latents
-from serving.protocols.fields import Fields
-from serving.protocols.stream import FIELDS, Walk
-from serving.runtime.engine import to_pixels
+from serving.protocols.fields import CHANGE, STREAM, Fields
+from serving.protocols.stream import Walk
 from serving.runtime.errors import Invalid
 from serving.runtime.service import Limits
 from serving.web.guard import Keys
@@ -47,7 +46,7 @@ def test_frame_n_of_a_stream_is_frame_n_of_the_clip(client, engine, chunk_frames
         got = frames(socket, shape, 48)
     assert (start["type"], start["seed"], start["model"]) == ("start", "6", "tiny")
     video, _ = engine.generate(sample_latents(engine.bundle.latents, 1, 48, seed=6, category=1))
-    assert np.abs(got.astype(int) - to_pixels(video[0])).max() <= 1
+    assert np.abs(got.astype(int) - to_uint8(video[0])).max() <= 1
 
 
 def walk_rows(engine, bundle, steps, changes=(), **fields):
@@ -58,13 +57,11 @@ def walk_rows(engine, bundle, steps, changes=(), **fields):
 
     model = Model()
     model.engine, model.bundle = engine, bundle
-    walk = Walk(bundle, Fields({"seed": 1, "category": 0, **fields}, FIELDS))
+    walk = Walk(bundle, Fields({"seed": 1, "category": 0, **fields}, STREAM))
     rows = []
     for step in range(steps):
         if step in dict(changes):
-            from serving.protocols.stream import CHANGES
-
-            walk.change(Fields(dict(changes)[step], CHANGES))
+            walk.change(Fields(dict(changes)[step], CHANGE))
         rows.append(walk.step(model, 4))
     return walk, {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 

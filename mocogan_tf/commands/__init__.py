@@ -1,0 +1,1 @@
+"""The mains of the commands `mocogan-train`, `mocogan-sample`, `mocogan-evaluate` and `mocogan-prepare`."""

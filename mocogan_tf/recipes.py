@@ -1,0 +1,147 @@
+"""Profiles and presets: values of `Config` by name, and the command that gives a configuration again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mocogan_tf.config import Config, fields_of
+
+Values = dict[str, Any]
+
+_SMOKE: Values = {
+    "num_clips": 64,
+    "ngf": 8,
+    "ndf": 8,
+    "video_batch": 4,
+    "steps": 120,
+    "log_every": 20,
+    "sample_every": 60,
+    "checkpoint_every": 60,
+    "evaluate_every": 0,
+}
+# What replaces `Config`'s defaults, by the profile's name and then by model.
+PROFILES: dict[str, dict[str, Values]] = {
+    # The papers' networks and step counts at the published batch sizes.
+    "paper": {"mocogan": {}, "vgan": {}, "tgan": {}},
+    # Two cores, under an hour. All three models see the same number of clips.
+    "cpu": {
+        "mocogan": {
+            "num_clips": 2000,
+            "ngf": 24,
+            "ndf": 24,
+            "image_batch": 16,
+            "video_batch": 8,
+            "steps": 5000,
+            "discriminator_norm": "none",
+            "noise_sigma": 0.0,
+            "r1_image": 0.3,
+            "r1_video": 2.0,
+            "beta_2": 0.99,
+            "ema_decay": 0.995,
+        },
+        "vgan": {"num_clips": 2000, "ngf": 24, "ndf": 24, "video_batch": 8, "steps": 5000, "ema_decay": 0.995},
+        "tgan": {
+            "num_clips": 2000,
+            "ngf": 24,
+            "ndf": 24,
+            "video_batch": 8,
+            "steps": 5000,
+            "learning_rate": 3e-4,
+            "learning_rate_d": 3e-4,
+            "ema_decay": 0.995,
+        },
+    },
+    # About a minute: everything runs, nothing is learned.
+    "smoke": {
+        "mocogan": {**_SMOKE, "image_batch": 8},
+        "vgan": _SMOKE,
+        "tgan": _SMOKE,
+    },
+}
+
+# Recipes by name, on top of the profile.
+PRESETS: dict[str, Values] = {
+    "none": {},
+    # The authors' code under their published command for the actions. Only instance noise steadies it.
+    "authors": {
+        "video_length": 16,
+        "every_nth": 2,
+        "model": "mocogan",
+        "dim_content": 50,
+        "dim_motion": 10,
+        "category_to": "image",
+        "update_gate_bias": 0.0,
+        "motion_init_scale": 1.0,
+        "content_modulation": False,
+        "ngf": 64,
+        "ndf": 64,
+        "image_discriminator": "patch",
+        "discriminator_norm": "batch",
+        "noise_sigma": 0.1,
+        "image_frames": 1,
+        "share_fakes": False,
+        "category_weight": 1.0,
+        "r1_image": 0.0,
+        "r1_video": 0.0,
+        "label_smoothing": 0.0,
+        "augment": "",
+        "learning_rate": 2e-4,
+        "learning_rate_d": 2e-4,
+        "d_video_rate": 1.0,
+        "warmup_steps": 0,
+        "beta_1": 0.5,
+        "beta_2": 0.999,
+        "weight_decay": 1e-5,
+        "weight_decay_mode": "coupled",
+        "ema_decay": 0.0,
+        "image_batch": 32,
+        "video_batch": 32,
+        "steps": 100_000,
+    },
+}
+
+
+def configuration(profile: str, preset: str, given: Values) -> Config:
+    """Builds a configuration: the model's defaults, then the profile, then the preset, then what is given.
+
+    Args:
+        profile: Name of a profile.
+        preset: Name of a preset.
+        given: Values by the name of their field.
+
+    Raises:
+        ValueError: As `Config`; or a value is given that the model has no use for.
+    """
+    chosen = PRESETS[preset]
+    model = given.get("model", "mocogan")
+    if chosen and model != chosen["model"]:
+        raise ValueError(f"--preset={preset} is a recipe for --model={chosen['model']}. Received: {model}")
+    for name in given:
+        if name not in fields_of(model):
+            raise ValueError(f"--{name} does not apply to --model={model}. Leave it out.")
+    return Config(**{**PROFILES[profile][model], **chosen, **given})
+
+
+def command(config: Config) -> str:
+    """Returns the command that trains a resolved configuration, from the profile that needs the fewest flags.
+
+    The reader fills in the folders. The precision is left out: `auto` chooses it on the machine at hand.
+    """
+    left = {"dataset", "model", "data_dir", "cache_dir", "precision"}
+    if config.category_loss == "supervised":
+        left |= {"dim_category", "category_loss"}  # Both follow from the clips' labels.
+    values = {name: getattr(config, name) for name in fields_of(config.model) if name not in left}
+    given = {}
+    for profile in PROFILES:
+        base = configuration(profile, "none", {"model": config.model})
+        given[profile] = [_flag(name, value) for name, value in values.items() if getattr(base, name) != value]
+    shortest = min(given, key=lambda profile: len(given[profile]))
+    words = [f"--dataset={config.dataset}", *["--data_dir=CLIPS"] * bool(config.data_dir)]
+    words += [f"--model={config.model}"] * (config.model != "mocogan")
+    return " ".join(["python train.py", *words, f"--profile={shortest}", *given[shortest]])
+
+
+def _flag(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no{name}"
+    return f"--{name}={value}"
