@@ -75,7 +75,7 @@ def ratios(results, ours):
 
 
 def matrix_rate(size=2048, rounds=5, dtype=None):
-    """Returns the machine's rate of matrix products, in operations per second: the best of some, square.
+    """Returns the machine's rate of square matrix products, in operations per second: the best of some.
 
     Args:
         size: Rows and columns of each factor.

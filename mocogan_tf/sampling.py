@@ -3,6 +3,9 @@
 Every function takes a seed by the rule of `mocogan_tf.latents` and returns uint8 `[N, T, H, W, C]`.
 """
 
+import weakref
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -48,12 +51,19 @@ def _continued(generator, batch, chunk):
     return np.concatenate(chunks, axis=1)
 
 
+_compiled: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
 def _run(generator, inputs):
-    """The generator's outputs as arrays."""
-    # Of several workers one alone draws samples: `predict` would wait for the others.
-    if isinstance(generator.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return {name: value.numpy() for name, value in generator(inputs, training=False).items()}
-    return generator.predict_on_batch(inputs)
+    """Calls the generator once, outside of all replicas and workers, and returns its outputs as arrays.
+
+    Keras's `predict_on_batch` would give the whole batch to each replica, and wait for the other workers.
+    """
+    if generator not in _compiled:
+        weak = weakref.ref(generator)  # The function must not keep its own key alive.
+        _compiled[generator] = tf.function(lambda inputs: weak()(inputs, training=False), autograph=False)
+    inputs = {name: tf.convert_to_tensor(value) for name, value in inputs.items()}
+    return {name: value.numpy() for name, value in _compiled[generator](inputs).items()}
 
 
 def random_clips(generator, num_videos, num_frames, *, seed, category=None):

@@ -91,7 +91,7 @@ class AdversarialModel(keras.Model):
     ) -> None:
         super().__init__(**kwargs)
         self.generator = generator
-        self.image_discriminator = image_discriminator
+        self.image_discriminator: Any = image_discriminator
         self.video_discriminator = video_discriminator
         self.average = average
         self.seed = seed
@@ -126,7 +126,7 @@ class AdversarialModel(keras.Model):
         return {name: network for name, network in networks.items() if network is not None}
 
     @property
-    def _optimizers(self) -> dict[str, keras.optimizers.Optimizer | None]:
+    def _optimizers(self) -> dict[str, Any]:
         """The optimizers by the attributes that hold their networks."""
         return {
             "generator": self.g_optimizer,
@@ -174,12 +174,12 @@ class AdversarialModel(keras.Model):
         super().compile(optimizer=None, jit_compile=False, **kwargs)
         self.xla = xla
         self.g_optimizer = g_optimizer
-        self.d_image_optimizer = d_image_optimizer
+        self.d_image_optimizer: Any = d_image_optimizer
         self.d_video_optimizer = d_video_optimizer
         g_optimizer.build(self.generator.trainable_variables)
         d_video_optimizer.build(self.video_discriminator.trainable_variables)
         if self.image_discriminator is not None:
-            d_image_optimizer.build(self.image_discriminator.trainable_variables)
+            self.d_image_optimizer.build(self.image_discriminator.trainable_variables)
 
     def _descend(self, losses: Callable[[Inputs], dict[str, LossAndLogs]], inputs: Inputs) -> Logs:
         """Makes one optimizer step of each network that `losses` names; returns the logs of all.
@@ -248,10 +248,6 @@ class AdversarialModel(keras.Model):
     def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
         """Does nothing, as all is built: Keras would draw a batch to find out, and fail on several workers."""
 
-    def _pixels(self, pixels: tf.Tensor) -> tf.Tensor:
-        """Maps uint8 pixels 0..255 to -1..1; leaves pixels of other types as they are."""
-        return tf.cast(pixels, keras.config.floatx()) / 127.5 - 1.0 if pixels.dtype == tf.uint8 else pixels
-
     def _latents(self, num_videos: int, num_frames: int | None, purpose: int) -> dict[str, tf.Tensor]:
         """Returns this replica's share of the global batch's latents."""
         return share(
@@ -284,6 +280,11 @@ class AdversarialModel(keras.Model):
 
         # This writes the variables of all replicas at once, which only code outside the replicas can do.
         tf.distribute.get_replica_context().merge_call(update, args=(keep,))
+
+
+def to_float(pixels: tf.Tensor) -> tf.Tensor:
+    """Maps uint8 pixels 0..255 to -1..1; leaves those that are floating point as they are."""
+    return tf.cast(pixels, keras.config.floatx()) / 127.5 - 1.0 if pixels.dtype == tf.uint8 else pixels
 
 
 def share(draw: Callable[[int], Any], size: int) -> Any:

@@ -26,6 +26,7 @@ from mocogan_tf.gans.base import (
     accuracy,
     fold,
     share,
+    to_float,
 )
 
 # The purposes of random numbers; folded into the step's seed.
@@ -39,8 +40,8 @@ class MoCoGAN(AdversarialModel):
 
     `train_step` takes `{"images": [Bi, H, W, C], "videos": [Bv, T, H, W, C], "labels": [Bv]}`: pixels uint8, or float32
     in [-1, 1]; labels int32. It makes one step of D_I, of D_V and of (G_I, R_M), in the order of the authors' code,
-    each on fakes of its own. With `share_fakes` all three use the same fakes, judged by discriminators that have not moved
-    yet. Without an image discriminator no images are needed. With `image_frames` k > 1 the images are
+    each on fakes of its own. With `share_fakes` all three use the same fakes, judged by discriminators that have not
+    moved yet. Without an image discriminator no images are needed. With `image_frames` k > 1 the images are
     `[Bi, k, H, W, C]`: frames of one clip, which D_I sees side by side.
 
     Args:
@@ -91,7 +92,7 @@ class MoCoGAN(AdversarialModel):
 
     def _draw(self, batch: dict[str, tf.Tensor]) -> Inputs:
         """Scales the batch, and draws everything random that the step needs."""
-        videos = self._pixels(batch["videos"])
+        videos = to_float(batch["videos"])
         num_videos, num_frames = videos.shape[:2]
         inputs = {
             "videos": videos,
@@ -107,7 +108,7 @@ class MoCoGAN(AdversarialModel):
             inputs["fake_videos_g"] = self._draw_videos(num_videos, num_frames, _LATENTS_VIDEO_G)
         if self.image_discriminator is None:
             return inputs
-        images = self._pixels(batch["images"])
+        images = to_float(batch["images"])
         num_images = images.shape[0]
         inputs |= {
             "images": images,

@@ -17,6 +17,7 @@ from mocogan_tf.gans.base import (
     Inputs,
     Logs,
     LossAndLogs,
+    to_float,
 )
 
 _LATENTS = 0  # The purpose of a random number; folded into the step's seed.
@@ -39,9 +40,10 @@ class TGAN(AdversarialModel):
 
     def train_step(self, batch: dict[str, tf.Tensor]) -> Logs:
         """Makes one step of each network. Returns the logged scalars by name."""
-        videos = self._pixels(batch["videos"])
+        videos = to_float(batch["videos"])
         logs = self._descend(
-            self._losses_of_both, {"videos": videos, "latents": self._latents(*videos.shape[:2], _LATENTS)}
+            self._losses_of_both,
+            {"videos": videos, "latents": self._latents(videos.shape[0], videos.shape[1], _LATENTS)},
         )
         self._clip_critic()
         return self._end_step(logs)

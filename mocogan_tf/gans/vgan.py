@@ -18,6 +18,7 @@ from mocogan_tf.gans.base import (
     Logs,
     LossAndLogs,
     accuracy,
+    to_float,
 )
 
 LOSS_MASK = "loss_mask"
@@ -41,8 +42,8 @@ class VGAN(AdversarialModel):
 
     def train_step(self, batch: dict[str, tf.Tensor]) -> Logs:
         """Makes one step of each network. Returns the logged scalars by name."""
-        videos = self._pixels(batch["videos"])
-        inputs = {"videos": videos, "latents": self._latents(*videos.shape[:2], _LATENTS)}
+        videos = to_float(batch["videos"])
+        inputs = {"videos": videos, "latents": self._latents(videos.shape[0], videos.shape[1], _LATENTS)}
         logs = self._descend(self._losses_d, inputs)
         return self._end_step(logs | self._descend(self._losses_g, inputs))
 

@@ -8,12 +8,14 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from mocogan_tf import IMAGE_SIZES
 from mocogan_tf.latents import CodeSpec, LatentSpec
 
 FUSED_TYPES = (tf.float32, tf.float16, tf.bfloat16)  # The types that TensorFlow's fused batch normalisation takes.
 KERNEL = 4  # Width of the convolutions, in space and in time.
 SMALLEST_MAP = 4  # Height and width of the smallest feature map of generators and discriminators.
-HALVINGS = {32: 3, 64: 4, 128: 5}  # How often a frame of that size is halved until it is the smallest map.
+# How often a frame of a size is halved until it is the smallest map: 3, 4 and 5 times.
+HALVINGS = {size: (size // SMALLEST_MAP).bit_length() - 1 for size in IMAGE_SIZES}
 
 
 @keras.saving.register_keras_serializable("mocogan_tf")

@@ -79,7 +79,7 @@ class VGANGenerator(Generator):
         filters = [ngf * 2 ** (doublings - 1 - i) for i in range(doublings)]
         first_kernel = (smallest_length(video_length, image_size), SMALLEST_MAP, SMALLEST_MAP)
         z = keras.Input((dim_z,), name="z")
-        shared = {"filters": filters, "sync_batch_norm": sync_batch_norm}
+        shared: dict[str, Any] = {"filters": filters, "sync_batch_norm": sync_batch_norm}
 
         still = layers.Reshape((1, 1, dim_z), name="to_map")(z)
         still = _stream(layers.Conv2DTranspose, still, first_kernel[1:], name="background", **shared)
