@@ -1,1 +1,1 @@
-"""Timings side by side, each a module to run: `python -m benchmarks.NAME`. Ratios of one run count, seconds do not."""
+"""Timings and comparisons, each a module to run: `python -m benchmarks.NAME`. Only ratios of one run compare."""

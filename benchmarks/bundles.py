@@ -1,5 +1,8 @@
 """Bundles of generators that no run has trained, for timing."""
 
+import pathlib
+from typing import Any
+
 import numpy as np
 
 from export.contract import Contract
@@ -8,8 +11,8 @@ from export.write import write_bundle
 from mocogan_tf.models.generator import VideoGenerator
 
 
-def make_generator(contract, ngf):
-    """Builds a generator whose clips use the whole range of values: random weights cost what trained ones cost."""
+def make_generator(contract: Contract, ngf: int) -> VideoGenerator:
+    """Builds a generator whose clips use the whole range of values; its random weights cost as much as trained ones."""
     names = ("dim_content", "dim_category", "dim_motion", "category_to", "image_size", "channels")
     generator = VideoGenerator(ngf=ngf, **{name: getattr(contract, name) for name in names})
     rng = np.random.default_rng(0)
@@ -25,9 +28,9 @@ def make_generator(contract, ngf):
     return generator
 
 
-def make_contract(**sizes):
-    """Returns the contract of a model of the paper's sizes, but for what is given."""
-    fields = {
+def make_contract(**sizes: Any) -> Contract:
+    """Returns the contract of a model of the paper's sizes, except for the sizes given."""
+    fields: dict[str, Any] = {
         "name": "benchmark",
         "version": 1,
         "model": "mocogan",
@@ -45,7 +48,7 @@ def make_contract(**sizes):
     return Contract(**{**fields, **sizes})
 
 
-def make_bundle(generator, contract, folder):
+def make_bundle(generator: VideoGenerator, contract: Contract, folder: pathlib.Path) -> None:
     """Writes the bundle of a generator that no run has trained."""
     provenance = {
         "step": 0,

@@ -1,8 +1,8 @@
-"""How fast the step's largest convolutions can be: python -m benchmarks.convolutions [--json]
+"""How fast the largest convolutions of a training step can be: python -m benchmarks.convolutions [--json]
 
-Times every layer of the video discriminator by itself, forward, back to its weights and back to its input, and prints
-operations per second beside the machine's own rate of matrix products (extra `bench`). A training step is hardly more
-than these: what they do not reach, the step cannot.
+Times every layer of the video discriminator by itself: forward, gradient of its weights, gradient of its input. Prints
+operations per second beside the machine's rate of matrix products (extra `bench`). These layers are most of a training
+step, so the step cannot reach a higher rate than they do.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def passes(x_shape, kernel_shape, dtype):
     out = tf.nn.conv3d(x, kernel, STRIDES, "VALID")
     gradient = tf.cast(rng.normal(out.shape), dtype)
     shared = {"strides": STRIDES, "padding": "VALID"}
-    # One number of each result: all of it is computed, and nothing is copied out of TensorFlow.
+    # One number of each result: TensorFlow computes all of it and copies nothing out.
     traced = {
         "forward": tf.function(lambda: tf.nn.conv3d(x, kernel, STRIDES, "VALID")[0, 0, 0, 0, 0]),
         "to weights": tf.function(

@@ -1,8 +1,8 @@
 """What several devices and machines cost on one machine: python -m benchmarks.devices
 
 Trains the same global batches on one device, on two virtual devices of one process, and in two processes joined by
-TF_CONFIG, and compares seconds and processor seconds per step. Where one device already fills all cores nothing can
-become faster; the ratios say what splitting and summing add.
+TF_CONFIG, and compares seconds and processor seconds per step. One device already fills all cores, so nothing can
+become faster; the ratios show the cost of splitting and summing.
 """
 
 import argparse
@@ -21,7 +21,7 @@ WARM_UP = 4  # Steps before the first that counts.
 
 
 def train(folder, name, flags, steps, tf_config=None):
-    """Starts a run in a process of its own; what it prints goes to a file of its name."""
+    """Starts a run in a process of its own and sends its output to `NAME.txt`."""
     command = [
         *[sys.executable, "train.py", f"--run_dir={folder / name}", f"--cache_dir={folder / 'cache'}"],
         *["--log_every=1", "--checkpoint_every=100000", "--sample_every=100000", "--evaluate_every=0"],
@@ -35,13 +35,13 @@ def train(folder, name, flags, steps, tf_config=None):
 
 
 def processor_seconds(process):
-    """Of a running process, user and system."""
+    """User and system time of a running process, in seconds."""
     fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def lines_of(log):
-    """The objects of a log.jsonl; none while there is no file."""
+    """The objects of a log.jsonl; none if the file does not exist yet."""
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 

@@ -1,8 +1,8 @@
-"""Floating-point operations of a traced function: convolutions and matrix products, a multiply-add counted as two."""
+"""Floating-point operations of a traced function: convolutions and matrix products; a multiply-add counts as two."""
 
 import math
 
-# Of each operation: where the kernel's shape is found, and where the result, or the gradient of the result.
+# Per operation: where to find the shape of the kernel, and that of the result or of its gradient.
 _CONVOLUTIONS = {
     "Conv2D": ("input", "output"),
     "Conv3D": ("input", "output"),
@@ -14,10 +14,10 @@ _CONVOLUTIONS = {
 
 
 def count(graph):
-    """Counts the operations of one call, of what it needs: gradients that nobody uses are in a graph, but never run.
+    """Counts the operations that one call runs. Gradients that nobody uses are in the graph but do not run.
 
     Args:
-        graph: `FuncGraph` whose shapes are known. Loops and calls of other functions are not looked into: of the
+        graph: `FuncGraph` whose shapes are known. Loops and calls of other functions are left out; in the
             networks here that is the GRU, less than a thousandth.
     """
     needed, todo = set(), [*(tensor.op for tensor in graph.outputs), *graph.control_outputs]

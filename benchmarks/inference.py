@@ -1,12 +1,14 @@
 """Clips from latents, our engine against others on the same weights: python -m benchmarks.inference [--json]
 
 Needs the extra `bench`. `engine` is what the server runs (motion.onnx and frames.onnx of a bundle, ONNX Runtime);
-`model.onnx` is the bundle's whole graph in a plain ONNX Runtime session. The rivals (--against): tensorflow, on the
-bundle's SavedModel and as Keras `predict`; torch, eager and channels_last; compiled, by torch.compile; tf2onnx, ONNX
-Runtime on the model as tf2onnx alone converts it. All in float32 on all processors of this process; that their clips
-agree is checked first. Per batch and length `ratio` is the fastest rival's time over the engine's, `flops` what the
-decoder must compute, `share_of_peak` the engine's rate over the machine's own of matrix products in the same run.
+`model.onnx` is the bundle's whole graph in a plain ONNX Runtime session. The rivals (--against) are tensorflow, as the
+bundle's SavedModel and as Keras `predict`; torch, eager and channels_last; compiled, by torch.compile; and tf2onnx,
+ONNX Runtime on the model as tf2onnx alone converts it. All compute in float32 on all processors of this process, and
+must first make the same clips. For each batch and length, `ratio` is the fastest rival's time over the engine's,
+`flops` the decoder's operations, and `share_of_peak` the engine's rate over the machine's of matrix products.
 """
+
+from __future__ import annotations
 
 import argparse
 import contextlib
@@ -15,6 +17,8 @@ import os
 import pathlib
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -23,28 +27,34 @@ import onnxruntime
 import tensorflow as tf
 import tf2onnx
 import torch
+from numpy.typing import NDArray
 
 from benchmarks import flops, timing
 from benchmarks.bundles import make_bundle, make_contract, make_generator
 from benchmarks.torch_generator import GivenLatents
+from export.contract import Contract
 from mocogan_tf.latents import sample_latents
+from mocogan_tf.models.generator import VideoGenerator
 from serving.runtime.bundle import read_bundle
 from serving.runtime.engine import Engine, EngineOptions, available_cpus
 
 OURS, WHOLE = "engine", "model.onnx"
 RIVALS = ("tensorflow", "torch", "tf2onnx", "compiled")
-TOLERANCE = 1e-3  # Of values in [-1, 1]: float32 sums in another order.
+TOLERANCE = 1e-3  # For values in [-1, 1]: float32 sums in another order.
+
+Arrays = dict[str, NDArray[np.float32]]
+Sides = dict[str, Callable[[Arrays], Any]]
 
 
-def _session(model):
+def _session(model: str | bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = available_cpus()
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def plain_conversion(generator, contract):
-    """Returns the whole generator as tf2onnx converts it, serialised."""
+def plain_conversion(generator: VideoGenerator, contract: Contract) -> bytes:
+    """Converts the whole generator with tf2onnx alone and serialises it."""
     shapes = {
         name: [None if isinstance(size, str) else size for size in s.shape] for name, s in contract.inputs.items()
     }
@@ -53,22 +63,24 @@ def plain_conversion(generator, contract):
     return tf2onnx.convert.from_function(generate, signature, opset=17)[0].SerializeToString()
 
 
-def make_sides(generator, contract, bundle, against=RIVALS[:3]):
+def make_sides(
+    generator: VideoGenerator, contract: Contract, bundle: pathlib.Path, against: Sequence[str] = RIVALS[:3]
+) -> Sides:
     """Writes a bundle and makes the sides.
 
     Args:
         generator: `VideoGenerator`.
-        contract: Its contract.
+        contract: The generator's contract.
         bundle: Folder of the bundle.
         against: Names out of `RIVALS`.
 
     Returns:
-        By name, functions from latents (arrays by name) to clips `[B, T, H, W, C]`.
+        Functions from latents (arrays by name) to clips `[B, T, H, W, C]`, by name.
     """
     make_bundle(generator, contract, bundle)
     engine = Engine(read_bundle(bundle), EngineOptions(provider="cpu", precision="float32"))
     whole = _session(str(bundle / "model.onnx"))
-    sides = {
+    sides: Sides = {
         OURS: lambda latents: engine.generate(latents)[0],
         WHOLE: lambda latents: whole.run(["video"], latents)[0],
     }
@@ -90,37 +102,44 @@ def make_sides(generator, contract, bundle, against=RIVALS[:3]):
     return sides
 
 
-def _constants(latents):
+def _constants(latents: Arrays) -> dict[str, tf.Tensor]:
     return {name: tf.constant(value) for name, value in latents.items()}
 
 
-def _torch(network, latents):
+def _torch(network: Any, latents: Arrays) -> Any:
     with torch.inference_mode():
         video = network({name: torch.from_numpy(value) for name, value in latents.items()})
     return video.permute(0, 1, 3, 4, 2).numpy()  # Another view of the same memory: nothing is copied.
 
 
-def _named_as(session, latents):
-    """tf2onnx puts a suffix to the names of inputs."""
+def _named_as(session: onnxruntime.InferenceSession, latents: Arrays) -> Arrays:
+    """Renames latents as the session's inputs, to whose names tf2onnx appends a suffix."""
     names = [value.name for value in session.get_inputs()]
     return {next(name for name in names if name.startswith(key)): value for key, value in latents.items()}
 
 
-def largest_differences(sides, latents):
-    """Returns, by name, each side's largest difference to the engine's clips."""
+def largest_differences(sides: Sides, latents: Arrays) -> dict[str, float]:
+    """Returns the largest difference of each side's clips from the engine's, by name."""
     clips = {name: np.array(side(latents)) for name, side in sides.items()}
     return {name: float(np.abs(clip - clips[OURS]).max()) for name, clip in clips.items()}
 
 
-def decoder_flops(generator, frames):
-    """Operations of the frame decoder for so many frames."""
+def decoder_flops(generator: VideoGenerator, frames: int) -> float:
+    """Counts the frame decoder's operations for a number of frames."""
     codes = tf.TensorSpec((frames, generator.decoder.input_shape[-1]), tf.float32)
     decode = tf.function(lambda z: generator.decoder(z, training=False), autograph=False)
     return flops.count(decode.get_concrete_function(codes).graph)
 
 
-def run(batches, lengths, rounds, ngf=64, against=RIVALS[:3], **sizes):
-    """Checks all sides against each other, times them in turns, and returns the report."""
+def run(
+    batches: Sequence[int],
+    lengths: Sequence[int],
+    rounds: int,
+    ngf: int = 64,
+    against: Sequence[str] = RIVALS[:3],
+    **sizes: Any,
+) -> dict[str, Any]:
+    """Compares the clips of all sides, times the sides in turn, and returns the report."""
     contract = make_contract(**sizes)
     generator = make_generator(contract, ngf)
     peak = timing.matrix_rate()
@@ -157,8 +176,8 @@ def run(batches, lengths, rounds, ngf=64, against=RIVALS[:3], **sizes):
     }
 
 
-def main():
-    """Prints a table, or with --json one object."""
+def main() -> None:
+    """Prints a table, or one JSON object with --json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32], help="clips per call")
     parser.add_argument("--frames", type=int, nargs="+", default=[16, 64], help="frames per clip")

@@ -1,54 +1,59 @@
-"""Would an int8 variant of the generator pay? python -m benchmarks.int8 BUNDLE
+"""Measures whether an int8 variant of the generator would pay: python -m benchmarks.int8 BUNDLE
 
-Quantises model.onnx with ONNX Runtime's own tool, static forms calibrated on clips of the model, and prints the PSNR
-against float32 and the speed on this CPU. docs/bundle.md quotes the result.
+Quantises model.onnx with ONNX Runtime's own tool and prints each variant's PSNR against float32 and its speed on this
+CPU. Clips of the model calibrate the static variants. docs/bundle.md quotes the result.
 """
 
+from __future__ import annotations
+
+import argparse
 import logging
 import pathlib
 import statistics
-import sys
 import tempfile
 import time
 
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
-from export.contract import read_contract
+from export.contract import Contract, read_contract
 from mocogan_tf.latents import sample_latents
 
 CALIBRATION_SEED, TEST_SEED = 1, 2
 CLIPS, ROUNDS = 16, 15
 
+Arrays = dict[str, NDArray[np.float32]]
+
 
 class Latents(CalibrationDataReader):
-    """One clip per call, for calibration."""
+    """Gives the calibration one clip per call."""
 
-    def __init__(self, contract):
+    def __init__(self, contract: Contract) -> None:
         self.clips = iter(_clips(contract, CALIBRATION_SEED))
 
-    def get_next(self):
+    def get_next(self) -> Arrays | None:
         return next(self.clips, None)
 
 
-def _clips(contract, seed):
+def _clips(contract: Contract, seed: int) -> list[Arrays]:
     batch = sample_latents(contract.latents, CLIPS, contract.video_length, seed=seed)
     return [{name: value[i : i + 1] for name, value in batch.items()} for i in range(CLIPS)]
 
 
-def _session(path):
+def _session(path: str) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 2
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def _videos(session, clips):
+def _videos(session: onnxruntime.InferenceSession, clips: list[Arrays]) -> NDArray[np.float32]:
     return np.concatenate([session.run(["video"], clip)[0] for clip in clips])
 
 
-def _variants(source, contract, folder):
-    """Writes the quantised files; returns paths by name."""
+def _variants(source: str, contract: Contract, folder: pathlib.Path) -> dict[str, str]:
+    """Writes the quantised files and returns all paths by name."""
     variants = {"float32": source}
     for form in QuantFormat:
         name = f"static {form.name}"
@@ -67,9 +72,9 @@ def _variants(source, contract, folder):
     return variants
 
 
-def main(bundle):
+def main(bundle: pathlib.Path) -> None:
     """Prints one line per variant."""
-    logging.disable(logging.WARNING)  # The tool suggests preprocessing that this graph has no use for.
+    logging.disable(logging.WARNING)  # The tool suggests preprocessing, which this graph does not need.
     contract, described = read_contract(bundle)
     clips = _clips(contract, TEST_SEED)
     with tempfile.TemporaryDirectory() as name:
@@ -77,8 +82,8 @@ def main(bundle):
         sizes = {key: pathlib.Path(path).stat().st_size / 1e6 for key, path in variants.items()}
         sessions = {key: _session(path) for key, path in variants.items()}
     expected = _videos(sessions["float32"], clips)
-    seconds = {key: [] for key in sessions}
-    for _ in range(ROUNDS):  # In turn, so that whatever else the machine does meets all alike.
+    seconds: dict[str, list[float]] = {key: [] for key in sessions}
+    for _ in range(ROUNDS):  # In turn, so that other work on the machine slows all variants alike.
         for key, session in sessions.items():
             started = time.process_time()
             session.run(["video"], clips[0])
@@ -91,4 +96,6 @@ def main(bundle):
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=pathlib.Path, help="folder of the bundle")
+    main(parser.parse_args().bundle)

@@ -1,4 +1,4 @@
-"""Our training step as `training.train` runs it, for timing, and batches of random pixels for it."""
+"""Our training step as `training.loop` runs it, and batches of random pixels to time it with."""
 
 import tensorflow as tf
 
@@ -24,7 +24,7 @@ def make_step(config, precision):
 
 
 def random_batch(config):
-    """Returns a batch of uniform noise in [-1, 1], the labels counting through the categories."""
+    """Returns a batch of uniform noise in [-1, 1], with labels that count through the categories."""
     frame = (config.image_size, config.image_size, config.channels)
     return {
         "images": tf.random.stateless_uniform((config.image_batch, *frame), (0, 0), -1, 1),

@@ -1,18 +1,18 @@
-"""Our batches against a PyTorch DataLoader's, from the same files: python -m benchmarks.pipeline [--clips=512] [--json]
+"""Compares our batches with a PyTorch DataLoader's: python -m benchmarks.pipeline [--clips=512] [--json]
 
-Needs the extras `bench` and `video`. Both sides make, of the same files, the batches of the profile `cpu`: 8 clips of
-16 frames at stride 2 and 16 single frames, shuffled, as float32 in [-1, 1]. Two epochs are timed, as they differ:
+Needs the extras `bench` and `video`. Both sides make the batches of the profile `cpu` from the same files: 8 clips of
+16 frames at stride 2 and 16 single frames, shuffled, as float32 in [-1, 1]. Two kinds of epoch are timed:
 
-* `first epoch`: from opening the set to the epoch's last batch, workers started on the way. Ours decodes all frames of
-  all clips into its cache first.
-* `later epochs`: ours reads the cache; the DataLoader, with two workers, decodes again, but only what its cuts need. A
-  second one, `torch, decoded once`, reads our cache.
+* `first epoch`: from opening the set to the epoch's last batch, the start of workers included. Ours first decodes all
+  frames of all clips into its cache.
+* `later epochs`: ours reads the cache. The DataLoader, with two workers, decodes again, but only what its cuts need. A
+  second DataLoader, `torch, decoded once`, reads our cache.
 
-The files lie in the page cache, for both. `median_s` is seconds per batch, `cpu_s` the processor time of all processes
-of a side per batch, which hardly depends on what else the machine does. `ratio` is the DataLoader's time over ours in
-later epochs, the least of all sources; `ratio_run` is computed from both for the epochs that the profile trains, 20 of
-its 2,000 clips; `ratio_step` is the time of that profile's training step, measured in the same
-run, over ours; `waiting_share` is the part of its time that this step waits for batches.
+The files lie in the page cache for both sides. `median_s` is seconds per batch; `cpu_s` is the processor time per batch
+of all processes of a side, which hardly depends on what else the machine does. `ratio` is the DataLoader's time over
+ours in later epochs, the least of all sources. `ratio_run` is the same for the 20 epochs over 2,000 clips that the
+profile trains, computed from both kinds. `ratio_step` is the time of that profile's training step, measured in the same
+run, over ours; `waiting_share` is the share of its time that this step waits for batches.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def main():
     parser.add_argument("--steps", type=int, default=10, help="timed training steps")
     parser.add_argument("--json", action="store_true")
     flags = parser.parse_args()
-    # Here and not above: the processes that decode import this module, and need no TensorFlow.
+    # Not at the top, because the processes that decode import this module and need no TensorFlow.
     from benchmarks import pipeline_sides
 
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):

@@ -1,4 +1,4 @@
-"""The sides of `benchmarks.pipeline`: what files they read, what is timed, and that they see the same pixels."""
+"""The two sides of `benchmarks.pipeline`: the files that they read, what is timed, and a check of their pixels."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ from mocogan_tf.distribution import devices
 from mocogan_tf.gans import base
 
 DISTINCT = 64  # Rendered clips; the files repeat them.
-FILM_SIZE = (176, 144)  # Of the Weizmann actions, nearly: our frames in the middle of a larger picture.
+FILM_SIZE = (176, 144)  # About that of the Weizmann actions; our frames lie in the middle of the larger picture.
 FILM_FPS = 16
 SOURCES = {
     "png shards": torch_loader.Shards,
@@ -80,7 +80,7 @@ def config_of(folder, cache, profile="cpu", **changes):
 
 
 def same_cuts(videos, dataset, clips=3):
-    """Whether both sides see the same pixels in the same cuts of the same clips.
+    """Returns whether both sides see the same pixels in the same cuts of the same clips.
 
     Args:
         videos: Our `VideoSet`.
@@ -107,7 +107,7 @@ def _consume(batches):
 
 
 def our_first_epoch(config, steps):
-    """Makes the batches of an epoch that begins without a cache, and returns their number."""
+    """Makes the batches of an epoch that starts without a cache, and returns their number."""
     with tempfile.TemporaryDirectory(dir=config.cache_dir) as cache:
         videos = open_videos(dataclasses.replace(config, cache_dir=cache))
         return _consume(_float_batches(videos, config).take(steps))
@@ -119,22 +119,22 @@ def torch_first_epoch(make_dataset, config):
 
 
 def measure(config, make_dataset, rounds, long=8):
-    """Times one source, all sides in turns.
+    """Times all sides on one source, in turns.
 
     Returns:
-        By epoch, by side: the seconds per batch, `cpu_s`, the median processor time per batch, and `clips_per_s`. In
-        later epochs the sides that read the cache are timed over `long` epochs.
+        For each kind of epoch and each side: seconds per batch, `cpu_s` (median processor time per batch) and
+        `clips_per_s`. In later epochs, sides that read the cache are timed over `long` epochs.
     """
     videos = open_videos(config)
     sizes = (config.video_length, config.every_nth, config.image_size)
     if not same_cuts(videos, make_dataset(config.data_dir, *sizes)):
-        raise SystemExit(f"The two sides read other pixels from {config.data_dir}.")
+        raise SystemExit(f"The two sides read different pixels from {config.data_dir}.")
     steps = len(videos) // config.video_batch
     cached = _float_batches(videos, config)
     decoding = torch_loader.loader(make_dataset(config.data_dir, *sizes), config.video_batch, config.image_batch)
     decoded = torch_loader.DecodedClips(videos.folder, *sizes)
     reading = torch_loader.loader(decoded, config.video_batch, config.image_batch)
-    for batches in (cached.take(4), decoding, reading):  # Tracing, starting workers.
+    for batches in (cached.take(4), decoding, reading):  # The first batches trace graphs and start workers.
         _consume(batches)
     sides = {
         FIRST: {
@@ -168,7 +168,7 @@ def _summary(pairs, clips):
 
 
 def ratio_of_run(result, epochs):
-    """The DataLoader's time over ours for so many epochs, the first included: computed from a source's medians."""
+    """Returns the DataLoader's time over ours for so many epochs with the first, from the medians of one source."""
     ours, theirs = (
         result[FIRST][name]["median_s"] + (epochs - 1) * result[LATER][name]["median_s"] for name in (OURS, TORCH)
     )

@@ -1,15 +1,16 @@
-"""The recipe's options beside each other: python -m benchmarks.recipes --out=runs/recipes [-- flags of train.py]
+"""Training options beside each other: python -m benchmarks.recipes --out=runs/recipes [-- flags of train.py]
 
-Trains the profile `cpu` as it is, with larger steps, and with one thing more changed at a time, each with every seed,
-and scores the ends of the runs with `evaluate.py`. What is done already is not done again, and a run that was
-interrupted goes on, so the command can be given as often as there is time. Prints a Markdown table of means over the
-seeds, with the least and the largest beside them: all scores are of 256 clips of each run's last step.
+Trains the preset `plain` as it is, then with larger steps ("fast"), then "fast" with one more change at a time, each
+with every seed, and scores 256 clips of each run's last step with `evaluate.py`. Finished runs are skipped and
+interrupted runs go on, so the command can be repeated whenever there is time. Prints a Markdown table of means over the
+seeds, with the least and the largest value beside them.
 
-The columns: `frechet_video`, `precision`, `recall`; how far the clothes' or the shape's colours change within a clip
-(`identity`, on `shapes` the content distance `acd_color`), beside how far clips' colours lie apart (`color_diversity`)
-and the share of clips in which there is a shape at all (`coverage`); `mcs`; `diversity` of clips; the loss of each
-discriminator and the share of clips or frames that it tells apart, over the last quarter of the steps. Look at the
-runs' `samples/` too: no score has eyes.
+The columns: `frechet_video`, `precision`, `recall`; texture (`swd_64`, `spectrum_high`,
+`spectrum_checker`); how much colours change within a clip (`identity`, on `shapes` the
+content distance `acd_color`), how far the colours of different clips lie apart (`color_diversity`) and the share of
+clips that show a shape (`coverage`); `mcs`; `diversity`; and, over the last quarter of the steps, the loss of each
+discriminator and the share of clips or frames that it tells apart. Look at the runs' `samples/` too: a score does not
+see everything.
 """
 
 import argparse
@@ -20,11 +21,11 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
-# What each run changes of the profile. A few hundred steps tell little of the profile itself, whose step sizes are made
-# for thousands; so single changes are made to a recipe that starts faster.
+# What each run changes in the preset. A few hundred steps tell little about the preset, whose learning rates are made
+# for thousands; therefore single changes are made to a recipe that starts faster.
 FAST = ["--learning_rate=5e-4", "--learning_rate_d=5e-4", "--update_gate_bias=1", "--motion_init_scale=0.5"]
 NO_R1 = ["--r1_image=0", "--r1_video=0"]
-SETTINGS = {
+SETTINGS: dict[str, list[str]] = {
     "as it is": [],
     "fast": FAST,
     "fast, shared fakes": [*FAST, "--share_fakes"],
@@ -45,31 +46,33 @@ SETTINGS = {
     "fast, no D_I, category to the decoder": [*FAST, "--image_discriminator=none", "--category_to=image"],
 }
 METRICS = {
-    "shapes": "frechet_video,precision,acd_color,mcs,diversity",
-    "taichi": "frechet_video,precision,identity,mcs,diversity",
+    "shapes": "frechet_video,precision,texture,acd_color,mcs,diversity",
+    "taichi": "frechet_video,precision,texture,identity,mcs,diversity",
 }
 BALANCE = ("loss_d_image", "accuracy_d_image", "loss_d_video", "accuracy_d_video")
-QUALITY = ("frechet_video", "precision", "recall", "identity", "acd_color", "color_diversity", "coverage", "mcs")
-COLUMNS = (*QUALITY, "diversity", *BALANCE)
+TEXTURE = ("swd_64", "swd_32", "spectrum_high", "spectrum_checker")
+CONTENT = ("identity", "acd_color", "color_diversity", "coverage")
+COLUMNS = ("frechet_video", "precision", "recall", *TEXTURE, *CONTENT, "mcs", "diversity", *BALANCE)
+Scores = dict[str, float]
 
 
-def run_name(setting):
-    """Returns the folder name of a setting."""
+def run_name(setting: str) -> str:
+    """Returns the name of a setting's folder."""
     return "".join(letter if letter.isalnum() else "-" for letter in setting.lower())
 
 
-def train(folder, dataset, setting, seed, flags):
-    """Trains one run, or goes on with it; what it prints goes to a file beside its folder."""
+def train(folder: pathlib.Path, dataset: str, setting: str, seed: int, flags: list[str]) -> None:
+    """Trains one run or goes on with it, and sends its output to a file beside its folder."""
     command = [
-        *[sys.executable, "train.py", "--profile=cpu", f"--dataset={dataset}", f"--seed={seed}", f"--run_dir={folder}"],
-        *["--evaluate_every=0", *SETTINGS[setting], *flags],
+        *[sys.executable, "train.py", "--profile=cpu", "--preset=plain", f"--dataset={dataset}", f"--seed={seed}"],
+        *[f"--run_dir={folder}", "--evaluate_every=0", *SETTINGS[setting], *flags],
     ]
     with open(f"{folder}.txt", "a") as out:
         if subprocess.run(command, cwd=ROOT, stdout=out, stderr=out).returncode:
             sys.exit(f"{' '.join(command[1:])} has failed; see {folder}.txt")
 
 
-def score(folder, dataset, num_videos):
+def score(folder: pathlib.Path, dataset: str, num_videos: int) -> Scores:
     """Returns the scores of a finished run by name, from `evaluate.py` and from its log."""
     command = [sys.executable, "evaluate.py", f"--run_dir={folder}", f"--num_videos={num_videos}"]
     command.append(f"--metrics={METRICS[dataset]}")
@@ -80,21 +83,21 @@ def score(folder, dataset, num_videos):
     return {line["metric"]: line["value"] for line in lines} | balance(folder)
 
 
-def balance(folder):
+def balance(folder: pathlib.Path) -> Scores:
     """Returns the means of the discriminators' losses and accuracies over the last quarter of the logged steps."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     last = lines[-max(1, len(lines) // 4) :]
     return {name: statistics.mean(line[name] for line in last) for name in BALANCE if name in last[-1]}
 
 
-def table(results, datasets, seeds):
-    """Returns the Markdown tables, one per set: a row per setting that has a run, a column per score that one has."""
+def table(results: dict[str, Scores], datasets: list[str], seeds: list[int]) -> str:
+    """Returns the Markdown tables, one per set: a row per setting with a run, a column per score that any run has."""
     parts = []
     for dataset in datasets:
         rows = {}
         for setting in SETTINGS:
-            runs = [results.get(f"{dataset}/{run_name(setting)}/{seed}") for seed in seeds]
-            rows[setting] = [run for run in runs if run]
+            names = [f"{dataset}/{run_name(setting)}/{seed}" for seed in seeds]
+            rows[setting] = [results[name] for name in names if results.get(name)]
         columns = [name for name in COLUMNS if any(name in run for runs in rows.values() for run in runs)]
         lines = [f"| `{dataset}` | runs | " + " | ".join(columns) + " |", "|---" * (2 + len(columns)) + "|"]
         for setting, runs in rows.items():
@@ -105,7 +108,7 @@ def table(results, datasets, seeds):
     return "\n\n".join(parts)
 
 
-def _cell(values):
+def _cell(values: list[float]) -> str:
     if not values:
         return ""
     least, mean, largest = min(values), statistics.mean(values), max(values)
@@ -113,7 +116,7 @@ def _cell(values):
     return f"{mean:.{digits}f}" + (f" ({least:.{digits}f} to {largest:.{digits}f})" if len(values) > 1 else "")
 
 
-def main():
+def main() -> None:
     """Trains and scores what is missing, then prints the tables, or with --json one object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of the runs and of results.json")

@@ -1,8 +1,8 @@
 """The server under load, beside the engine alone and a plain wrapper: python -m benchmarks.serving [BUNDLE] [--json]
 
 Needs the extra `serving` and neither TensorFlow nor PyTorch. Three sides take turns over the rounds: the engine in this
-process, one clip after the other; this project's server, and the server that everybody writes first, one request at a
-time and without bound, both under an open loop of requests (`serving.load`) at more than the engine could answer. Then
+process, one clip after the other; this project's server; and the simplest server, which takes one request at a time and
+queues without bound, both under an open loop of requests (`serving.load`) at more than the engine could answer. Then
 the server at shares of its own capacity, and with `--requests` its memory over so many requests, good and bad.
 
 `median_s` is seconds per answered clip. `ratio` is the plain server's over ours, `share_of_engine` the part of the
@@ -53,7 +53,7 @@ def engine_rate(engine, seconds):
 
 
 def plain_server(bundle):
-    """Serves clips as .npy, one request at a time, for ever; prints its port first."""
+    """Prints its address, then serves clips as .npy, one request at a time."""
     import http.server
 
     engine = Engine(read_bundle(bundle), EngineOptions(spinning=False))
@@ -76,14 +76,14 @@ def plain_server(bundle):
             self.close_connection = True
 
     server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-    server.handle_error = lambda *_: None  # Clients that gave up: counted where they are sent from.
+    server.handle_error = lambda *_: None  # Clients that gave up are counted by the load generator.
     print(f"http://127.0.0.1:{server.server_port}", flush=True)
     server.serve_forever()
 
 
 @contextlib.contextmanager
 def running(command, stream, pattern):
-    """Starts a server, and yields its process and the address that it prints on a stream in the form of a pattern."""
+    """Starts a server; yields its process and the address that it prints on a stream, found by a pattern."""
     with subprocess.Popen([sys.executable, *command], cwd=ROOT, text=True, **{stream: subprocess.PIPE}) as process:
         lines = getattr(process, stream)
         # Left unread, a full pipe would stop the server.
@@ -136,7 +136,7 @@ def run(bundle, seconds, rounds, requests=0):
         loads = {}
         for _ in range(rounds):
             per_clip[ENGINE].append(1 / engine_rate(engine, seconds))
-            # A new one each time: it would still be at work on what it queued when the others' turn comes.
+            # A new one each time: the old one would still work on its queue during the others' turns.
             with running(plain, "stdout", r"(http://\S+)") as (_, theirs):
                 load(theirs, 5, 1)
                 loads[PLAIN] = load(theirs, rate, seconds)

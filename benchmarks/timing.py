@@ -1,4 +1,4 @@
-"""What the timings share: sides take turns, medians count, and the machine's own matrix-product rate is the limit."""
+"""What the timings share: sides take turns, medians count, and the limit is the machine's rate of matrix products."""
 
 import contextlib
 import multiprocessing
@@ -21,8 +21,8 @@ def summary(seconds, scale=1.0):
 
 
 def cpu_seconds():
-    """Returns the processor time of this process and its children so far. Unlike the clock's, it does not grow while
-    other programs have the processors."""
+    """Returns the processor time of this process and its children so far. Unlike the clock, it stands still while
+    other programs run."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = time.process_time() + ended.ru_utime + ended.ru_stime
     for child in multiprocessing.active_children():
@@ -33,13 +33,13 @@ def cpu_seconds():
 
 
 def in_turns(sides, rounds, warm_up=1, rest=0.05):
-    """Times all sides in turns: a machine that slows down slows all of them.
+    """Times all sides in turns, so that a machine that slows down slows all of them.
 
     Args:
-        sides: Functions of nothing, by name.
+        sides: Functions without arguments, by name.
         rounds: Timed calls of each.
-        warm_up: Calls of each before.
-        rest: Seconds before each call, in which the threads of the side before stop waiting awake for more work.
+        warm_up: Calls of each before the timed ones.
+        rest: Seconds before each call, in which the threads of the previous side fall asleep.
 
     Returns:
         Seconds by name, one per round.
@@ -63,8 +63,8 @@ def ratios(results, ours):
         ours: Name of our side.
 
     Returns:
-        `ratio`, the fastest rival's median over ours, and `ratio_vs`, each rival's; `ratio_cpu_vs`, the same of the
-        processor time, where it was taken.
+        `ratio`: the fastest rival's median over ours; `ratio_vs`: the same for each rival; `ratio_cpu_vs`: the same for
+        processor time, if it was measured.
     """
     against = {name: result["median_s"] / results[ours]["median_s"] for name, result in results.items() if name != ours}
     report = {"ratio": min(against.values()), "ratio_vs": against}
@@ -75,7 +75,7 @@ def ratios(results, ours):
 
 
 def matrix_rate(size=2048, rounds=5, dtype=None):
-    """Returns the machine's rate of square matrix products, in operations per second: the best of some.
+    """Returns the machine's rate of matrix products, in operations per second: the best of several square ones.
 
     Args:
         size: Rows and columns of each factor.

@@ -13,7 +13,7 @@ class GivenLatents(nn.Module):
     """`torch_step.Generator` as a function of its latents. Output: clips `[B, T, C, H, W]`.
 
     Args:
-        generator: A Keras `VideoGenerator` of 64x64 frames whose category, if any, enters the motion.
+        generator: A Keras `VideoGenerator` of 64x64 frames whose category, if any, enters the motion network.
     """
 
     def __init__(self, generator):

@@ -1,6 +1,6 @@
-"""The same batches from the same files in PyTorch: map-style datasets and a DataLoader, written with its idioms.
+"""The same batches from the same files in idiomatic PyTorch: map-style datasets and a DataLoader.
 
-A clip is decoded each time it is asked for, and no more of it than its cut needs, as such code does. `DecodedClips`
+As is usual in such code, each request decodes a clip again, but only as much of it as the cut needs. `DecodedClips`
 reads clips that were decoded before, from one memory-mapped file.
 """
 
@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 from tensorflow.core.example import example_pb2
 
-from mocogan_tf.data.videos import FRAMES_FILE, INDEX_FILE
+from mocogan_tf.data.cache import FRAMES_FILE, INDEX_FILE
 
 
 class Clips(torch.utils.data.Dataset, abc.ABC):
-    """Cuts of clips, and single frames of them. An item is asked for by (kind, clip), kind "clip" or "image".
+    """Cuts of clips, and single frames of them. The key of an item is (kind, clip), where kind is "clip" or "image".
 
     Args:
         video_length: Frames of a cut.
@@ -41,7 +41,7 @@ class Clips(torch.utils.data.Dataset, abc.ABC):
 
     @abc.abstractmethod
     def frames(self, clip, indices):
-        """Returns uint8 `[len(indices), H, W, C]`; the indices rise."""
+        """Returns uint8 `[len(indices), H, W, C]`; the indices must ascend."""
 
     def __getitem__(self, item):
         kind, clip = item
@@ -110,7 +110,7 @@ class Films(Clips):
     def frames(self, clip, indices):
         wanted, frames = set(indices.tolist()), []
         with av.open(str(self.files[clip])) as film:
-            film.streams.video[0].thread_type = "NONE"  # The workers are the threads.
+            film.streams.video[0].thread_type = "NONE"  # The workers run in parallel already.
             for index, frame in enumerate(film.decode(video=0)):
                 if index in wanted:
                     frames.append(self.resized(frame.to_image()))
@@ -120,7 +120,7 @@ class Films(Clips):
 
 
 class Shards(Clips):
-    """TFRecord shards of encoded or raw frames, by an index of where their records begin."""
+    """TFRecord shards of encoded or raw frames, read through an index of where the records begin."""
 
     def __init__(self, folder, *sizes):
         super().__init__(*sizes)
@@ -159,7 +159,7 @@ class Shards(Clips):
 
 
 class DecodedClips(Clips):
-    """Clips that our reader decoded, from its memory-mapped file."""
+    """Clips that our reader has decoded, read from its memory-mapped file."""
 
     def __init__(self, folder, *sizes):
         super().__init__(*sizes)

@@ -1,7 +1,7 @@
-"""The same training step in PyTorch: the networks, losses and optimizers of `mocogan_tf`, written with its idioms.
+"""The same training step in PyTorch: networks, losses and optimizers of `mocogan_tf` in PyTorch's idioms.
 
-Sizes are those of the paper's networks at 64x64 and 16 frames: a patch image discriminator, batch normalisation or
-none, noise before the convolutions or none, categories to motion, the supervised category loss, coupled weight decay.
+The networks are the paper's at 64x64 and 16 frames: a patch image discriminator, batch normalisation or none, noise
+before the convolutions or none, categories in the motion network, the supervised category loss, coupled weight decay.
 """
 
 import torch
@@ -64,7 +64,7 @@ class Generator(nn.Module):
 
 
 def _layers(config, convolution, normalisation, widths, *shape):
-    """Noise, a convolution of `shape` (strides, padding), normalisation but in the first, leaky ReLU, per width."""
+    """Per width: noise, a convolution of `shape` (strides, padding), normalisation (not in the first), leaky ReLU."""
     normalised, layers = config.discriminator_norm == "batch", []
     for i, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
         layers += [Noise(config.noise_sigma), convolution(before, after, KERNEL, *shape, bias=not normalised)]
@@ -115,7 +115,8 @@ class TorchStep:
             for n, rate in zip(networks, (config.learning_rate, *2 * [config.learning_rate_d]), strict=True)
         ]
         if compiled:
-            # The three networks, with and without gradients, count as one function, which may have eight shapes only.
+            # PyTorch counts the three networks, with and without gradients, as one function, and by default compiles a
+            # function eight times at most.
             torch._dynamo.config.recompile_limit = 64
             mode = "reduce-overhead" if cuda_graphs else None
             self.generator.decoder = torch.compile(self.generator.decoder, mode=mode)

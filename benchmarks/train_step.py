@@ -1,15 +1,16 @@
-"""Our training step against PyTorch's, in turns: python -m benchmarks.train_step [--profile=cpu] [--json]
+"""Our training step beside PyTorch's: python -m benchmarks.train_step [--profile=cpu] [--json]
 
-Needs the extra `bench`. Both sides take one step of D_I, of D_V and of the generator, on the same sizes (parameter
-counts are compared first). The rivals and `ours` do so on fakes of each network's own, in the order of the authors'
-code; `ours, shared fakes` (`--share_fakes`) draws and judges them once. Ours keeps its moving average as well. With
-`--profile=paper` the networks are the paper's and the batches small, 4 clips and 10 images; with `--profile=cpu` all is
-that profile's but R1, which runs in one of sixteen steps only and is left out on both sides.
+Needs the extra `bench`. Both sides take turns, each with one step of D_I, of D_V and of the generator at the same sizes
+(parameter counts are compared first). The rivals and `ours` draw new fakes for each network, in the order of the
+authors' code; `ours, shared fakes` (`--share_fakes`) draws and judges them once. Ours also keeps its moving average.
+With `--profile=paper` the networks are the paper's and the batches are small, 4 clips and 10 images. With
+`--profile=cpu` everything is the preset `plain`'s except R1, which runs in one of sixteen steps and is left out on both
+sides.
 
-`ours` and `ratio` are of our fastest side, `ratio` against the fastest rival; `ratio_same_work` the same without shared
-fakes; `ratio_float32` and `ratio_float32_same_work` are both in float32 alone. `flops` are the operations of a step,
-counted in its graph, and `share_of_peak` our rate over the machine's own of matrix products in that precision, in the
-same run.
+`ratio` is the time of the fastest rival over that of our fastest side, `ours`; `ratio_same_work` is the same without
+shared fakes; `ratio_float32` and `ratio_float32_same_work` are these two in float32 alone. `flops` are the operations
+of a step, counted in its graph, and `share_of_peak` is our rate over the machine's rate of matrix products in that
+precision, in the same run.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from benchmarks import flops, timing
 from benchmarks.our_step import make_step, random_batch
 from benchmarks.torch_step import TorchStep
 from mocogan_tf.config import Config
-from mocogan_tf.recipes import PROFILES
+from mocogan_tf.recipes import PRESETS, PROFILES
 
 CATEGORIES = 4
 BATCHES = {"paper": {"image_batch": 10, "video_batch": 4}, "cpu": {}}
@@ -36,14 +37,15 @@ RIVALS = ("torch", "compiled")
 
 
 def make_config(profile, **changes):
-    """Returns the configuration of both sides: `changes` over a profile's, without R1."""
-    fields = {**PROFILES[profile]["mocogan"], **BATCHES[profile], "r1_image": 0.0, "r1_video": 0.0, **changes}
+    """Returns the configuration of both sides: a profile with `changes`, without R1."""
+    preset = PRESETS["plain" if profile == "cpu" else "none"]  # The rivals have the paper's networks only.
+    fields = {**PROFILES[profile]["mocogan"], **preset, **BATCHES[profile], "r1_image": 0.0, "r1_video": 0.0, **changes}
     return Config(**fields).resolve_categories(CATEGORIES)
 
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """A step of one side: `call` makes one; of ours, `flops` are its operations."""
+    """The step of one side: `call` runs it; `flops` are its operations, counted for our sides only."""
 
     call: Callable[[], float]
     precision: str
@@ -56,11 +58,11 @@ def make_sides(config, against):
     """Makes the steps of both sides.
 
     Args:
-        config: As of `make_config`.
+        config: The result of `make_config`.
         against: Names out of `RIVALS`.
 
     Returns:
-        dict of `Side`, by the names that the report has.
+        dict of `Side` by the names in the report.
 
     Raises:
         ValueError: The networks of the two sides differ in parameters.

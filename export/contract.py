@@ -1,6 +1,6 @@
-"""The contract of a bundle: sizes, names, shapes and ranges, as `bundle.json` and every .onnx file carry them.
+"""The contract of a bundle: the sizes, names, shapes and ranges that `bundle.json` and every .onnx file carry.
 
-Nothing here knows TensorFlow or ONNX. docs/bundle.md explains each field.
+This module needs neither TensorFlow nor ONNX. docs/bundle.md explains each field.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from mocogan_tf.video import POSTPROCESS
 FORMAT_VERSION = 1
 LAYOUT = "BTHWC"
 VALUE_RANGE = (-1.0, 1.0)
+BATCH_SIZES = (1, 2, 4, 8)  # Clips in the batches that servers make; warm-up requests cover each of these sizes.
 
-# Sizes that only some models have: those with content and motion apart, or those with one code for both.
+# Fields of models with separate content and motion, and fields of models with one code for both.
 _SPLIT = ("dim_content", "dim_motion", "category_to")
 _CODE = ("dim_z", "z_distribution")
 
-# The files of a bundle by their role. `onnx_uint8` is there only if it was asked for, and `motion` and `frames` only of
-# a model that has these parts.
+# The files of a bundle by their role. `onnx_uint8` is written on request; `motion`, `frames` and `frames_fp16` exist
+# only where a model has these parts.
 FILES = {
     "onnx": "model.onnx",
     "onnx_fp16": "model.fp16.onnx",
@@ -38,12 +39,12 @@ FILES = {
 
 @dataclasses.dataclass(frozen=True)
 class TensorSpec:
-    """An input or output: free sizes are the strings "batch" and "time"."""
+    """An input or output. Free sizes are the strings "batch" and "time"."""
 
     name: str
     shape: tuple[int | str, ...]
     dtype: str = "float32"
-    distribution: str = ""  # Of an input: what to draw it from.
+    distribution: str = ""  # What an input is drawn from.
 
     def to_dict(self) -> dict[str, Any]:
         described = {"name": self.name, "shape": list(self.shape), "dtype": self.dtype}
@@ -55,21 +56,21 @@ class Contract:
     """What a client must know about a bundle's model.
 
     Args:
-        name: Under which the model is served: lower-case letters, digits, `-`, `_` and `.`.
-        version: Counts up with every export to the same place; also the SavedModel's folder.
+        name: Name to serve the model under: lower-case letters, digits, `-`, `_` and `.`.
+        version: Rises by one with every export to the same place; also names the SavedModel's folder.
         model: Architecture.
         dim_content, dim_category, dim_motion, category_to: As in `Config`.
-        dim_z: Size of the one code of a model that makes clips of one length only (VGAN, TGAN); 0: it is not such.
+        dim_z: Size of the code of a model that makes clips of one length from one code (VGAN, TGAN); 0 for others.
         z_distribution: What that code is drawn from, as in `CodeSpec`.
         categories: Name of each category, in order; empty if there are none or they have no names.
         fps: Frames per second at which a clip plays at the speed of the training clips.
         image_size: Height and width of a frame.
         channels: Colour channels.
-        video_length: Frames of the clips the model was trained on.
+        video_length: Frames of the clips that the model was trained on.
         frame_buckets: Clip lengths that get signatures of their own and that a server should be warm for.
 
     Raises:
-        ValueError: The name or the lengths are unusable.
+        ValueError: The name, the lengths or the number of category names is unusable.
     """
 
     name: str
@@ -109,14 +110,14 @@ class Contract:
 
     @property
     def latents(self) -> LatentSpec | CodeSpec:
-        """Sizes of the latents, as `sample_latents` takes them."""
+        """Sizes of the latents, for `sample_latents`."""
         if self.dim_z:
             return CodeSpec(num_frames=self.video_length, dim_z=self.dim_z, distribution=self.z_distribution)
         return LatentSpec(dim_content=self.dim_content, dim_motion=self.dim_motion, dim_category=self.dim_category)
 
     @property
     def length(self) -> int | str:
-        """Frames of a clip: "time" where that is free."""
+        """Frames of a clip, "time" if the length is free."""
         return self.video_length if self.dim_z else "time"
 
     @property
@@ -144,16 +145,16 @@ class Contract:
 
     @property
     def motion(self) -> TensorSpec:
-        """The motion codes of every frame: what motion.onnx gives and frames.onnx takes."""
+        """The motion codes of every frame, which motion.onnx gives and frames.onnx takes."""
         return TensorSpec("motion", ("batch", "time", self.dim_motion))
 
     @property
     def motion_state(self) -> TensorSpec:
-        """The GRU's last state; as `motion_init` it continues the clip."""
+        """The GRU's last state. Given as `motion_init`, it continues the clip."""
         return TensorSpec("motion_state", ("batch", self.dim_motion))
 
     def video(self, name: str, dtype: str) -> TensorSpec:
-        """A clip under another name or in another type."""
+        """Describes a clip under a name and in a type."""
         return TensorSpec(name, ("batch", self.length, self.image_size, self.image_size, self.channels), dtype)
 
     def to_dict(self, files: dict[str, str], provenance: dict[str, Any]) -> dict[str, Any]:
@@ -178,7 +179,7 @@ class Contract:
     def metadata(self) -> dict[str, str]:
         """Returns the contract as flat strings, for the `metadata_props` of an .onnx file.
 
-        Numbers and lists are JSON. What differs from file to file (inputs and outputs) stands in the graph itself.
+        Numbers and lists are JSON. Inputs and outputs differ between files, so each graph describes its own.
         """
         described = self.to_dict(files={}, provenance={})
         for key in ("files", "inputs", "outputs", "provenance"):
@@ -207,7 +208,9 @@ def read_contract(bundle: pathlib.Path) -> tuple[Contract, dict[str, Any]]:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{bundle} is no bundle: cannot read bundle.json ({error}).") from error
     if found != FORMAT_VERSION:
-        raise ValueError(f"{bundle} has bundle format {found}; this version reads format {FORMAT_VERSION}.")
+        raise ValueError(
+            f"{bundle} has bundle format {found}; this version reads format {FORMAT_VERSION}. Export the run again."
+        )
     try:
         absent = _SPLIT if "dim_z" in described else _CODE
         sizes = {field.name: described[field.name] for field in _fields() if field.name not in absent}
@@ -217,7 +220,7 @@ def read_contract(bundle: pathlib.Path) -> tuple[Contract, dict[str, Any]]:
         raise ValueError(f"{bundle}/bundle.json does not hold a contract: {error!r}") from error
     foreign = [name for role, name in described.get("files", {}).items() if FILES.get(role) != name]
     if foreign:
-        raise ValueError(f"{bundle}/bundle.json names files of other roles or places: {', '.join(foreign)}.")
+        raise ValueError(f"{bundle}/bundle.json lists files of unknown roles or in other places: {', '.join(foreign)}.")
     expected = contract.to_dict(described.get("files", {}), described.get("provenance", {}))
     wrong = sorted(key for key in expected if described.get(key) != expected[key])
     if wrong:

@@ -1,9 +1,11 @@
-"""Rewrites of a converted ONNX graph that change its arithmetic's order but not its result.
+"""Rewrites of a converted ONNX graph that keep its result and make it faster.
 
-A converter writes batch normalisation in inference as `Mul` and `Add` after the convolution, which ONNX Runtime does
-not fold by itself, and the decoder's first layer as a transposed convolution of a 1x1 map, which it runs one frame
-after the other. The product that this layer becomes can be taken off, for a caller who knows that a part of the code
-is the same in many frames.
+A converter writes batch normalisation in inference as `Mul` and `Add` after the convolution; ONNX Runtime does not fold
+them. It writes the decoder's first layer as a transposed convolution of a 1x1 map; ONNX Runtime computes that frame by
+frame, while one matrix product does for all frames. A caller who knows that a part of the code is the same in many
+frames can take that product off the graph.
+
+Each rewrite looks for one pattern of nodes and leaves everything else as it is, so a decoder may have any layers.
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ Array = NDArray[np.generic]
 # Axis of the output channels in a convolution's weights.
 _CHANNEL_AXIS = {"Conv": 0, "ConvTranspose": 1}
 
-# Under these attributes a `Gemm` is `x @ W + b`.
+# Inputs that ONNX wants in float32 whatever the type of the data: the region and the scales of a `Resize`.
+_ALWAYS_FLOAT32 = {"Resize": (1, 2)}
+
+# With these attributes a `Gemm` is `x @ W + b`.
 _GEMM_DEFAULTS = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
 
 
@@ -32,7 +37,7 @@ class Graph:
     weights: dict[str, Array]
 
     def __add__(self, other: Graph) -> Graph:
-        """Puts another graph behind this one; values of the same name connect."""
+        """Appends another graph; values of the same name connect."""
         return Graph(self.nodes + other.nodes, self.weights | other.weights)
 
     def consumers(self, value: str) -> list[NodeProto]:
@@ -40,7 +45,7 @@ class Graph:
         return [node for node in self.nodes if value in node.input]
 
     def drop_unused_nodes(self, outputs: list[str]) -> None:
-        """Forgets nodes that lead to none of the outputs, and their constants."""
+        """Removes nodes that lead to none of the outputs, and their constants."""
         needed = set(outputs)
         for node in reversed(self.nodes):
             if needed.intersection(node.output):
@@ -49,7 +54,7 @@ class Graph:
         self.drop_unused_weights()
 
     def drop_unused_weights(self) -> None:
-        """Forgets constants that no node reads."""
+        """Removes constants that no node reads."""
         used = {name for node in self.nodes for name in node.input}
         self.weights = {name: value for name, value in self.weights.items() if name in used}
 
@@ -61,6 +66,8 @@ def fold_scale_and_shift(graph: Graph) -> None:
     """
     for conv in list(graph.nodes):
         if conv.op_type not in _CHANNEL_AXIS or _attribute(conv, "group", 1) != 1:
+            continue
+        if not all(name in graph.weights for name in conv.input[1:]):  # Weights that depend on the input.
             continue
         axis = _CHANNEL_AXIS[conv.op_type]
         weight = graph.weights[conv.input[1]].astype(np.float64)
@@ -114,6 +121,8 @@ def project_first_map(graph: Graph) -> None:
     for i, (reshape, conv) in enumerate(zip(graph.nodes, graph.nodes[1:], strict=False)):
         if reshape.op_type != "Reshape" or conv.op_type != "ConvTranspose" or conv.input[0] != reshape.output[0]:
             continue
+        if not all(name in graph.weights for name in conv.input[1:]):
+            continue
         weight = graph.weights[conv.input[1]]  # [in, out, kh, kw]
         shape = graph.weights.get(reshape.input[1])
         to_one_pixel = shape is not None and shape[1:].tolist() == [weight.shape[0], 1, 1]
@@ -140,37 +149,34 @@ def project_first_map(graph: Graph) -> None:
 
 
 def join_products(graph: Graph, source: str) -> None:
-    """Joins the first matrix product with those of the source's first columns, so that all of it can be taken off.
+    """Joins the first matrix product with the products of the source's first columns, so that all can be taken off.
 
     Modulation multiplies the first columns of a code by weights of its own, one product per layer. With zeros for the
-    columns behind, they stand beside the first layer's weights: one `Gemm`, then a `Split`.
+    remaining columns, these weights stand beside the first layer's: one `Gemm`, then a `Split`.
 
     Args:
-        graph: Changed in place, if it is of this form.
-        source: Its input `[N, dim_z]`.
+        graph: Changed in place if it has this form.
+        source: The graph's input `[N, dim_z]`.
     """
-    readers = graph.consumers(source)
-    if [node.op_type for node in readers] != ["Gemm", "Slice"] or len(readers[0].input) != 3:
+    readers = sorted(graph.consumers(source), key=lambda node: node.op_type)  # The product before the `Slice`.
+    if len(readers) != 2 or not _takes_first_columns(graph, readers[1]):
         return
     first, columns = readers
-    products = graph.consumers(columns.output[0])
-    sums = [_only_reader(graph, product) for product in products]
-    starts, ends = (graph.weights[name] for name in columns.input[1:3])
-    if starts.any() or {node.op_type for node in products} != {"MatMul"} or {node.op_type for node in sums} != {"Add"}:
+    products = [_constant_product(graph, node) for node in (first, *graph.consumers(columns.output[0]))]
+    joined = [product for product in products if product is not None]
+    if len(joined) < len(products):
         return
-    weights, biases = [graph.weights[first.input[1]]], [graph.weights[first.input[2]]]
-    for product, shifted in zip(products, sums, strict=True):
-        behind = weights[0].shape[0] - int(ends[-1])
-        weights.append(np.pad(graph.weights[product.input[1]], ((0, behind), (0, 0))))
-        biases.append(next(graph.weights[name] for name in shifted.input if name in graph.weights))
+    rows = joined[0].weight.shape[0]
+    weights = [np.pad(product.weight, ((0, rows - product.weight.shape[0]), (0, 0))) for product in joined]
+    biases = [product.bias for product in joined]
     name = first.output[0]
     graph.weights |= {
         f"{name}/joined_W": np.concatenate(weights, axis=1),
         f"{name}/joined_B": np.concatenate(biases),
         f"{name}/sizes": np.array([bias.size for bias in biases], np.int64),
     }
-    removed = [first, columns, *products, *sums]
-    outputs = [name, *(shifted.output[0] for shifted in sums)]
+    removed = [columns, *(node for product in joined for node in product.nodes)]
+    outputs = [product.result for product in joined]
     graph.nodes = [
         helper.make_node("Gemm", [source, f"{name}/joined_W", f"{name}/joined_B"], [f"{name}/joined"]),
         helper.make_node("Split", [f"{name}/joined", f"{name}/sizes"], outputs, axis=1),
@@ -179,8 +185,18 @@ def join_products(graph: Graph, source: str) -> None:
     graph.drop_unused_weights()
 
 
+def _takes_first_columns(graph: Graph, node: NodeProto) -> bool:
+    """Tells whether a node is a `Slice` of all rows and of the columns from the first on."""
+    parts = [graph.weights.get(name, np.empty(0)) for name in node.input[1:]]
+    if node.op_type != "Slice" or len(parts) < 3 or any(part.size == 0 for part in parts):
+        return False
+    starts, ends, axes, *steps = parts
+    rows_are_cut = any(axis == 0 and end < np.iinfo(np.int32).max for axis, end in zip(axes, ends, strict=True))
+    return not starts.any() and not rows_are_cut and all((step == 1).all() for step in steps)
+
+
 def scale_channels_in_place(graph: Graph) -> None:
-    """Removes the two `Transpose` around a scale `[N, 1, 1, C]` of channels and its `Relu`; the scale turns instead."""
+    """Transposes a scale `[N, 1, 1, C]` of channels, instead of the maps before it and behind its `Relu`."""
     makers = {value: node for node in graph.nodes for value in node.output}
     for product in [node for node in graph.nodes if node.op_type == "Mul"]:
         there, scale = (makers.get(name, NodeProto()) for name in product.input)
@@ -202,7 +218,7 @@ def scale_channels_in_place(graph: Graph) -> None:
 
 
 def _only_reader(graph: Graph, node: NodeProto) -> NodeProto:
-    """The only node that reads another's only output; an empty one if there is none or several."""
+    """Returns the only node that reads another's only output; an empty node if there is none or several."""
     readers = graph.consumers(node.output[0]) if len(node.output) == 1 else []
     return readers[0] if len(readers) == 1 else NodeProto()
 
@@ -212,29 +228,56 @@ def take_first_product(graph: Graph, source: str, dim_z: int) -> tuple[Graph, st
 
     Args:
         graph: Not changed.
-        source: Its input `[N, dim_z]`.
+        source: The graph's input `[N, dim_z]`.
         dim_z: Size of a code.
 
     Returns:
-        (the rest of the graph, name of its input `[N, M]`, the product's weight `[dim_z, M]` and bias `[M]`). Of a
-        graph that begins otherwise: all of it, its input, the identity and zeros in float32.
+        (the rest of the graph, name of the rest's input `[N, M]`, the product's weight `[dim_z, M]` and bias `[M]`). If
+        the graph begins otherwise: the whole graph, its input, the identity and zeros in float32.
     """
     readers = graph.consumers(source)
-    product = readers[0] if len(readers) == 1 else NodeProto()
-    weight, bias = (graph.weights.get(product.input[i]) if i < len(product.input) else None for i in (1, 2))
-    plain = all(_attribute(product, name, default) == default for name, default in _GEMM_DEFAULTS.items())
-    plain = plain and product.op_type in ("Gemm", "MatMul")
-    if not plain or weight is None or weight.ndim != 2 or (bias is None and len(product.input) > 2):
-        weight = bias = None
-    if weight is None or (bias is not None and bias.shape != weight.shape[1:]):
+    product = _constant_product(graph, readers[0]) if len(readers) == 1 else None
+    if product is None:
         return graph, source, np.eye(dim_z, dtype=np.float32), np.zeros(dim_z, np.float32)
-    rest = Graph([node for node in graph.nodes if node is not product], graph.weights)
+    rest = Graph([node for node in graph.nodes if node not in product.nodes], graph.weights)
     rest.drop_unused_weights()
-    return rest, product.output[0], weight, np.zeros(weight.shape[1], weight.dtype) if bias is None else bias
+    return rest, product.result, product.weight, product.bias
+
+
+@dataclasses.dataclass(frozen=True)
+class _Product:
+    """`x @ weight + bias`, as one `Gemm` or as a `MatMul` that may have an `Add` behind it."""
+
+    nodes: list[NodeProto]
+    weight: Array  # [in, out]
+    bias: Array  # [out]
+    result: str
+
+
+def _constant_product(graph: Graph, node: NodeProto) -> _Product | None:
+    """Reads a matrix product with a constant; None if the node is something else."""
+    if node.op_type not in ("Gemm", "MatMul") or node.input[1] not in graph.weights:
+        return None
+    if any(_attribute(node, name, default) != default for name, default in _GEMM_DEFAULTS.items()):
+        return None
+    weight = graph.weights[node.input[1]]
+    if weight.ndim != 2:
+        return None
+    nodes, names = [node], list(node.input[2:])
+    if not names:
+        shifted = _only_reader(graph, node)
+        constants = [graph.weights[name] for name in shifted.input if name in graph.weights]
+        if shifted.op_type == "Add" and [value.shape for value in constants] == [weight.shape[1:]]:
+            return _Product([node, shifted], weight, constants[0], shifted.output[0])
+        return _Product(nodes, weight, np.zeros(weight.shape[1], weight.dtype), node.output[0])
+    bias = graph.weights.get(names[0])
+    if bias is None or bias.shape != weight.shape[1:]:
+        return None
+    return _Product(nodes, weight, bias, node.output[0])
 
 
 def merge_reshapes(graph: Graph) -> None:
-    """Removes a `Reshape` whose result only another `Reshape` reads, to a shape that is constant and copies no size."""
+    """Removes a `Reshape` that only another `Reshape` reads, if the latter's shape is constant and copies no size."""
     for value in [node.output[0] for node in graph.nodes if node.op_type == "Reshape"]:
         readers = graph.consumers(value)
         if len(readers) != 1 or readers[0].op_type != "Reshape":
@@ -243,27 +286,28 @@ def merge_reshapes(graph: Graph) -> None:
         if shape is not None and 0 not in shape:
             first = next(node for node in graph.nodes if value in node.output)
             second = NodeProto()
-            second.CopyFrom(readers[0])  # The node may stand in another graph, too.
+            second.CopyFrom(readers[0])  # Another graph may hold the same node.
             second.input[0] = first.input[0]
             graph.nodes = [second if node is readers[0] else node for node in graph.nodes if node is not first]
     graph.drop_unused_weights()
 
 
 def half_precision(graph: Graph, prefix: str, sources: list[str], result: str) -> Graph:
-    """Returns a copy that computes in float16 between float32 values.
+    """Returns a copy that takes and gives float32 values and computes in float16.
 
     Args:
-        graph: From `sources` to `result`; every floating-point constant becomes float16.
-        prefix: Of the new names.
-        sources: The graph's inputs of floating point.
+        graph: Graph from `sources` to `result`. Its floating-point constants become float16.
+        prefix: Prefix of the new names.
+        sources: The graph's floating-point inputs.
         result: The graph's only output.
 
     Raises:
         ValueError: A weight is too large for float16.
     """
     weights: dict[str, Array] = {}
+    kept = {node.input[i] for node in graph.nodes for i in _ALWAYS_FLOAT32.get(node.op_type, ()) if i < len(node.input)}
     for name, value in graph.weights.items():
-        is_float = np.issubdtype(value.dtype, np.floating)
+        is_float = np.issubdtype(value.dtype, np.floating) and name not in kept
         if is_float and np.abs(value).max() > np.finfo(np.float16).max:
             raise ValueError(f"Weight {name} has values beyond float16's range, up to {np.abs(value).max():.3g}.")
         weights[name] = value.astype(np.float16) if is_float else value
@@ -288,7 +332,7 @@ def rename(graph: Graph, prefix: str, kept: dict[str, str]) -> None:
 
     Args:
         graph: Changed in place.
-        prefix: Of every name.
+        prefix: Prefix of every name.
         kept: New names of the graph's own inputs and outputs.
     """
     names = dict(kept)

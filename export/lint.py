@@ -1,4 +1,4 @@
-"""What must not be in an exported graph: things that run here and fail, or crawl, on somebody else's runtime."""
+"""Finds what must not be in an exported graph: what runs here, but fails or crawls on another runtime."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import onnx
+import tensorflow as tf
 from onnx import NodeProto, TensorProto
+from tensorflow.core.protobuf import saved_model_pb2
 
 from export.contract import Contract, TensorSpec
 
@@ -17,22 +19,22 @@ MAX_IR_VERSION = 8
 
 _CONTROL_FLOW = {"Loop", "If", "Scan"}
 _TYPES = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8}
-# Operations of TensorFlow that run Python, which no server has.
+# TensorFlow's operations that call Python, which no server has.
 _PYTHON = {"PyFunc", "EagerPyFunc", "PyFuncStateless"}
 
 
 def lint_onnx(
     model: onnx.ModelProto, inputs: list[TensorSpec], outputs: list[TensorSpec], contract: Contract
 ) -> list[str]:
-    """Looks for what an application could stumble over.
+    """Looks for what could fail in an application.
 
     Args:
-        model: Of one .onnx file.
-        inputs, outputs: What the contract says of it.
-        contract: The bundle's.
+        model: Content of one .onnx file.
+        inputs, outputs: The file's inputs and outputs by the contract.
+        contract: The bundle's contract.
 
     Returns:
-        One sentence per fault; empty if there is none.
+        One sentence per fault.
     """
     faults = []
     try:
@@ -79,18 +81,15 @@ def _constant_faults(nodes: Iterable[NodeProto], constants: Iterable[TensorProto
 
 
 def lint_saved_model(folder: pathlib.Path, num_weights: int) -> list[str]:
-    """Looks for what keeps a SavedModel from being served on another machine.
+    """Looks for what could keep another machine from serving a SavedModel.
 
     Args:
-        folder: Of one version.
-        num_weights: Weights that the generator has.
+        folder: Folder of one version.
+        num_weights: Number of the generator's weights.
 
     Returns:
-        One sentence per fault; empty if there is none.
+        One sentence per fault.
     """
-    import tensorflow as tf
-    from tensorflow.core.protobuf import saved_model_pb2
-
     saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
     faults = [] if len(saved.meta_graphs) == 1 else [f"it has {len(saved.meta_graphs)} graphs instead of one"]
     known = tf.raw_ops.__dict__
@@ -110,7 +109,8 @@ def lint_saved_model(folder: pathlib.Path, num_weights: int) -> list[str]:
         functions = {function.signature.name for function in graph.library.function}
         unknown = {node.op for node in _tensorflow_nodes(graph)} - functions - set(known)
         faults += [f"operation {name} is not one of TensorFlow's" for name in sorted(unknown)]
-    stored = [shape for key, shape in _stored_shapes(folder).items() if "OBJECT_GRAPH" not in key]
+    shapes = tf.train.load_checkpoint(str(folder / "variables/variables")).get_variable_to_shape_map()
+    stored = [key for key in shapes if "OBJECT_GRAPH" not in key]
     if len(stored) != num_weights:
         faults.append(f"it stores {len(stored)} weights, the generator has {num_weights}")
     return faults
@@ -120,12 +120,3 @@ def _tensorflow_nodes(graph: Any) -> Iterable[Any]:
     yield from graph.node
     for function in graph.library.function:
         yield from function.node_def
-
-
-def _stored_shapes(folder: pathlib.Path) -> dict[str, list[int]]:
-    import tensorflow as tf
-
-    shapes: dict[str, list[int]] = tf.train.load_checkpoint(
-        str(folder / "variables/variables")
-    ).get_variable_to_shape_map()
-    return shapes

@@ -1,4 +1,4 @@
-"""MODEL_CARD.md: what a person who finds the bundle must know before using it."""
+"""MODEL_CARD.md: what people must know about a bundle before they use it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def model_card(contract: Contract, provenance: dict[str, Any], checks: str) -> s
     """Returns the card's text.
 
     Args:
-        contract: The bundle's.
-        provenance: As in bundle.json.
+        contract: The bundle's contract.
+        provenance: `provenance` of bundle.json.
         checks: Table of the checks that the bundle passed.
     """
     config, data = provenance["config"], provenance["data"]
@@ -26,7 +26,7 @@ def model_card(contract: Contract, provenance: dict[str, Any], checks: str) -> s
 
 ![Clips of this bundle]({SAMPLE})
 
-Generates short videos: {contract.channels}-channel frames of {contract.image_size}x{contract.image_size} at \
+Generates short videos, {contract.channels}-channel frames of {contract.image_size}x{contract.image_size} at \
 {contract.fps:g} frames per second, trained on clips of {contract.video_length} frames. \
 The architecture is {_ARCHITECTURES[contract.model]}.
 
@@ -48,8 +48,8 @@ The architecture is {_ARCHITECTURES[contract.model]}.
 {_rows([*contract.inputs.values()])}
 {_rows([*contract.outputs.values()])}
 
-`video` is {LAYOUT} in [-1, 1]; {POSTPROCESS}.{_continuing(contract)} `bundle.json` says the same to programs;
-the rule by which a seed draws the inputs is Philox4x32-10, written down with test vectors in `golden.npz`.
+`video` is {LAYOUT} in [-1, 1]; {POSTPROCESS}.{_continuing(contract)} `bundle.json` is the same
+for programs. A seed draws the inputs by Philox4x32-10; `golden.npz` holds test vectors.
 
 ## Use
 
@@ -83,13 +83,13 @@ curl -d '{{"signature_name": "seed_png", "instances": [7]}}' localhost:8501/v1/m
 
 ## Limits
 
-* It makes clips like those it was trained on and nothing else; how well is for the metrics above, if any, to say.
+* The model makes clips like its training clips and nothing else. The scores above, if any, tell how well.
 * {_longer(contract)}
-* What the weights may be used for depends on the rights in the training clips, which this bundle does not settle.
+* The rights in the training clips decide what the weights may be used for. This bundle does not settle them.
 
 ## Proof
 
-Checked when it was written; `python -m export.verify` does it again.
+The export ran these checks; `python -m export.verify` repeats them.
 
 ```text
 {checks}
@@ -114,7 +114,7 @@ def _continuing(contract: Contract) -> str:
 
 def _longer(contract: Contract) -> str:
     if contract.length != "time":
-        return f"Clips have {contract.length} frames, no more and no fewer."
+        return f"Every clip has {contract.length} frames."
     return (
         f"Clips longer than {contract.video_length} frames continue the motion; the model was never trained on their "
         "later part."

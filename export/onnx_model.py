@@ -1,11 +1,11 @@
-"""The generator as ONNX: the whole of it, and split into the motion network and the frame decoder.
+"""The generator as ONNX: whole, and split into the motion network and the frame decoder.
 
-The frame decoder goes through tf2onnx, so that whatever Keras layers it is made of are converted, and is then folded
-(`export.fold`). The GRU is written by hand: tf2onnx turns Keras 3's GRU into a `Loop`, which keeps ONNX Runtime from
-CUDA graphs and from cuDNN, while ONNX's own `GRU` operator computes the same function.
+tf2onnx converts the frame decoder, whatever Keras layers it has, and `export.fold` simplifies the result. The GRU is
+written by hand: tf2onnx turns Keras 3's GRU into a `Loop`, which keeps ONNX Runtime from CUDA graphs and from cuDNN,
+while ONNX's own `GRU` operator computes the same function.
 
-Up to the sum in the decoder's first layer values are time-major, as the GRU wants them: what is fixed over a clip,
-`[B, N]`, then adds to what moves, `[T, B, N]`, without being repeated.
+Up to the sum in the decoder's first layer, values are time-major, as the GRU gives them. There, what is fixed over a
+clip, `[B, N]`, adds to what moves, `[T, B, N]`, without being repeated.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+import tensorflow as tf
+import tf2onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from export.contract import LAYOUT, POSTPROCESS, Contract, TensorSpec
+from export.contract import LAYOUT, Contract, TensorSpec
 from export.fold import (
     Graph,
     fold_scale_and_shift,
@@ -30,6 +32,7 @@ from export.fold import (
     take_first_product,
 )
 from mocogan_tf import __version__
+from mocogan_tf.video import POSTPROCESS
 
 OPSET = 17  # tf2onnx 1.17 is tested up to 18; nothing here needs more than 17, which more runtimes read.
 IR_VERSION = 8
@@ -41,13 +44,13 @@ def to_onnx(generator: Any, contract: Contract, *, uint8: bool = False) -> dict[
     """Converts a generator.
 
     Args:
-        generator: With the weights to export.
-        contract: Its contract.
-        uint8: Also make the variant whose only picture output is `video_uint8`.
+        generator: Keras model with the weights to export.
+        contract: The generator's contract.
+        uint8: Also make the variant that gives `video_uint8` instead of `video`.
 
     Returns:
-        Models by their role in `bundle.json`: `onnx`, `onnx_fp16`, of MoCoGAN also `motion`, `frames`, `frames_fp16`,
-        and, if asked for, `onnx_uint8`.
+        Models by their role in `bundle.json`: `onnx`, `onnx_fp16` and, on request, `onnx_uint8`; for MoCoGAN also
+        `motion`, `frames` and `frames_fp16`.
 
     Raises:
         ValueError: The model's architecture has no ONNX builder, or a weight does not fit float16.
@@ -60,10 +63,11 @@ def to_onnx(generator: Any, contract: Contract, *, uint8: bool = False) -> dict[
 def mocogan_models(generator: Any, contract: Contract, uint8: bool) -> dict[str, onnx.ModelProto]:
     """Builds MoCoGAN's models: a GRU over the noise, then the decoder on content and motion of every frame."""
     decoder = convert_decoder(generator.decoder)
+    ground = None if generator.ground is None else convert_ground(generator.ground, _clip_code(contract))
     motion = time_graph("motion_noise") + motion_graph(generator, contract) + clip_code_graph(contract)
-    frames = frames_graph(decoder, contract, "motion/states")
-    frames_alone = frames_graph(decoder, contract, "motion")
-    # The GRU stays in float32: it costs next to nothing, and its state is carried over as many frames as a client asks.
+    frames = frames_graph(decoder, contract, "motion/states", ground)
+    frames_alone = frames_graph(decoder, contract, "motion", ground)
+    # The GRU stays in float32: it costs next to nothing, and its state may be carried over any number of frames.
     half = half_precision(frames, "frames", [_clip_code(contract), "motion/states"], "video")
     half_alone = half_precision(frames_alone, "frames", [_clip_code(contract), "motion"], "video")
     before_frames = time_graph("motion") + clip_code_graph(contract)
@@ -86,19 +90,19 @@ def mocogan_models(generator: Any, contract: Contract, uint8: bool) -> dict[str,
 
 
 def vgan_models(generator: Any, contract: Contract, uint8: bool) -> dict[str, onnx.ModelProto]:
-    """Builds VGAN's models, all of it converted."""
+    """Builds VGAN's models; tf2onnx converts the whole generator."""
     whole = convert(lambda z: generator({"z": z}, training=False)["video"], contract.dim_z, "generator", "z", "video")
     return _code_models(whole, contract, uint8)
 
 
 def tgan_models(generator: Any, contract: Contract, uint8: bool) -> dict[str, onnx.ModelProto]:
-    """Builds TGAN's models: the temporal generator by hand, then the converted image generator on every frame."""
+    """Builds TGAN's models: the temporal generator by hand, then the converted image generator for every frame."""
     decoder = convert_decoder(generator.decoder)
     return _code_models(temporal_graph(generator, contract, decoder), contract, uint8)
 
 
 def _code_models(whole: Graph, contract: Contract, uint8: bool) -> dict[str, onnx.ModelProto]:
-    """The files of a generator that makes whole clips of one code: of a graph from `z` to `video`."""
+    """Makes the models of a generator with one code per clip, from its graph from `z` to `video`."""
     inputs, outputs = [contract.inputs["z"]], [contract.outputs["video"]]
     half = half_precision(whole, "generator", ["z"], "video")
     models = {
@@ -115,7 +119,7 @@ BUILDERS = {"mocogan": mocogan_models, "vgan": vgan_models, "tgan": tgan_models}
 
 
 def part_inputs(contract: Contract) -> tuple[list[str], list[str]]:
-    """Returns the names of the latents that enter motion.onnx and those that enter frames.onnx beside `motion`."""
+    """Returns the names of the latents that motion.onnx takes, and of those that frames.onnx takes beside `motion`."""
     category = ["category"] if contract.dim_category else []
     to_motion, to_frames = (category, []) if contract.category_to == "motion" else ([], category)
     return [*to_motion, "motion_init", "motion_noise"], ["content", *to_frames]
@@ -174,33 +178,36 @@ def motion_graph(generator: Any, contract: Contract) -> Graph:
 
 
 def _clip_code(contract: Contract) -> str:
-    """Name of what the decoder gets once per clip."""
+    """Returns the name of the code that the decoder gets once per clip."""
     fixed = part_inputs(contract)[1]
     return fixed[0] if len(fixed) == 1 else "frames/clip_code"
 
 
 def clip_code_graph(contract: Contract) -> Graph:
-    """Writes `content` and `category` side by side, where the decoder takes both."""
+    """Writes `content` and `category` side by side if the decoder takes both."""
     fixed = part_inputs(contract)[1]
     if len(fixed) == 1:
         return Graph([], {})
     return Graph(_named([helper.make_node("Concat", fixed, [_clip_code(contract)], axis=1)], "frames/code"), {})
 
 
-def frames_graph(decoder: Graph, contract: Contract, motion: str) -> Graph:
-    """Puts the converted decoder over all frames: the clip's code, the motion codes and `time/length` -> `video`.
+def frames_graph(decoder: Graph, contract: Contract, motion: str, ground: Graph | None = None) -> Graph:
+    """Applies the converted decoder to all frames: the clip's code, the motion codes and `time/length` -> `video`.
 
-    The decoder's first matrix product is taken apart: the rows of the clip's code are multiplied once per clip, those
-    of the motion once per frame, and their sum broadcasts over time. Time and batch change places in that sum and not
-    in the finished frames, where one `Transpose` could do it together with the channels: ONNX Runtime's CPU kernel
-    for two moves at once takes seven to eight times as long, 8 % of the whole model at 24 filters.
+    The decoder's first matrix product is split: the clip's code is multiplied once per clip, the motion once per frame,
+    and their sum broadcasts over time. Time and batch change places in that sum. One `Transpose` of the finished frames
+    could move them together with the channels, but ONNX Runtime's CPU kernel for two moves takes seven to eight times
+    as long, 8 % of the whole model at 24 filters.
 
     Args:
-        decoder: From `frames/z` to `frames/pictures`.
-        contract: The bundle's.
+        decoder: Graph from `frames/z` to `frames/pictures`.
+        contract: The bundle's contract.
         motion: Name of the motion codes: `motion/states` `[T, 1, B, dim_motion]` or `motion` `[B, T, dim_motion]`.
+        ground: From the clip's code to `ground/picture` `[B, H, W, C]`, before which the decoder's pictures, with their
+            masks as a last channel, are put; None: they are the frames.
     """
     dim_fixed = sum(int(contract.inputs[name].shape[1]) for name in part_inputs(contract)[1])
+    planes = contract.channels + (ground is not None)
     rest, value, weight, bias = take_first_product(decoder, "frames/z", dim_fixed + contract.dim_motion)
     weights: dict[str, Any] = {
         "frames/clip/weight": weight[:dim_fixed],
@@ -209,7 +216,7 @@ def frames_graph(decoder: Graph, contract: Contract, motion: str) -> Graph:
         "frames/motion/weight": weight[dim_fixed:],
         "frames/flat_shape": np.array([-1, weight.shape[1]], np.int64),
         "frames/any_batch": np.array([-1], np.int64),
-        "frames/frame_shape": np.array([contract.image_size, contract.image_size, contract.channels], np.int64),
+        "frames/frame_shape": np.array([contract.image_size, contract.image_size, planes], np.int64),
     }
     before = [
         helper.make_node("Gemm", [_clip_code(contract), "frames/clip/weight", "frames/clip/bias"], ["frames/clip"]),
@@ -229,19 +236,39 @@ def frames_graph(decoder: Graph, contract: Contract, motion: str) -> Graph:
     sizes = ["frames/any_batch", "time/length", "frames/frame_shape"]
     after = [
         helper.make_node("Concat", sizes, ["frames/video_shape"], axis=0),
-        helper.make_node("Reshape", ["frames/pictures", "frames/video_shape"], ["video"]),
+        helper.make_node(
+            "Reshape", ["frames/pictures", "frames/video_shape"], ["video" if ground is None else "figures"]
+        ),
     ]
     nodes = [*_named(before, "frames/before"), *rest.nodes, *_named(after, "frames/after")]
     graph = Graph(nodes, weights | rest.weights)
+    if ground is not None:
+        graph = graph + ground + composition_graph(contract)
     graph.drop_unused_weights()
     merge_reshapes(graph)
     return graph
 
 
-def temporal_graph(generator: Any, contract: Contract, decoder: Graph) -> Graph:
-    """Writes TGAN's temporal generator and puts the decoder over its frames: `z` -> `video`.
+def composition_graph(contract: Contract) -> Graph:
+    """Writes `figures` `[B, T, H, W, C + 1]`, colours and mask, before `ground/picture`: `m (f - b) + b` -> `video`."""
+    weights: dict[str, Any] = {
+        "composition/planes": np.array([contract.channels, 1], np.int64),
+        "composition/time_axis": np.array([1], np.int64),
+    }
+    nodes = [
+        helper.make_node("Split", ["figures", "composition/planes"], ["composition/f", "composition/m"], axis=4),
+        helper.make_node("Unsqueeze", ["ground/picture", "composition/time_axis"], ["composition/b"]),
+        helper.make_node("Sub", ["composition/f", "composition/b"], ["composition/f_beyond_b"]),
+        helper.make_node("Mul", ["composition/m", "composition/f_beyond_b"], ["composition/masked"]),
+        helper.make_node("Add", ["composition/masked", "composition/b"], ["video"]),
+    ]
+    return Graph(_named(nodes, "composition"), weights)
 
-    By hand, because tf2onnx computes every size of a transposed convolution along time anew when the graph runs.
+
+def temporal_graph(generator: Any, contract: Contract, decoder: Graph) -> Graph:
+    """Writes TGAN's temporal generator by hand, with the decoder behind it: `z` -> `video`.
+
+    tf2onnx would compute every size of a transposed convolution along time again whenever the graph runs.
     """
     size, length = contract.image_size, contract.video_length
     weights: dict[str, Any] = {
@@ -276,10 +303,10 @@ def temporal_graph(generator: Any, contract: Contract, decoder: Graph) -> Graph:
 
 
 def _temporal_weights(generator: Any, index: int) -> tuple[Any, Any]:
-    """Kernel `[I, O, K]` and bias `[O]` of a layer of the temporal generator, its normalisation folded in, float64."""
+    """Returns a temporal layer's kernel `[I, O, K]` and bias `[O]`, with its normalisation folded in, in float64."""
     layer = generator.get_layer(f"temporal_conv_{index}")
     kernel = np.asarray(layer.kernel, np.float64).transpose(2, 1, 0)
-    if layer.use_bias:  # The last, which has no normalisation.
+    if layer.use_bias:  # The last layer, which has no normalisation.
         return kernel.astype(np.float32), np.asarray(layer.bias)
     norm = generator.get_layer(f"temporal_norm_{index}")
     mean, variance = np.asarray(norm.moving_mean, np.float64), np.asarray(norm.moving_variance, np.float64)
@@ -306,18 +333,21 @@ def convert_decoder(decoder: Any) -> Graph:
     return convert(lambda z: decoder(z, training=False), codes, "frames", "frames/z", "frames/pictures")
 
 
+def convert_ground(ground: Any, source: str) -> Graph:
+    """Converts the decoder of still grounds: from a clip's code, `source`, to `ground/picture` `[B, H, W, C]`."""
+    return convert(lambda z: ground(z, training=False), ground.input_shape[-1], "ground", source, "ground/picture")
+
+
 def convert(function: Callable[[Any], Any], dim_z: int, prefix: str, source: str, result: str) -> Graph:
     """Converts a function of one batch of codes with tf2onnx and folds the graph.
 
     Args:
-        function: From float32 `[N, dim_z]` to one tensor, in TensorFlow.
+        function: TensorFlow function from float32 `[N, dim_z]` to one tensor.
         dim_z: Size of a code.
-        prefix: Of the graph's names.
+        prefix: Prefix of the graph's names.
         source: Name of the input.
         result: Name of the output.
     """
-    import tensorflow as tf
-    import tf2onnx
 
     @tf.function(input_signature=[tf.TensorSpec((None, dim_z), tf.float32, name="z")])
     def convertible(z: Any) -> Any:

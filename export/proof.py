@@ -1,7 +1,7 @@
-"""Proves a bundle. Every file is compared with what it must be.
+"""Proves a bundle: compares every file with what it must be.
 
-Checksums; the graphs against the rules of `export.lint`; ONNX Runtime and TensorFlow's session against Keras, on the
-recorded clips and on fresh ones. Keras is rebuilt from the bundle itself.
+The proof checks checksums, holds the graphs against the rules of `export.lint`, and compares ONNX Runtime and
+TensorFlow's session with Keras, on recorded and on fresh clips. It rebuilds Keras from the bundle itself.
 """
 
 from __future__ import annotations
@@ -23,12 +23,10 @@ import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
-from export.c_api import Session
 from export.contract import Contract, TensorSpec, read_contract
 from export.lint import lint_onnx, lint_saved_model
 from export.onnx_model import part_inputs
-from export.saved_model import signatures
-from export.warmup import read_warmup, sample_inputs
+from export.saved_model import Session, read_warmup, sample_inputs, signatures
 from mocogan_tf.files import sha256
 from mocogan_tf.latents import sample_latents
 from mocogan_tf.training.trained import rebuild_generator
@@ -39,16 +37,16 @@ Arrays = dict[str, Array]
 Model = Callable[[Arrays], Arrays]
 
 CHECKSUMS = "SHA256SUMS"
-FLOAT_LIMIT = 1e-4  # Of a video in [-1, 1]: a pixel level is 8e-3.
+FLOAT_LIMIT = 1e-4  # For values in [-1, 1], where a pixel level is 8e-3.
 HALF_LIMIT, HALF_PSNR = 2e-2, 40.0
-PIXEL_LIMIT = 1.0  # Levels: a value on the border of two may round either way.
+PIXEL_LIMIT = 1  # Level: a value halfway between two may round either way.
 STATE_LIMIT = 1e-5
 LATENT_LIMIT = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """A finding: what was looked at, what was found, what is allowed, and whether that is so."""
+    """A finding: what was checked, what was found, what is allowed, and whether the check passed."""
 
     name: str
     found: str
@@ -60,24 +58,24 @@ def verify(bundle: pathlib.Path, generator: Any = None) -> list[Check]:
     """Runs every check on a bundle.
 
     Args:
-        bundle: Its folder.
-        generator: Keras model to compare with; rebuilt from the SavedModel's weights if None.
+        bundle: The bundle's folder.
+        generator: Keras model to compare with; if None, it is rebuilt from the SavedModel's weights.
 
     Returns:
-        The findings, failed ones included.
+        All findings, passed and failed.
 
     Raises:
-        ValueError: The folder is no bundle of this format.
+        ValueError: The folder is not a bundle of this format.
     """
     read_contract(bundle)
     checks = list(verify_files(bundle))
-    if all(check.passed for check in checks):  # A damaged file is named, and not given to a runtime to choke on.
+    if all(check.passed for check in checks):  # No runtime should have to read a damaged file.
         checks += verify_content(bundle, generator)
     return checks
 
 
 def verify_content(bundle: pathlib.Path, generator: Any = None) -> list[Check]:
-    """Runs every check but that of the checksums, as `verify`."""
+    """Runs every check of `verify` except that of the checksums."""
     contract, described = read_contract(bundle)
     checks: list[Check] = []
     with contextlib.ExitStack() as stack:
@@ -95,14 +93,14 @@ def verify_content(bundle: pathlib.Path, generator: Any = None) -> list[Check]:
         for step in steps:
             try:
                 checks += step()
-            except Exception as error:  # Whatever a faulty file makes a runtime raise is a finding.
+            except Exception as error:  # A faulty file can make a runtime raise anything: that is a finding.
                 text = f"{type(error).__name__}: {error}".splitlines()[0][:200]
                 checks.append(Check(step.__name__.replace("_", " "), text, "no error", False))
     return checks
 
 
 def verify_files(bundle: pathlib.Path) -> Iterator[Check]:
-    """Compares every file with its checksum; a file that is missing or not listed is a fault as well."""
+    """Compares every file with its checksum; a missing and an unlisted file are faults too."""
     lines = (bundle / CHECKSUMS).read_text().splitlines() if (bundle / CHECKSUMS).exists() else []
     listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     faults = []
@@ -117,7 +115,7 @@ def verify_files(bundle: pathlib.Path) -> Iterator[Check]:
 
 
 def bundle_files(bundle: pathlib.Path) -> list[str]:
-    """Returns the relative names of a bundle's files, sorted, without the list of checksums itself."""
+    """Returns the relative names of a bundle's files, sorted, without the list of checksums."""
     paths = (path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file())
     return sorted(path for path in paths if path != CHECKSUMS)
 
@@ -159,7 +157,7 @@ class _Proof:
 
     @functools.cached_property
     def served(self) -> Session:
-        """The SavedModel in TensorFlow's session."""
+        """TensorFlow's session with the SavedModel."""
         return self.stack.enter_context(Session(self.saved_model))
 
     def keras(self, inputs: Arrays) -> Arrays:
@@ -213,7 +211,7 @@ class _Proof:
             golden = dict(file)
         seed, video = int(golden["seed"]), golden["video"]
         drawn = self.latents(video.shape[0], video.shape[1], seed)
-        # Not bit for bit: another machine's logarithm may differ in the last place.
+        # Nearly, because another machine's logarithm may differ in the last place.
         faults = [
             f"{name} is not what seed {seed} draws"
             for name in drawn
@@ -258,7 +256,7 @@ class _Proof:
             yield _close(f"one clip, the same in a batch: {name}", model(alone), together)
 
     def chunks(self) -> Iterator[Check]:
-        """Compares a clip made in chunks, each continuing from the last one's state, with one made at once."""
+        """Compares a clip made in chunks, each from the state of the one before, with the clip made at once."""
         inputs = self.latents(2, 2 * self.contract.video_length + 1)
 
         def proceed(given: Arrays) -> Arrays:
@@ -278,7 +276,7 @@ class _Proof:
         return {"video": np.concatenate(videos, axis=1), "motion_state": state}
 
     def served_signatures(self) -> Iterator[Check]:
-        """Runs every signature through TensorFlow's session, the path that TensorFlow Serving takes."""
+        """Runs every signature in TensorFlow's session, as TensorFlow Serving does."""
         expected_signatures = signatures(self.contract)
         found = {name for name in self.served.signatures if not name.startswith("__saved_model")}
         faults = [f"{name} is missing or not expected" for name in sorted(found ^ set(expected_signatures))]
@@ -297,7 +295,7 @@ class _Proof:
                 yield _close_pixels(f"signature {name}", pixels, expected["video"])
 
     def _latents_of(self, inputs: Arrays) -> Arrays:
-        """The latents that a signature's inputs stand for."""
+        """Returns the latents that a signature's inputs stand for."""
         if "seed" in inputs:
             clips = [self.latents(1, self.contract.video_length, int(seed)) for seed in inputs["seed"]]
             return {name: np.concatenate([clip[name] for clip in clips]) for name in clips[0]}
@@ -311,15 +309,9 @@ class _Proof:
             for key, value in inputs.items():
                 np.save(folder / f"{key}.npy", value)
             given = ";".join(f"{key}={folder / key}.npy" for key in inputs)
-            command = [
-                sys.executable,
-                "-m",
-                "tensorflow.python.tools.saved_model_cli",
-                "run",
-                "--dir",
-                str(self.saved_model),
-            ]
-            command += ["--tag_set", "serve", "--signature_def", "serving_default", "--inputs", given, "--outdir", name]
+            command = [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli", "run"]
+            command += ["--dir", str(self.saved_model), "--tag_set", "serve", "--signature_def", "serving_default"]
+            command += ["--inputs", given, "--outdir", name]
             run = subprocess.run(command, capture_output=True, text=True)
             if run.returncode:
                 last = (run.stderr.strip() or run.stdout.strip() or "no message").splitlines()[-1]
@@ -329,7 +321,7 @@ class _Proof:
         yield _close("saved_model_cli run", outputs, self.keras(inputs))
 
     def warmup(self) -> Iterator[Check]:
-        """Replays the warm-up records: one that fails would keep TensorFlow Serving from loading the model."""
+        """Replays the warm-up records: TensorFlow Serving does not load a model if one of them fails."""
         records = read_warmup(self.saved_model)
         covered = {name for name, _ in records}
         faults = [f"{name} has no record" for name in signatures(self.contract) if name not in covered]
@@ -343,7 +335,7 @@ def _faultless(name: str, faults: list[str], found: str) -> Check:
 
 
 def _close(name: str, found: Arrays, expected: Arrays, limit: float = FLOAT_LIMIT) -> Check:
-    """Compares video and, where there is one, motion state by their largest difference; NaN is never close."""
+    """Compares videos, and motion states if there are any, by their largest difference; NaN is never close."""
     if found["video"].shape != expected["video"].shape:
         return Check(name, f"shape {found['video'].shape}", f"{expected['video'].shape}", False)
     video = float(np.max(np.abs(found["video"] - expected["video"])))
@@ -356,7 +348,7 @@ def _close(name: str, found: Arrays, expected: Arrays, limit: float = FLOAT_LIMI
 
 def _close_pixels(name: str, found: Array, video: Array) -> Check:
     difference = int(np.max(np.abs(found.astype(np.int16) - to_uint8(video))))
-    return Check(name, f"{difference} of 255", f"{PIXEL_LIMIT:.0f}", difference <= PIXEL_LIMIT)
+    return Check(name, f"{difference} of 255", f"{PIXEL_LIMIT}", difference <= PIXEL_LIMIT)
 
 
 def _decode(pictures: Array, channels: int) -> Array:

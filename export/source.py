@@ -1,4 +1,4 @@
-"""Reads what is exported: a run's generator, and what bundle.json says about where it is from."""
+"""Reads a run's generator, and what bundle.json says about where the generator is from."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def open_run(
 
     Args:
         run_dir: The run directory.
-        checkpoint: Which, as `trained.load_generator` takes it.
-        version: Of the bundle.
-        name: To serve under; from architecture and data set if None.
-        frame_buckets: Clip lengths; the trained length and, if clips of any length can be made, twice it if None.
+        checkpoint: Which checkpoint, as for `trained.load_generator`.
+        version: Version of the bundle.
+        name: Name to serve under; if None, made of architecture and data set.
+        frame_buckets: Clip lengths; if None, the trained length and, if the length is free, twice that.
 
     Raises:
-        ValueError: There is no such run or checkpoint, it is damaged, or an argument is unusable.
+        ValueError: The run or checkpoint is missing or damaged, or an argument is unusable.
     """
     generator, config, step = trained.load_generator(run_dir, checkpoint)
     data = run_directory.read_data(run_dir)
@@ -87,7 +87,7 @@ def open_run(
         "training_seconds": training_seconds(run_dir, step),
         "data": data,
         "generator": generator.get_config(),
-        # Where data lay on the machine that trained is nobody's business.
+        # Without folders: where data lay on the machine that trained concerns nobody else.
         "config": {key: value for key, value in json.loads(config.to_json()).items() if not key.endswith("_dir")},
         "libraries": library_versions(),
     }
@@ -95,14 +95,17 @@ def open_run(
 
 
 def _scores(run_dir: pathlib.Path, step: int) -> dict[str, dict[str, Any]]:
-    """What `evaluate.py` has said of a checkpoint, by metric; the last word where it was asked more than once."""
+    """Returns the scores that `evaluate.py` gave a checkpoint, by metric; of repeated scores, the last."""
     kept = ("value", "std_error", "num_videos", "seed")
     lines = [line for line in read_lines(run_dir / "metrics.jsonl") if line.get("checkpoint_step") == step]
     return {line["metric"]: {key: line[key] for key in kept} for line in lines if line["value"] is not None}
 
 
 def training_seconds(run_dir: pathlib.Path, step: int) -> float:
-    """Seconds that the steps up to a checkpoint took; a line of the log has the mean since the line before."""
+    """Returns the seconds that the steps up to a checkpoint took.
+
+    A line of the log holds the mean of the steps since the line before it.
+    """
     seconds, previous = 0.0, 0
     for line in read_lines(run_dir / "log.jsonl"):
         if line["step"] <= step:

@@ -1,4 +1,4 @@
-"""Writes a bundle: under a temporary name beside its place, proven there, and only then given its name."""
+"""Writes a bundle under a temporary name, proves it there, and only then gives it its name."""
 
 from __future__ import annotations
 
@@ -16,25 +16,23 @@ import tensorflow as tf
 from export.contract import FILES, Contract, read_contract
 from export.model_card import SAMPLE, model_card
 from export.onnx_model import to_onnx
+from export.packs import write_packs
 from export.proof import CHECKSUMS, Check, bundle_files, table, verify_content, verify_files
-from export.saved_model import signatures, write_saved_model
-from export.tf_serving import write_tf_serving
-from export.triton import write_triton
-from export.warmup import write_warmup
+from export.saved_model import write_saved_model, write_warmup
 from mocogan_tf import sampling, video
 from mocogan_tf.files import sha256
 from mocogan_tf.latents import sample_latents
 
 GOLDEN_SEED = 2018
 GOLDEN_VIDEOS = 2  # The second shows that the clip's index enters the draw.
-_SAMPLE_SIZE = 64  # Pixels to which smaller frames of the card's picture are brought, by whole factors.
+_SAMPLE_SIZE = 64  # Pixels. The card's picture shows smaller frames enlarged to at most this, by a whole factor.
 
 
 def next_version(out: pathlib.Path) -> int:
-    """Returns the version that a bundle written to `out` gets: one more than the bundle that is there.
+    """Returns the version of the next bundle written to `out`: one more than that of the bundle there, or 1.
 
     Raises:
-        ValueError: There is something else at `out`.
+        ValueError: `out` is something other than a bundle or an empty folder.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return 1
@@ -52,18 +50,18 @@ def write_bundle(
     """Exports a generator and proves what was written.
 
     Args:
-        generator: With the weights to export, in float32.
-        contract: The bundle's, with the version of `next_version`.
+        generator: Keras model with the weights to export, in float32.
+        contract: The bundle's contract, with the version of `next_version`.
         provenance: Where the weights are from, for bundle.json.
-        out: The bundle's folder. A bundle that is there is replaced once the new one is proven.
+        out: The bundle's folder. A bundle in this folder is replaced once the new one is proven.
         uint8: Also write model.uint8.onnx.
 
     Returns:
         The findings, all passed.
 
     Raises:
-        ValueError: A weight is not finite, something cannot be converted, or a check failed; nothing was left at `out`.
-        OSError: The bundle cannot be written; nothing was left at `out`.
+        ValueError: A weight is not finite, something cannot be converted, or a check failed. `out` is as before.
+        OSError: The bundle cannot be written. `out` is as before.
     """
     for weight in generator.weights:
         if not np.isfinite(weight.numpy()).all():
@@ -71,7 +69,7 @@ def write_bundle(
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        staging.chmod(0o777 & ~_umask())  # mkdtemp's own mode would keep a server's user out.
+        staging.chmod(0o777 & ~_umask())  # mkdtemp's own mode would keep out the user that a server runs as.
         checks = _write_and_verify(generator, contract, provenance, staging, uint8)
         failed = [check for check in checks if not check.passed]
         if failed:
@@ -95,11 +93,10 @@ def _write_and_verify(
         onnx.save(model, str(folder / FILES[role]))
     saved_model = folder / FILES["saved_model"] / str(contract.version)
     write_saved_model(generator, contract, saved_model)
-    write_warmup(contract, {name: item.inputs for name, item in signatures(contract).items()}, saved_model)
+    write_warmup(contract, saved_model)
     _write_golden(generator, contract, folder / FILES["golden"])
     _write_sample(generator, contract, folder / SAMPLE)
-    write_tf_serving(contract, folder / "tf_serving")
-    write_triton(contract, folder / "triton")
+    write_packs(contract, folder)
     files = {role: name for role, name in FILES.items() if (folder / name).exists()}
     described = contract.to_dict(files, provenance)
     (folder / "bundle.json").write_text(json.dumps(described, indent=2) + "\n")
@@ -111,7 +108,7 @@ def _write_and_verify(
 
 
 def _write_golden(generator: Any, contract: Contract, path: pathlib.Path) -> None:
-    """Records clips of one seed, as Keras makes them: what every runtime must give for it."""
+    """Records the clips that Keras makes of one seed, which every runtime must reproduce."""
     latents = sample_latents(contract.latents, GOLDEN_VIDEOS, contract.video_length, seed=GOLDEN_SEED)
     made = generator(latents, training=False)
     outputs = {name: np.asarray(made[name]) for name in contract.outputs}
@@ -120,14 +117,14 @@ def _write_golden(generator: Any, contract: Contract, path: pathlib.Path) -> Non
 
 
 def _write_sample(generator: Any, contract: Contract, path: pathlib.Path) -> None:
-    """Writes a picture for the card: the clips that the run's own sample grids show."""
+    """Writes the card's picture: the clips of the run's own sample grids."""
     clips, columns = sampling.overview(generator, contract.video_length, seed=0)
     clips = video.scale_up(clips, max(1, _SAMPLE_SIZE // contract.image_size))
     video.write_video(path, video.grid(clips, columns), contract.fps / generator.frame_stride)
 
 
 def _replace(out: pathlib.Path, staging: pathlib.Path) -> None:
-    """Gives the proven bundle its name; a bundle that had it goes only then."""
+    """Gives the proven bundle its name, and only then removes the bundle that had it."""
     if not out.exists():
         staging.rename(out)
         return

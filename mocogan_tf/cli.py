@@ -35,7 +35,8 @@ def define_config_flags() -> None:
         "preset",
         "none",
         list(recipes.PRESETS),
-        "A recipe on top of the profile: `authors` is the authors' code under their published command, sizes included. "
+        "A recipe on top of the profile: `authors` is the authors' code under their published command, sizes included; "
+        "`plain` is the paper's networks with 24 filters and R1, the recipe that single options are compared on. "
         "Other flags override it.",
     )
     dataclass_flags.define(Config)

@@ -120,12 +120,25 @@ class Config:
         "Let the content code also scale the decoder's channels, so that the content looks the same wherever it moves.",
         only=_MOCOGAN,
     )
+    decoder: str = _opt(
+        "dcgan",
+        "Frame decoder: DCGAN's, or `fine`, which sums pictures of every size and draws at full resolution.",
+        choices=("dcgan", "fine"),
+        only=_MOCOGAN,
+    )
+    still_ground: bool = _opt(
+        False,
+        "Give each clip one still background, drawn from its content alone, behind what moves (VGAN's composition). "
+        "For clips of a camera that does not move. Needs decoder=fine.",
+        only=_MOCOGAN,
+    )
     ngf: int = _opt(64, "Filters of the generator's last hidden layer (TGAN: the last but one).", minimum=1)
     ndf: int = _opt(64, "Filters of the discriminators' first layer.", minimum=1)
     image_discriminator: str = _opt(
         "patch",
-        "Image discriminator: one logit per patch, one logit per image, or none.",
-        choices=("patch", "full", "none"),
+        "Image discriminator: one logit per patch, one per image, one per image with layers at full resolution "
+        "(`fine`, which sees texture and has neither normalisation nor noise), or none.",
+        choices=("patch", "full", "fine", "none"),
         only=_MOCOGAN,
         vgan="none",
         tgan="none",
@@ -136,8 +149,27 @@ class Config:
         choices=("batch", "spectral", "none"),
         only=_MOCOGAN,
     )
+    he_start: bool = _opt(
+        False,
+        "Start the video discriminator from He's weights instead of N(0, 0.02), which weaken the signal if there is no "
+        "normalisation.",
+        only=_MOCOGAN,
+    )
+    video_size: str = _opt(
+        "full",
+        "Size of the frames that the video discriminator sees: full, or half the height and width, with real frames "
+        "averaged and generated ones taken from inside the decoder. Half needs decoder=fine.",
+        choices=("full", "half"),
+        only=_MOCOGAN,
+    )
     image_frames: int = _opt(
         1, "Number of random frames of a clip that the image discriminator sees together.", minimum=1, only=_MOCOGAN
+    )
+    early_frames: bool = _opt(
+        False,
+        "Show the image discriminator the early frames of generated clips more often; a quarter are first "
+        "frames, which come out worst otherwise.",
+        only=_MOCOGAN,
     )
     noise_sigma: float = _opt(
         0.1,
@@ -191,7 +223,17 @@ class Config:
         only=_MOCOGAN,
     )
     mask_weight: float = _opt(
-        0.1, "Weight of the sparsity penalty: the mean of VGAN's foreground mask.", minimum=0, only=("vgan",)
+        0.1,
+        "Weight of the sparsity penalty: the mean of the foreground mask, if the model has one.",
+        minimum=0,
+        only=("mocogan", "vgan"),
+    )
+    mask_steps: int = _opt(
+        0,
+        "Steps over which mask_weight falls to zero. By then the background is settled, and figures need not be kept "
+        "thin. 0: it stays.",
+        minimum=0,
+        only=_MOCOGAN,
     )
     clip_every: int = _opt(
         5, "Steps between two clippings of the singular values of TGAN's critic.", minimum=1, only=("tgan",)
@@ -203,6 +245,11 @@ class Config:
         1.0, "Learning rate of the video discriminator, as a multiple of learning_rate_d.", minimum=0
     )
     warmup_steps: int = _opt(0, "Steps over which the learning rates rise from zero; 0: none.", minimum=0)
+    final_rate: float = _opt(
+        1.0,
+        "Share of themselves to which the learning rates fall over the run, on half a cosine; 1: they stay.",
+        minimum=0,
+    )
     beta_1: float = _opt(0.5, "Decay of Adam's first moment.", minimum=0, below=1, only=("mocogan", "vgan"))
     beta_2: float = _opt(0.999, "Decay of the second moment of Adam and RMSprop.", minimum=0, below=1, tgan=0.99)
     weight_decay: float = _opt(1e-5, "Weight decay of all networks; 0: off.", minimum=0, vgan=0.0, tgan=0.0)
@@ -244,7 +291,7 @@ class Config:
     keep_checkpoints: int = _opt(3, "Number of latest checkpoints to keep, besides the best one.", minimum=1)
     keep_every: int = _opt(0, "Also keep every checkpoint whose step is a multiple of this; 0: none.", minimum=0)
     evaluate_every: int = _opt(1000, "Steps between two scores of the generator; 0: never.", minimum=0)
-    best_metric: str = _opt("auto", "Metric that chooses the best checkpoint; `auto`: frechet_video.")
+    best_metric: str = _opt("auto", "Score that chooses the best checkpoint; `auto`: rank in distance, texture, class.")
 
     def __post_init__(self) -> None:
         fields = {field.name: field for field in dataclasses.fields(self)}
@@ -271,6 +318,9 @@ class Config:
             raise ValueError(
                 f"`augment` is a comma-separated choice of {', '.join(AUGMENTATIONS)}. Received: augment={self.augment}"
             )
+        for name, value in (("still_ground", True), ("video_size", "half")):
+            if getattr(self, name) == value and self.decoder != "fine":
+                raise ValueError(f"`{name}={value}` needs decoder=fine. Received: decoder={self.decoder}")
         if self.image_frames > self.video_length:
             raise ValueError(
                 f"`image_frames` must be at most video_length={self.video_length}. "

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 # The counter's third word. Part of the contract.
 STREAM_CONTENT, STREAM_MOTION_INIT, STREAM_MOTION_NOISE, STREAM_CATEGORY, STREAM_CODE = range(5)
 
-_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
-_WEYL = (0x9E3779B9, 0xBB67AE85)
+MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
+WEYL = (0x9E3779B9, 0xBB67AE85)
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
 
@@ -111,14 +111,14 @@ def philox4x32(counter: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.
     x0, x1, x2, x3 = (counter[..., i].astype(np.uint64) for i in range(4))
     k0, k1 = key
     for _ in range(10):
-        product0, product1 = _MULTIPLIERS[0] * x0, _MULTIPLIERS[1] * x2
+        product0, product1 = MULTIPLIERS[0] * x0, MULTIPLIERS[1] * x2
         x0, x1, x2, x3 = (
             (product1 >> _32) ^ x1 ^ np.uint64(k0),
             product1 & _LOW,
             (product0 >> _32) ^ x3 ^ np.uint64(k1),
             product0 & _LOW,
         )
-        k0, k1 = (k0 + _WEYL[0]) & 0xFFFFFFFF, (k1 + _WEYL[1]) & 0xFFFFFFFF
+        k0, k1 = (k0 + WEYL[0]) & 0xFFFFFFFF, (k1 + WEYL[1]) & 0xFFFFFFFF
     return np.stack([x0, x1, x2, x3], axis=-1).astype(np.uint32)
 
 

@@ -1,73 +1,113 @@
 """Clips out of a trained generator: random ones, swaps of content and motion, categories, interpolation, long ones.
 
-Every function takes a seed by the rule of `mocogan_tf.latents` and returns uint8 `[N, T, H, W, C]`.
+Every function takes a seed by the rule of `mocogan_tf.latents`. A function named `..._latents` draws the generator's
+inputs, from any frame on; the others return uint8 clips `[N, T, H, W, C]`.
 """
 
+from __future__ import annotations
+
 import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
-from mocogan_tf.latents import LatentSpec, sample_latents, slerp
-from mocogan_tf.video import to_uint8
+from mocogan_tf.latents import CodeSpec, LatentSpec, sample_latents, slerp
+from mocogan_tf.video import Pixels, to_uint8
+
+Latents = dict[str, NDArray[np.float32]]
+CHUNK = 16  # Frames per call of a generator that can continue a clip.
 
 
-def generate(generator, latents, chunk=16, batch_size=16):
-    """Runs the generator over latents of any number and length, in pieces of bounded size.
+def stream(
+    generator: Any,
+    draw: Callable[[int, int], Latents],
+    num_frames: int,
+    chunk: int = CHUNK,
+    batch_size: int = 16,
+) -> Iterator[Pixels]:
+    """Makes clips in pieces of bounded size, so that clips of any length take constant memory.
 
-    A clip longer than `chunk` is continued through `motion_state`, which gives what one pass would. Of a generator that
-    makes more frames than the others in the same time, every `frame_stride`-th is kept.
+    A piece is continued by the next through `motion_state`, which gives what one pass would. Of a generator that makes
+    more frames than the others in the same time, every `frame_stride`-th is kept. A generator that cannot continue a
+    clip makes it in one piece.
 
     Args:
         generator: `VideoGenerator`, or a baseline's.
-        latents: dict as of `sample_latents`.
-        chunk: Frames per call, where a clip can be continued.
+        draw: From a number of frames and the index of the first to latents, as of `sample_latents`.
+        num_frames: Frames of the clips.
+        chunk: Frames of a piece.
         batch_size: Clips per call.
 
-    Returns:
-        uint8 `[N, T, H, W, C]`.
+    Yields:
+        uint8 `[N, t, H, W, C]`.
     """
-    num_videos = len(next(iter(latents.values())))
-    batches = []
-    for i in range(0, num_videos, batch_size):
-        batch = {name: value[i : i + batch_size] for name, value in latents.items()}
-        if "motion_noise" in batch:
-            batches.append(_continued(generator, batch, chunk))
-        else:
-            video = _run(generator, batch)["video"]
-            batches.append(to_uint8(video[:, :: generator.frame_stride]))
-    return np.concatenate(batches)
+    if not separates(generator):
+        yield np.concatenate(
+            [
+                to_uint8(outputs["video"][:, :: generator.frame_stride])
+                for outputs in _run_in_batches(generator, draw(num_frames, 0), batch_size)
+            ]
+        )
+        return
+    state = None
+    for first in range(0, num_frames, chunk):
+        latents = draw(min(chunk, num_frames - first), first)
+        if state is not None:
+            latents = {**latents, "motion_init": state}
+        outputs = list(_run_in_batches(generator, latents, batch_size))
+        state = np.concatenate([batch["motion_state"] for batch in outputs])
+        yield np.concatenate([to_uint8(batch["video"]) for batch in outputs])
 
 
-def _continued(generator, batch, chunk):
-    """One batch of clips, `chunk` frames at a time."""
-    chunks = []
-    for first in range(0, batch["motion_noise"].shape[1], chunk):
-        noise = batch["motion_noise"][:, first : first + chunk]
-        outputs = _run(generator, {**batch, "motion_noise": noise})
-        batch = {**batch, "motion_init": outputs["motion_state"]}
-        chunks.append(to_uint8(outputs["video"]))
-    return np.concatenate(chunks, axis=1)
+def _run_in_batches(generator: Any, latents: Latents, batch_size: int) -> Iterator[dict[str, Any]]:
+    for i in range(0, len(next(iter(latents.values()))), batch_size):
+        yield _run(generator, {name: value[i : i + batch_size] for name, value in latents.items()})
 
 
 _compiled: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
-def _run(generator, inputs):
+def _run(generator: Any, inputs: Latents) -> dict[str, Any]:
     """Calls the generator once, outside of all replicas and workers, and returns its outputs as arrays.
 
     Keras's `predict_on_batch` would give the whole batch to each replica, and wait for the other workers.
     """
     if generator not in _compiled:
-        weak = weakref.ref(generator)  # The function must not keep its own key alive.
+        weak: Any = weakref.ref(generator)  # The function must not keep its own key alive.
         _compiled[generator] = tf.function(lambda inputs: weak()(inputs, training=False), autograph=False)
     inputs = {name: tf.convert_to_tensor(value) for name, value in inputs.items()}
     return {name: value.numpy() for name, value in _compiled[generator](inputs).items()}
 
 
-def random_clips(generator, num_videos, num_frames, *, seed, category=None):
-    """Clips 0, 1, ... of a seed, of one category or of drawn ones.
+def generate(generator: Any, latents: Latents, chunk: int = CHUNK, batch_size: int = 16) -> Pixels:
+    """Makes clips of latents of any number and length; see `stream`.
+
+    Args:
+        generator: `VideoGenerator`, or a baseline's.
+        latents: dict as of `sample_latents`.
+        chunk: Frames per call, if a clip can be continued.
+        batch_size: Clips per call.
+
+    Returns:
+        uint8 `[N, T, H, W, C]`.
+    """
+    noise = latents.get("motion_noise")
+    if noise is None:
+        return np.concatenate(list(stream(generator, lambda *_: latents, 0, chunk, batch_size)), axis=1)
+
+    def cut(number: int, first: int) -> Latents:
+        return {**latents, "motion_noise": noise[:, first : first + number]}
+
+    return np.concatenate(list(stream(generator, cut, noise.shape[1], chunk, batch_size)), axis=1)
+
+
+def random_latents(
+    generator: Any, num_videos: int, num_frames: int, first_frame: int = 0, *, seed: int, category: int | None = None
+) -> Latents:
+    """Draws clips 0, 1, ... of a seed, of one category or of drawn ones.
 
     Raises:
         ValueError: The generator has no such category, or makes clips of another length only.
@@ -78,27 +118,39 @@ def random_clips(generator, num_videos, num_frames, *, seed, category=None):
         if num_frames != made:
             raise ValueError(f"This run's clips have {made} frames and cannot be made longer. Received: {num_frames}")
         num_frames = spec.num_frames
-    return generate(generator, sample_latents(spec, num_videos, num_frames, seed=seed, category=category))
+    return sample_latents(spec, num_videos, num_frames, seed=seed, category=category, first_frame=first_frame)
 
 
-def separates(generator):
-    """Whether content and motion are inputs of their own, and clips are of any length: MoCoGAN's are, others' not."""
+def random_clips(generator: Any, num_videos: int, num_frames: int, *, seed: int, category: int | None = None) -> Pixels:
+    """Returns clips 0, 1, ... of a seed.
+
+    Raises:
+        ValueError: As `random_latents`.
+    """
+    return generate(generator, random_latents(generator, num_videos, num_frames, seed=seed, category=category))
+
+
+def separates(generator: Any) -> bool:
+    """Returns whether content and motion are separate inputs and clips have any length, as MoCoGAN's."""
     return isinstance(generator.latents, LatentSpec)
 
 
-def _check_separates(generator):
-    if not separates(generator):
+def _spec(generator: Any) -> LatentSpec:
+    """The inputs of a generator that separates content and motion."""
+    spec: LatentSpec | CodeSpec = generator.latents
+    if not isinstance(spec, LatentSpec):
         raise ValueError("This run's model has one code for content and motion together. Use --mode=random.")
+    return spec
 
 
-def overview(generator, video_length, *, seed):
-    """The clips that a run's sample grids show: contents by motions, or random ones where these are not apart.
+def overview(generator: Any, video_length: int, *, seed: int) -> tuple[Pixels, int]:
+    """Returns the clips of a run's sample grids: contents by motions, or random clips if these are not separate.
 
     Four contents by four motions, or by as many as there are categories, up to eight; or sixteen clips.
 
     Args:
         generator: `VideoGenerator`, or a baseline's.
-        video_length: Frames that the generator makes of a clip, of which every `frame_stride`-th is shown.
+        video_length: Frames that the generator makes of a clip; every `frame_stride`-th is shown.
         seed: Which clips.
 
     Returns:
@@ -111,19 +163,20 @@ def overview(generator, video_length, *, seed):
     return content_motion_grid(generator, 4, motions, num_frames, seed=seed), motions
 
 
-def content_motion_grid(generator, num_contents, num_motions, num_frames, *, seed):
-    """Every content with every motion, row by row: rows share the content, columns the motion.
+def grid_latents(
+    generator: Any, num_contents: int, num_motions: int, num_frames: int, first_frame: int = 0, *, seed: int
+) -> Latents:
+    """Draws every content with every motion, row by row: rows share the content, columns the motion.
 
-    With the category in the motion network it belongs to the motion, and column j has category j modulo their number;
-    with the category in the decoder it belongs to the content, and row i has category i.
+    If the motion network takes the category, column j has category j modulo their number; if the decoder takes it, row
+    i has category i.
 
     Raises:
         ValueError: The generator has no content and motion codes.
     """
-    _check_separates(generator)
-    spec = generator.latents
+    spec = _spec(generator)
     contents = sample_latents(spec, num_contents, 1, seed=seed)
-    motions = sample_latents(spec, num_motions, num_frames, seed=seed)
+    motions = sample_latents(spec, num_motions, num_frames, seed=seed, first_frame=first_frame)
     row, column = np.divmod(np.arange(num_contents * num_motions), num_motions)
     latents = {
         "content": contents["content"][row],
@@ -133,44 +186,62 @@ def content_motion_grid(generator, num_contents, num_motions, num_frames, *, see
     if spec.dim_category:
         owner = column if generator.config["category_to"] == "motion" else row
         latents["category"] = np.eye(spec.dim_category, dtype=np.float32)[owner % spec.dim_category]
-    return generate(generator, latents)
+    return latents
 
 
-def all_categories(generator, num_contents, num_frames, *, seed):
-    """One row per content: the same content and noise under each category in turn.
-
-    Raises:
-        ValueError: The generator has no categories.
-    """
-    _check_separates(generator)
-    spec = generator.latents
-    if not spec.dim_category:
-        raise ValueError(
-            "This run has no categories. Use another --mode: random, content_motion_grid, interpolate, long."
-        )
-    latents = sample_latents(spec, num_contents, num_frames, seed=seed)
-    repeated = {name: value.repeat(spec.dim_category, axis=0) for name, value in latents.items()}
-    repeated["category"] = np.tile(np.eye(spec.dim_category, dtype=np.float32), (num_contents, 1))
-    return generate(generator, repeated)
-
-
-def interpolated_contents(generator, num_videos, num_frames, *, seed):
-    """One motion under contents on the way from content 0 to content 1 of a seed.
-
-    The way is `slerp`'s great circle.
-
-    Args:
-        generator: `VideoGenerator`.
-        num_videos: Points on the way, both ends included.
-        num_frames: Frames per clip.
-        seed: Integer in [0, 2^64).
+def content_motion_grid(generator: Any, num_contents: int, num_motions: int, num_frames: int, *, seed: int) -> Pixels:
+    """Returns the clips of `grid_latents`.
 
     Raises:
         ValueError: The generator has no content and motion codes.
     """
-    _check_separates(generator)
-    latents = sample_latents(generator.latents, 2, num_frames, seed=seed)
+    return generate(generator, grid_latents(generator, num_contents, num_motions, num_frames, seed=seed))
+
+
+def category_latents(generator: Any, num_contents: int, num_frames: int, first_frame: int = 0, *, seed: int) -> Latents:
+    """Draws one row per content: the same content and noise under each category in turn.
+
+    Raises:
+        ValueError: The generator has no categories.
+    """
+    spec = _spec(generator)
+    if not spec.dim_category:
+        raise ValueError(
+            "This run has no categories. Use another --mode: random, content_motion_grid, interpolate, long."
+        )
+    latents = sample_latents(spec, num_contents, num_frames, seed=seed, first_frame=first_frame)
+    repeated = {name: value.repeat(spec.dim_category, axis=0) for name, value in latents.items()}
+    return {**repeated, "category": np.tile(np.eye(spec.dim_category, dtype=np.float32), (num_contents, 1))}
+
+
+def all_categories(generator: Any, num_contents: int, num_frames: int, *, seed: int) -> Pixels:
+    """Returns the clips of `category_latents`.
+
+    Raises:
+        ValueError: The generator has no categories.
+    """
+    return generate(generator, category_latents(generator, num_contents, num_frames, seed=seed))
+
+
+def interpolation_latents(
+    generator: Any, num_videos: int, num_frames: int, first_frame: int = 0, *, seed: int
+) -> Latents:
+    """Draws one motion under contents between content 0 and content 1 of a seed, both included, by `slerp`.
+
+    Raises:
+        ValueError: The generator has no content and motion codes.
+    """
+    latents = sample_latents(_spec(generator), 2, num_frames, seed=seed, first_frame=first_frame)
     start, end = latents["content"].astype(np.float64)
     share = np.linspace(0.0, 1.0, num_videos)[:, None]
     fixed = {name: value[:1].repeat(num_videos, axis=0) for name, value in latents.items()}
-    return generate(generator, {**fixed, "content": slerp(start, end, share)})
+    return {**fixed, "content": slerp(start, end, share)}
+
+
+def interpolated_contents(generator: Any, num_videos: int, num_frames: int, *, seed: int) -> Pixels:
+    """Returns the clips of `interpolation_latents`.
+
+    Raises:
+        ValueError: The generator has no content and motion codes.
+    """
+    return generate(generator, interpolation_latents(generator, num_videos, num_frames, seed=seed))

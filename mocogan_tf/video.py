@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
+import os
 import pathlib
 import struct
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -175,10 +178,10 @@ def film(
     container_options: dict[str, str] | None = None,
     threads: int | None = None,
 ) -> bytes:
-    """Encodes a clip as a film, in colours of half the resolution (4:2:0).
+    """Encodes a clip as a film; see `open_film`.
 
     Args:
-        frames: uint8 `[T, H, W, C]`; an odd side is made even by repeating its last row or column.
+        frames: uint8 `[T, H, W, C]`.
         fps: Frames per second.
         container: "mp4" or "webm".
         codec: One of FFmpeg's encoders.
@@ -190,27 +193,73 @@ def film(
         ImportError: PyAV is not installed.
         EncoderRefusal: The encoder refuses the size or the rate.
     """
+    encoded = io.BytesIO()
+    with open_film(
+        encoded, frames.shape[1:], fps, container, codec, options, container_options=container_options, threads=threads
+    ) as write:
+        write(frames)
+    return encoded.getvalue()
+
+
+@contextlib.contextmanager
+def open_film(
+    file: Any,
+    size: tuple[int, ...],
+    fps: float,
+    container: str,
+    codec: str,
+    options: dict[str, str],
+    *,
+    container_options: dict[str, str] | None = None,
+    threads: int | None = None,
+) -> Iterator[Callable[[Pixels], None]]:
+    """Opens a film, in colours of half the resolution (4:2:0), that is written in parts.
+
+    Args:
+        file: Name, or an open binary file.
+        size: `(H, W, C)`; an odd side is made even by repeating the last row or column.
+        fps: Frames per second.
+        container: "mp4" or "webm".
+        codec: One of FFmpeg's encoders.
+        options: Of the codec.
+        container_options: Of the container.
+        threads: Of the encoder; its own choice if None.
+
+    Yields:
+        A function that writes the next frames, uint8 `[t, H, W, C]`.
+
+    Raises:
+        ImportError: PyAV is not installed.
+        EncoderRefusal: The encoder refuses the size or the rate.
+    """
     import av  # Here, since it is an extra.
 
-    _, height, width, channels = frames.shape
-    if height % 2 or width % 2:
-        frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    encoded = io.BytesIO()
-    try:
-        with av.open(encoded, "w", format=container, options=container_options or {}) as output:
-            stream: Any = output.add_stream(codec, rate=Fraction(fps).limit_denominator(1000))
-            stream.height, stream.width = frames.shape[1:3]
-            stream.pix_fmt = "yuv420p"
-            stream.options = options
-            if threads is not None:
-                stream.codec_context.thread_count = threads
-            for pixels in frames:
-                rgb = np.ascontiguousarray(pixels.repeat(3, axis=-1) if channels == 1 else pixels)
-                output.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
-            output.mux(stream.encode())
-    except (av.error.ExternalError, av.error.ArgumentError, OverflowError) as error:
-        raise EncoderRefusal(getattr(error, "strerror", None) or str(error)) from error
-    return encoded.getvalue()
+    height, width, channels = size
+    padding = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
+
+    @contextlib.contextmanager
+    def refusals() -> Iterator[None]:
+        try:
+            yield
+        except (av.error.ExternalError, av.error.ArgumentError, OverflowError) as error:
+            raise EncoderRefusal(getattr(error, "strerror", None) or str(error)) from error
+
+    with refusals(), av.open(file, "w", format=container, options=container_options or {}) as output:
+        stream: Any = output.add_stream(codec, rate=Fraction(fps).limit_denominator(1000))
+        stream.height, stream.width = height + height % 2, width + width % 2
+        stream.pix_fmt = "yuv420p"
+        stream.options = options
+        if threads is not None:
+            stream.codec_context.thread_count = threads
+
+        def write(frames: Pixels) -> None:
+            with refusals():
+                for pixels in np.pad(frames, padding, mode="edge") if height % 2 or width % 2 else frames:
+                    rgb = np.ascontiguousarray(pixels.repeat(3, axis=-1) if channels == 1 else pixels)
+                    output.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
+
+        yield write
+        output.mux(stream.encode())
 
 
 def write_image(path: str | pathlib.Path, pixels: Pixels) -> None:
@@ -219,7 +268,7 @@ def write_image(path: str | pathlib.Path, pixels: Pixels) -> None:
 
 
 def write_video(path: str | pathlib.Path, video: Pixels, fps: float) -> None:
-    """Writes one clip in the format that the name's ending says.
+    """Writes one clip in the format that the name's ending says; the file is whole or absent.
 
     Args:
         path: Ends in one of `SUFFIXES`: .gif, .webp (lossless), .apng, .png (a strip of all frames), .npy, or .mp4 and
@@ -229,30 +278,113 @@ def write_video(path: str | pathlib.Path, video: Pixels, fps: float) -> None:
 
     Raises:
         ValueError: The ending is unknown, or its encoder is not installed, or refuses the size or the rate.
+        OSError: The file cannot be written; the message names it.
     """
-    path = pathlib.Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise ValueError(f"Cannot write {path.name}: the ending must be one of {', '.join(SUFFIXES)}.")
-    if suffix == ".npy":
-        np.save(path, video)
-        return
-    try:
-        if suffix in ANIMATIONS:
-            options = {"lossless": True} if suffix == ".webp" else {}
-            encoded = animation(video, ANIMATIONS[suffix], fps, **options)
-        elif suffix in FILMS:
-            encoded = film(video, fps, suffix[1:], FILMS[suffix], {"crf": "18"})
-        else:
-            encoded = picture(film_strips(video[None]), "PNG")
-    except ImportError as error:
+    with VideoWriter(path, video.shape, fps) as writer:
+        writer.write(video)
+
+
+def _whole(video: Pixels, suffix: str, fps: float) -> bytes:
+    """Encodes a clip in a format that cannot be written in parts."""
+    if suffix not in ANIMATIONS:
+        return picture(film_strips(video[None]), "PNG")
+    options = {"lossless": True} if suffix == ".webp" else {}
+    return animation(video, ANIMATIONS[suffix], fps, **options)
+
+
+# Of a format that cannot be written in parts; about what a machine with 4 GB has left.
+MAX_WHOLE_BYTES = 2**30
+STREAMED = (".npy", *FILMS)  # Written in parts: a clip of any length in constant memory.
+
+
+def check_length(suffix: str, num_clips: int, num_frames: int, height: int, width: int, channels: int) -> None:
+    """Checks that a format can hold clips of a length, before any is made.
+
+    Args:
+        suffix: One of `SUFFIXES`.
+        num_clips: Clips that are written at the same time.
+        num_frames, height, width, channels: Size of each.
+
+    Raises:
+        ValueError: The format cannot be written in parts, and the clips are too large to be held in memory.
+    """
+    size = num_clips * num_frames * height * width * channels
+    if suffix not in STREAMED and size > MAX_WHOLE_BYTES:
         raise ValueError(
-            f"Writing {path.name} needs PyAV: pip install 'mocogan-tf[video]', or choose .webp."
-        ) from error
-    except EncoderRefusal as error:
-        _, height, width, _ = video.shape
-        raise ValueError(
-            f"Cannot write {path.name}: its encoder refuses {width}x{height} pixels at {fps:g} frames per second "
-            f"({error}). Choose a smaller picture, another rate or another format."
-        ) from error
-    path.write_bytes(encoded)
+            f"A {suffix} is made in memory as a whole, and {num_frames} frames of {width}x{height} pixels for "
+            f"{num_clips} clip(s) take {size / 1e9:.1f} GB. Use {', '.join(STREAMED)}, or fewer frames or clips."
+        )
+
+
+class VideoWriter:
+    """Writes one clip in parts; the file is whole or absent.
+
+    Formats in `STREAMED` need the memory of one part, others that of the clip.
+
+    Args:
+        path: As `write_video` takes it.
+        shape: `(T, H, W, C)` of the whole clip.
+        fps: Frames per second.
+
+    Raises:
+        ValueError: As `write_video`.
+        OSError: The file cannot be written; the message names it.
+    """
+
+    def __init__(self, path: str | pathlib.Path, shape: tuple[int, ...], fps: float) -> None:
+        self.path, self.shape, self.fps = pathlib.Path(path), shape, fps
+        self._suffix = self.path.suffix.lower()
+        if self._suffix not in SUFFIXES:
+            raise ValueError(f"Cannot write {self.path.name}: the ending must be one of {', '.join(SUFFIXES)}.")
+        self._partial = self.path.with_name(f"writing-{self.path.name}")
+        self._parts: list[Pixels] = []
+        self._write: Callable[[Pixels], Any] = self._parts.append
+        self._stack = contextlib.ExitStack()
+        with self._named_errors():
+            if self._suffix == ".npy":
+                file = self._stack.enter_context(open(self._partial, "wb"))
+                np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+                self._write = lambda part: file.write(np.ascontiguousarray(part).data)
+            elif self._suffix in FILMS:
+                film = open_film(
+                    str(self._partial), shape[1:], fps, self._suffix[1:], FILMS[self._suffix], {"crf": "18"}
+                )
+                self._write = self._stack.enter_context(film)
+
+    def write(self, part: Pixels) -> None:
+        """Writes the next frames, uint8 `[t, H, W, C]`."""
+        with self._named_errors():
+            self._write(part)
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        try:
+            with self._named_errors():
+                self._stack.__exit__(kind, error, traceback)
+                if kind is None:
+                    if self._suffix not in STREAMED:
+                        self._partial.write_bytes(_whole(np.concatenate(self._parts), self._suffix, self.fps))
+                    os.replace(self._partial, self.path)
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """Names the file in what goes wrong, and removes what was written of it."""
+        try:
+            yield
+        except (ImportError, EncoderRefusal, OSError) as error:
+            self._partial.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise OSError(f"Cannot write {self.path}: {error.strerror or error}") from error
+            if isinstance(error, ImportError):
+                raise ValueError(
+                    f"Writing {self.path.name} needs PyAV: pip install 'mocogan-tf[video]', or choose .webp."
+                ) from error
+            _, height, width, _ = self.shape
+            raise ValueError(
+                f"Cannot write {self.path.name}: its encoder refuses {width}x{height} pixels at {self.fps:g} frames "
+                f"per second ({error}). Choose a smaller picture, another rate or another format."
+            ) from error

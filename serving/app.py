@@ -1,4 +1,4 @@
-"""The ASGI application: every route, around a service. `create_app` is what a server runs and what the tests call."""
+"""The ASGI application: all routes of a service. Servers and tests call `create_app`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NATIVE = {"/v1/generate": "GET, POST", "/v1/grid": "GET, POST", "/v1/stream": "G
 # Probes and the page carry no key; the page asks for one.
 OPEN = {"/", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"}
 ANY = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
-# The page and its parts come from here; it may show pictures that it made itself and talk to its own server.
+# The page loads from this server only, and may show pictures that it made itself.
 CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src blob:; "
     "connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -62,10 +62,10 @@ def create_app(
     """Makes the application.
 
     Args:
-        service: With a loaded repository; its `ready` is set when the application starts and it is closed at the end.
-        keys: API keys; none means open.
+        service: With a loaded repository. It becomes `ready` when the application starts, and is closed at the end.
+        keys: API keys; if there are none, no key is needed.
         origins: Other origins whose pages may call the API.
-        poll_seconds: How often the sources are looked at for new versions; 0 never.
+        poll_seconds: How often to look for new versions; 0: never.
     """
     keys = keys or Keys()
     streams = Streams(service, keys, origins)

@@ -25,8 +25,10 @@ from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
 T = TypeVar("T")
-# The way to a T: requests (method, route, JSON) to send, whose responses come back, and seconds to wait.
-Steps = Generator[tuple[str, str, Any] | float, httpx.Response | None, T]
+# A request to send (method, route, JSON), or seconds to wait.
+Step = tuple[str, str, Any] | float
+# The steps to a T; each request is answered by its response.
+Steps = Generator[Step, httpx.Response | None, T]
 
 DEFAULT_URL = "http://127.0.0.1:8501"
 SUFFIXES = (".webp", ".gif", ".apng", ".png", ".npy", ".mp4", ".webm")
@@ -143,17 +145,19 @@ class Client(_Core):
 
     def _take(self, steps: Steps[T]) -> T:
         answer = None
-        while True:
-            try:
-                step = steps.send(answer)
-            except StopIteration as done:
-                result: T = done.value
-                return result
-            answer = None
-            if isinstance(step, float):
-                time.sleep(step)
-            else:
-                answer = self._http.request(*step[:2], json=step[2])
+        try:
+            while True:
+                answer = self._do(steps.send(answer))
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+    def _do(self, step: Step) -> httpx.Response | None:
+        if isinstance(step, tuple):
+            method, route, fields = step
+            return self._http.request(method, route, json=fields)
+        time.sleep(step)
+        return None
 
     def info(self) -> dict[str, Any]:
         """Models, engine and limits of the server."""
@@ -200,17 +204,19 @@ class AsyncClient(_Core):
 
     async def _take(self, steps: Steps[T]) -> T:
         answer = None
-        while True:
-            try:
-                step = steps.send(answer)
-            except StopIteration as done:
-                result: T = done.value
-                return result
-            answer = None
-            if isinstance(step, float):
-                await asyncio.sleep(step)
-            else:
-                answer = await self._http.request(*step[:2], json=step[2])
+        try:
+            while True:
+                answer = await self._do(steps.send(answer))
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+    async def _do(self, step: Step) -> httpx.Response | None:
+        if isinstance(step, tuple):
+            method, route, fields = step
+            return await self._http.request(method, route, json=fields)
+        await asyncio.sleep(step)
+        return None
 
     async def info(self) -> dict[str, Any]:
         """See `Client.info`."""

@@ -1,8 +1,8 @@
 """`python -m serving.load URL --rate=R`: an open-loop load generator.
 
-Requests leave at a fixed rate whether or not the ones before are answered, as those of many people do. (A closed loop
-waits for answers, so a slow server slows its own test and the waits that people would see are never counted.) Latency
-is measured from the time at which a request was due. Prints one JSON line: latencies of answered requests, goodput,
+Requests leave at a fixed rate whether or not earlier ones are answered, as many independent people would send them. (A
+closed loop waits for answers, so a slow server slows its own test and long waits are never counted.) Latency counts
+from the time at which a request was due. Prints one JSON line: latencies of answered requests, goodput,
 rejections by code and how fast they came. Needs NumPy and absl.
 """
 
@@ -24,7 +24,7 @@ from serving.command_line import CommandLine
 
 
 class Connection:
-    """One keep-alive HTTP/1.1 connection; as little work per request as can be, since it shares the machine."""
+    """One keep-alive HTTP/1.1 connection. It does little work per request, since it may share the server's machine."""
 
     def __init__(self, host: str, port: int) -> None:
         self.host, self.port = host, port
@@ -49,14 +49,14 @@ class Connection:
         return status, length
 
     def close(self) -> None:
-        """Closes it; the next request opens another."""
+        """Closes the connection; the next request opens another."""
         if self.writer is not None:
             self.writer.close()
         self.reader = self.writer = None
 
 
 class Load:
-    """A run: due times, what came of each request."""
+    """One run, with the outcome of each request."""
 
     def __init__(self, url: str, query: str, api_key: str | None, timeout: float) -> None:
         parts = urllib.parse.urlsplit(url)
@@ -69,7 +69,7 @@ class Load:
         self.bytes = 0
 
     async def one(self, number: int, due: float) -> None:
-        """One request, counted from the time it was due."""
+        """Sends one request; its latency counts from the time at which it was due."""
         connection = self.idle.pop() if self.idle else Connection(self.host, self.port)
         path = f"/v1/generate?seed={number}&{self.query}"
         head = f"GET {path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\n{self.key}\r\n".encode()
@@ -128,7 +128,7 @@ def _is_http(url: str) -> bool:
     try:
         parts = urllib.parse.urlsplit(url)
         return parts.scheme == "http" and parts.port != 0
-    except ValueError:  # A port that is none, or brackets that are no address.
+    except ValueError:  # An impossible port or IPv6 address.
         return False
 
 

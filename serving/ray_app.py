@@ -2,9 +2,8 @@
 
     serve run serving.ray_app:build bundle=/models/taichi num_cpus=2 max_replicas=8
 
-Ray places the replicas on the cluster's nodes, starts more when requests pile up and takes them away again; each
-replica is a whole server (engine, batcher, every protocol but gRPC). The bundle must lie at the same path on every
-node, on a shared or a copied disk.
+Ray places replicas on the cluster's nodes, and starts more when requests pile up. Each replica is a whole
+server (engine, batcher, every protocol except gRPC). The bundle must lie at the same path on every node.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 def make_app(options: dict[str, Any]) -> Starlette:
-    """The application of one replica; Ray runs its start and its end."""
+    """Makes the application of one replica."""
     threads = options["threads"] or max(1, int(options["num_cpus"]))
     repository = Repository(
         [options["bundle"]],
@@ -59,7 +58,7 @@ def build(args: dict[str, Any]) -> Application:
     """The Ray Serve application; what `serve run` and `serve.run` take.
 
     Args:
-        args: Out of `DEFAULTS`; numbers may be strings, as they are on a command line.
+        args: Options as in `DEFAULTS`; numbers may be strings, as on a command line.
 
     Raises:
         ValueError: An option is unknown or not a number, or `bundle` is missing.

@@ -65,6 +65,9 @@ def test_a_file_that_is_no_configuration_is_refused(content, tmp_path):
         {"dim_category": 0, "category_loss": "supervised"},
         {"augment": "colour,zoom"},
         {"image_frames": 17},
+        {"still_ground": True},  # With the paper's decoder.
+        {"video_size": "half"},
+        {"final_rate": -0.1},
     ],
 )
 def test_values_out_of_range_are_refused_with_what_was_received(wrong):
@@ -149,7 +152,7 @@ def test_a_file_holds_what_the_model_has_and_nothing_else(model, tmp_path):
     held = set(json.loads(config.to_json()))
     assert ("dim_content" in held, "mask_weight" in held, "clip_every" in held) == (
         model == "mocogan",
-        model == "vgan",
+        model != "tgan",
         model == "tgan",
     )
 
@@ -161,8 +164,15 @@ def test_a_file_older_than_an_option_means_its_default(tmp_path):
     assert Config.from_json(tmp_path / "config.json") == Config(model="vgan")
 
 
+def test_the_plain_recipe_is_written_out():
+    assert set(recipes.PROFILES["cpu"]["mocogan"]) <= set(recipes.PRESETS["plain"])
+    config = Config(**{**recipes.PROFILES["cpu"]["mocogan"], **recipes.PRESETS["plain"]})
+    assert (config.decoder, config.image_discriminator, config.video_size) == ("dcgan", "patch", "full")
+    assert (config.ngf, config.ndf, config.steps, config.r1_video) == (24, 24, 5000, 2.0)
+
+
 def test_the_authors_recipe_is_written_out_and_does_not_depend_on_the_profile():
     profile, preset = recipes.PROFILES["cpu"]["mocogan"], recipes.PRESETS["authors"]
-    assert set(profile) - {"num_clips"} <= set(preset), "a profile's recipe would shine through"
+    assert set(profile) - {"num_clips"} <= set(preset)
     config = Config(**{**profile, **preset})
     assert dataclasses.replace(config, num_clips=4000) == Config(category_to="image", ema_decay=0.0)

@@ -10,7 +10,7 @@ import scipy.linalg
 from mocogan_tf import video
 from mocogan_tf.data.rendered import shapes
 from mocogan_tf.gans.build import build_gan
-from mocogan_tf.metrics import material, monitor, quality, registry
+from mocogan_tf.metrics import material, quality, registry, texture
 from tests.metrics.test_features import mean_network
 from tests.support.tiny import tiny_config
 from tests.test_commands import TINY, complaint, run
@@ -136,6 +136,19 @@ def test_clips_of_mixed_sizes_or_lengths_are_named(tmp_path):
         material.of_folder(folder, num_videos=None, seed=0)
 
 
+def test_the_grids_that_sample_py_writes_beside_its_clips_are_left_out_and_said(tmp_path, caplog):
+    frames = rendered(4)[0]
+    for i, clip in enumerate(frames):
+        video.write_video(tmp_path / f"random-{i:04d}.webp", clip, fps=8)
+    video.write_video(tmp_path / "random-grid.webp", video.grid(frames, 2), fps=8)
+    with caplog.at_level("WARNING"):
+        np.testing.assert_array_equal(material.folder_clips(tmp_path).frames, frames)
+    assert "left out, random-grid.webp" in caplog.text
+    (tmp_path / "random-grid.webp").rename(tmp_path / "other-grid.webp")  # Of no clip here.
+    with pytest.raises(ValueError, match="must be of one size"):
+        material.folder_clips(tmp_path)
+
+
 def test_nan_frames_are_an_error_that_names_the_file(tmp_path):
     broken = rendered(1)[0][0] / np.float32(255)
     broken[2, 3, 3] = np.nan
@@ -150,6 +163,46 @@ def test_what_needs_real_clips_or_a_run_says_so(tmp_path):
         scores_of(found, "frechet_video")
     with pytest.raises(ValueError, match="rendered `shapes` or `taichi`"):
         scores_of(found, "identity")
+
+
+def real_material(tmp_path, num_videos, num_real, num_frames=8):
+    """Clips of a folder, and rendered ones of 32 frames to compare with."""
+    folder = write_clips(tmp_path / "c", rendered(num_videos, num_frames)[0], "npy")
+    options = {"dataset": "shapes", "cache_dir": str(tmp_path / "cache"), "every_nth": 1, "num_real": num_real}
+    return material.of_folder(folder, num_videos=None, seed=0, **options)
+
+
+def test_the_floor_is_what_other_real_clips_score(tmp_path):
+    found = real_material(tmp_path, 16, 40)
+    real, other = found.real.frames, found.other_real.frames
+    assert not {clip.tobytes() for clip in real} & {clip.tobytes() for clip in other}
+    np.testing.assert_array_equal(np.concatenate([real, other]), found.cut_real(32).frames)
+    seen = scores_of(found, "swd_32")
+    assert tuple(seen) == texture.names(32)
+    assert {name: score.real for name, score in seen.items()} == texture.scores(real, other)
+    assert "real clips: " in seen["swd_32"].protocol and seen["spectrum_high"].better == "zero"
+
+
+def test_a_set_too_small_for_other_clips_has_no_floor(tmp_path):
+    found = real_material(tmp_path, 16, 1, num_frames=16)
+    assert found.other_real is None
+    assert all(score.real is None for score in scores_of(found, "texture").values())
+
+
+def test_the_protocol_says_how_many_videos_the_real_clips_are_cut_from(tmp_path):
+    assert real_material(tmp_path / "few", 16, 5).real_in_words == "16 real clips out of 5 videos"
+    assert real_material(tmp_path / "many", 16, 16).real_in_words == "16 real clips"
+
+
+def test_progress_is_told_beside_the_scores(tmp_path, capsys):
+    found = material.of_folder(write_clips(tmp_path / "c", rendered(4)[0], "npy"), num_videos=None, seed=0)
+    scores_of(found, "diversity", "acd_color")
+    said = capsys.readouterr()
+    assert said.out == "" and "1 of 2: diversity, how clips differ" in said.err
+    assert [line.rpartition(",")[0] for line in said.err.splitlines() if line.endswith(" s")] == [
+        "1 of 2: diversity",
+        "2 of 2: acd_color",
+    ]
 
 
 def test_a_network_that_is_not_there_is_missed_before_anything_is_computed(tmp_path):
@@ -182,15 +235,15 @@ def test_names_of_metrics_are_checked(name, words):
 
 def test_every_score_has_a_direction_or_is_right_near_that_of_real_clips():
     names = {name for entry in registry.METRICS.values() for name in entry.names}
-    neither = {"diversity", "motion", "jerkiness"}
-    assert quality.HIGHER_IS_BETTER.keys() == names - neither
-    assert set(monitor.QUALITY) < names
+    assert quality.SCORES.keys() == names
+    assert {name for name in names if quality.better(name) == "real"} == {"diversity", "motion", "jerkiness"}
 
 
 def test_every_metric_is_found_by_the_names_of_its_scores():
     for key, entry in registry.METRICS.items():
         for name in entry.names:
             assert registry.find(f"{name}:net.onnx" if entry.takes_file else name)[0] == key
+    assert registry.find("texture")[0] == registry.find("swd_64")[0] == "texture"
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +256,7 @@ def trained(tmp_path_factory):
     return folder / "run"
 
 
-FIELDS = "metric value std_error num_videos frames protocol features checkpoint_step seed seconds".split()
+FIELDS = "metric value std_error real num_videos frames protocol features checkpoint_step seed seconds".split()
 
 
 @pytest.mark.slow

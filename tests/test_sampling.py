@@ -32,6 +32,17 @@ def test_pieces_in_batch_and_time_give_the_whole(generator):
     assert close(sampling.generate(generator, latents, chunk=7, batch_size=2), whole)
 
 
+def test_a_clip_is_made_in_pieces_of_which_each_draws_its_own_noise(generator):
+    def draw(num_frames, first_frame):
+        drawn.append(num_frames)
+        return sampling.random_latents(generator, 3, num_frames, first_frame, seed=1)
+
+    drawn = []
+    pieces = list(sampling.stream(generator, draw, 20, chunk=8, batch_size=2))
+    assert [piece.shape[1] for piece in pieces] == drawn == [8, 8, 4]
+    assert close(np.concatenate(pieces, axis=1), sampling.random_clips(generator, 3, 20, seed=1))
+
+
 def test_grid_rows_share_content_and_columns_motion(generator, monkeypatch):
     seen = {}
     monkeypatch.setattr(sampling, "generate", lambda generator, latents: seen.update(latents))

@@ -1,6 +1,8 @@
 """Promises of pixels, grids and files."""
 
 import io
+import resource
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -131,3 +133,48 @@ def test_a_file_that_cannot_be_written_leaves_nothing_behind(tmp_path):
     with pytest.raises(ValueError, match="Cannot write a.webp"):
         video.write_video(tmp_path / "a.webp", np.zeros((2, 8, 17_000, 3), np.uint8), fps=8)
     assert not (tmp_path / "a.webp").exists()
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".mp4", ".webm", ".gif", ".webp", ".png"])
+def test_a_clip_written_in_parts_is_the_file_of_the_whole(suffix, tmp_path):
+    if suffix in video.FILMS:
+        pytest.importorskip("av")
+    whole = clip(7, 16, 16)
+    video.write_video(tmp_path / f"whole{suffix}", whole, fps=8)
+    with video.VideoWriter(tmp_path / f"parts{suffix}", whole.shape, 8) as writer:
+        for part in (whole[:3], whole[3:4], whole[4:]):
+            writer.write(part)
+    assert (tmp_path / f"parts{suffix}").stat().st_size == (tmp_path / f"whole{suffix}").stat().st_size
+    assert len(list(tmp_path.iterdir())) == 2
+    if suffix == ".npy":
+        np.testing.assert_array_equal(np.load(tmp_path / "parts.npy"), whole)
+
+
+def test_a_clip_of_any_length_is_written_in_the_memory_of_one_part(tmp_path):
+    part = clip(100, 64, 64)
+    tracemalloc.start()
+    with video.VideoWriter(tmp_path / "long.npy", (100 * len(part), *part.shape[1:]), 8) as writer:
+        for _ in range(100):
+            writer.write(part)
+    assert tracemalloc.get_traced_memory()[1] < 2 * part.nbytes
+    tracemalloc.stop()
+    np.testing.assert_array_equal(np.load(tmp_path / "long.npy", mmap_mode="r")[-100:], part)
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".npy", ".webp"])
+def test_a_full_disk_names_the_file_and_leaves_none(suffix, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))  # The system refuses whatever is larger.
+    try:
+        with pytest.raises(OSError, match=f"Cannot write .*clip{suffix}: File too large"):
+            video.write_video(tmp_path / f"clip{suffix}", clip(9, 64, 64), fps=8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_length_that_a_format_cannot_hold_is_refused():
+    video.check_length(".mp4", 8, 10**6, 64, 64, 3)
+    video.check_length(".webp", 8, 64, 64, 64, 3)
+    with pytest.raises(ValueError, match="1000000 frames of 64x64 pixels .* take 98.3 GB. Use .npy, .mp4, .webm"):
+        video.check_length(".webp", 8, 10**6, 64, 64, 3)

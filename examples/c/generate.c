@@ -2,20 +2,19 @@
  *
  *     generate MODEL SEED FRAMES OUT
  *
- * OUT by its ending: .rgb is raw uint8 [frames, height, width, 3]; .f32 the model's own float32 values [frames, height,
- * width, channels]; .png an animated PNG, in full colour and (to need no library) not compressed.
+ * OUT ends in .rgb (raw uint8 [frames, height, width, 3]) or in .f32 (the model's own float32 values [frames, height,
+ * width, channels]).
  *
- * Everything about the model is read from the file itself. A clip longer than those the model was trained on is made
- * piece by piece: the motion's last state goes in as the next piece's first, so any length takes the memory of one.
+ * The program reads everything about the model from the file itself. It makes a clip longer than the training clips
+ * piece by piece: the motion's last state becomes the next piece's first. So any length takes the memory of one piece.
  *
- * The program leaves the release of what it holds to its end: it makes one clip and exits.
+ * The program makes one clip and exits, which frees what it holds.
  */
 
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
-#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,9 +22,9 @@
 
 #include <onnxruntime_c_api.h>
 
-#define FORMAT_VERSION "1" /* Of the contract that this program understands. */
-/* Functions are only ever added to ONNX Runtime's table. Those used here are all in that of version 1.17, so asking for
- * that one makes the program run with newer libraries than its headers and with older ones. */
+#define FORMAT_VERSION "1" /* The version of the contract that this program reads. */
+/* ONNX Runtime only ever adds functions to its table. Version 1.17 has all that this program calls. By asking for that
+ * version, the program runs with libraries newer and older than its headers. */
 #define API_VERSION 17
 
 static const OrtApi *ort;
@@ -45,7 +44,7 @@ static _Noreturn void fail(const char *format, ...) {
     exit(1);
 }
 
-/* ONNX Runtime's functions give NULL, or what went wrong. */
+/* ONNX Runtime's functions return NULL or an error. */
 static void check(OrtStatus *status) {
     if (status) fail("ONNX Runtime: %s", ort->GetErrorMessage(status));
 }
@@ -56,13 +55,13 @@ static void *allocate(size_t size) {
     return memory;
 }
 
-/* ---- The contract: what the file says of itself ------------------------------------------------------------------ */
+/* ---- The contract: what the file says about itself --------------------------------------------------------------- */
 
 typedef struct {
     const char *name;
     int64_t dim_content, dim_category, dim_motion; /* dim_category 0: there is no `category` input. */
     int64_t height, width, channels;
-    int64_t video_length; /* Of the training clips; here, the length of a piece. */
+    int64_t video_length; /* Frames of the training clips, and of a piece here. */
     double fps;
     float shift, scale; /* pixel = clip(round((x + shift) * scale), 0, 255) */
 } Contract;
@@ -121,7 +120,7 @@ static Contract read_contract(const OrtSession *session, const char *path) {
 
 enum { CONTENT, MOTION_INIT, MOTION_NOISE, CATEGORY };
 
-/* A stream of standard normals without end. */
+/* An endless stream of standard normals. */
 typedef struct {
     uint64_t seed, block;
     uint32_t stream;
@@ -130,7 +129,7 @@ typedef struct {
 } Normals;
 
 /* Philox4x32-10 (Salmon et al., SC 2011): four random words of a block.
- * Counter: block (low, high word), stream, clip, of which there is one, number 0. Key: the seed's low and high word. */
+ * Counter: block (low, high word), stream, clip (always number 0 here). Key: the seed's low and high word. */
 static void philox4x32(uint64_t block, uint32_t stream, uint64_t seed, uint32_t c[4]) {
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
     c[0] = (uint32_t)block, c[1] = (uint32_t)(block >> 32), c[2] = stream, c[3] = 0;
@@ -144,7 +143,7 @@ static void philox4x32(uint64_t block, uint32_t stream, uint64_t seed, uint32_t 
     }
 }
 
-/* The next `count` numbers of a stream (Box and Muller: two words give two normals). */
+/* Takes the next `count` numbers of a stream (Box and Muller: two words give two normals). */
 static void draw(Normals *stream, float *values, int64_t count) {
     const double two_pi = 6.283185307179586;
     for (int64_t i = 0; i < count; i++) {
@@ -173,76 +172,13 @@ static int64_t draw_category(const Contract *contract, uint64_t seed) {
 typedef struct {
     FILE *file;
     const char *path, *ending;
-    uint32_t frame, sequence; /* Of an animation: frames and chunks written. */
 } Output;
 
 static void write_bytes(Output *out, const void *bytes, size_t size) {
     if (fwrite(bytes, 1, size, out->file) != size) fail("Cannot write %s: %s", out->path, strerror(errno));
 }
 
-static uint8_t *put32(uint8_t *at, uint32_t value) {
-    for (int shift = 24; shift >= 0; shift -= 8) *at++ = (uint8_t)(value >> shift);
-    return at;
-}
-
-static void write_chunk(Output *out, const char *type, const uint8_t *data, size_t size) {
-    uint32_t crc = 0xFFFFFFFF;
-    uint8_t head[8], tail[4];
-    memcpy(put32(head, (uint32_t)size), type, 4);
-    for (size_t i = 0; i < 4 + size; i++) {
-        crc ^= i < 4 ? head[4 + i] : data[i - 4];
-        for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (crc & 1 ? 0xEDB88320 : 0);
-    }
-    put32(tail, ~crc);
-    write_bytes(out, head, 8);
-    if (size) write_bytes(out, data, size);
-    write_bytes(out, tail, 4);
-}
-
-/* The beginning of an animated PNG: size, 8 bits of RGB; number of frames, played again and again. */
-static void begin_png(Output *out, const Contract *contract, uint32_t frames) {
-    uint8_t header[13] = {0}, animation[8] = {0};
-    write_bytes(out, "\x89PNG\r\n\x1a\n", 8);
-    memcpy(put32(put32(header, (uint32_t)contract->width), (uint32_t)contract->height), "\x08\x02", 2);
-    write_chunk(out, "IHDR", header, sizeof header);
-    put32(animation, frames);
-    write_chunk(out, "acTL", animation, sizeof animation);
-}
-
-/* One frame: its size and duration (fcTL), then its rows as a zlib stream of blocks that are stored, not compressed. */
-static void write_png_frame(Output *out, const Contract *contract, const uint8_t *pixels) {
-    uint8_t control[26] = {0};
-    uint8_t *at = put32(control, out->sequence++);
-    put32(put32(at, (uint32_t)contract->width), (uint32_t)contract->height);
-    uint32_t delay = (uint32_t)lround(1000 / contract->fps); /* Thousandths of a second. */
-    memcpy(control + 20, (uint8_t[]){(uint8_t)(delay >> 8), (uint8_t)delay, 1000 >> 8, 1000 & 255}, 4);
-    write_chunk(out, "fcTL", control, sizeof control);
-
-    size_t row = 3 * (size_t)contract->width, size = (size_t)contract->height * (1 + row);
-    uint8_t *rows = allocate(size), *data = allocate(4 + 2 + size + 5 * (size / 65535 + 1) + 4);
-    for (int64_t y = 0; y < contract->height; y++) {
-        rows[(size_t)y * (1 + row)] = 0; /* Each row begins with its filter: none. */
-        memcpy(rows + (size_t)y * (1 + row) + 1, pixels + (size_t)y * row, row);
-    }
-    /* The first frame is also the picture for programs that do not know animations; the others carry a number. */
-    at = out->frame ? put32(data, out->sequence++) : data;
-    *at++ = 0x78, *at++ = 0x01;
-    for (size_t from = 0; from < size;) {
-        size_t length = size - from < 65535 ? size - from : 65535;
-        *at++ = from + length == size; /* The last block? */
-        *at++ = (uint8_t)length, *at++ = (uint8_t)(length >> 8);
-        *at++ = (uint8_t)~length, *at++ = (uint8_t)(~length >> 8);
-        memcpy(at, rows + from, length);
-        at += length, from += length;
-    }
-    uint32_t a = 1, b = 0; /* Adler-32. */
-    for (size_t i = 0; i < size; i++) a = (a + rows[i]) % 65521, b = (b + a) % 65521;
-    at = put32(at, b << 16 | a);
-    write_chunk(out, out->frame++ ? "fdAT" : "IDAT", data, (size_t)(at - data));
-    free(rows), free(data);
-}
-
-/* Values of the model's range to pixels. Grey models give three equal channels. */
+/* Writes frames as pixels or as they are. A grey model gives three equal channels. */
 static void write_piece(Output *out, const Contract *contract, const float *video, int64_t frames) {
     size_t area = (size_t)(contract->height * contract->width), channels = (size_t)contract->channels;
     if (!strcmp(out->ending, ".f32")) { /* The machine's byte order, which is little-endian nearly everywhere. */
@@ -257,15 +193,14 @@ static void write_piece(Output *out, const Contract *contract, const float *vide
                 float level = nearbyintf((x + contract->shift) * contract->scale); /* Halves to even. */
                 pixels[3 * i + c] = (uint8_t)fminf(fmaxf(level, 0), 255);
             }
-        if (!strcmp(out->ending, ".png")) write_png_frame(out, contract, pixels);
-        else write_bytes(out, pixels, 3 * area);
+        write_bytes(out, pixels, 3 * area);
     }
     free(pixels);
 }
 
 /* ---- Generation -------------------------------------------------------------------------------------------------- */
 
-/* A tensor over memory that stays the caller's. */
+/* Makes a tensor of memory that the caller keeps. */
 static OrtValue *tensor(float *values, const int64_t *shape, size_t rank) {
     OrtMemoryInfo *memory;
     OrtValue *value;
@@ -293,7 +228,7 @@ static void generate(OrtSession *session, const Contract *contract, uint64_t see
     for (int64_t first = 0; first < frames; first += length) {
         int64_t count = frames - first < length ? frames - first : length;
         draw(&noises, noise, count * dim_motion);
-        /* By name, since their order differs between runtimes; the category last, since not every model has one. */
+        /* By name, because the order differs between runtimes. The category is last: not every model has one. */
         const char *names[] = {"content", "motion_init", "motion_noise", "category"};
         const char *wanted[] = {"video", "motion_state"};
         OrtValue *inputs[] = {
@@ -309,7 +244,7 @@ static void generate(OrtSession *session, const Contract *contract, uint64_t see
         check(ort->GetTensorMutableData(outputs[0], (void **)&video));
         check(ort->GetTensorMutableData(outputs[1], (void **)&last));
         write_piece(out, contract, video, count);
-        /* Where this piece's motion ends, the next one's begins. Content and category stay: the same person goes on. */
+        /* The next piece begins where this one's motion ends. Content and category stay, so the same person goes on. */
         memcpy(state, last, (size_t)dim_motion * sizeof(float));
         for (int i = 0; i < 4; i++)
             if (inputs[i]) ort->ReleaseValue(inputs[i]);
@@ -318,7 +253,7 @@ static void generate(OrtSession *session, const Contract *contract, uint64_t see
     free(content), free(state), free(noise), free(category);
 }
 
-/* Refuses the halves of a model, and models of another kind. */
+/* Refuses motion.onnx, frames.onnx and models of another kind. */
 static void check_outputs(const OrtSession *session, const char *path) {
     size_t count;
     int found = 0;
@@ -346,7 +281,7 @@ static OrtSession *load(const char *path) {
     if (ferror(file)) fail("Cannot read %s: %s", path, strerror(errno));
     fclose(file);
 
-    OrtEnv *env; /* Lives as long as the session: to the end. */
+    OrtEnv *env; /* The session needs it to the end. */
     OrtSessionOptions *options;
     OrtSession *session;
     check(ort->CreateEnv(ORT_LOGGING_LEVEL_ERROR, "generate", &env));
@@ -372,8 +307,8 @@ int main(int count, char **arguments) {
     uint64_t seed = whole_number(arguments[2], "SEED", 0, UINT64_MAX);
     int64_t frames = (int64_t)whole_number(arguments[3], "FRAMES", 1, INT32_MAX);
     Output out = {.path = arguments[4], .ending = strrchr(arguments[4], '.')};
-    if (!out.ending || (strcmp(out.ending, ".rgb") && strcmp(out.ending, ".f32") && strcmp(out.ending, ".png")))
-        fail("OUT must end in .rgb, .f32 or .png. Received: %s", out.path);
+    if (!out.ending || (strcmp(out.ending, ".rgb") && strcmp(out.ending, ".f32")))
+        fail("OUT must end in .rgb or .f32. Received: %s", out.path);
 
     ort = OrtGetApiBase()->GetApi(API_VERSION);
     if (!ort) fail("ONNX Runtime %s is older than this program needs.", OrtGetApiBase()->GetVersionString());
@@ -384,10 +319,7 @@ int main(int count, char **arguments) {
 
     out.file = fopen(out.path, "wb");
     if (!out.file) fail("Cannot write %s: %s", out.path, strerror(errno));
-    bool animation = !strcmp(out.ending, ".png");
-    if (animation) begin_png(&out, &contract, (uint32_t)frames);
     generate(session, &contract, seed, frames, &out);
-    if (animation) write_chunk(&out, "IEND", NULL, 0);
     if (fclose(out.file)) fail("Cannot write %s: %s", out.path, strerror(errno));
 
     printf("%s: seed %" PRIu64 ", %" PRId64 " frames of %" PRId64 "x%" PRId64 ", %g fps", contract.name, seed, frames,

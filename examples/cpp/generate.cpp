@@ -2,14 +2,14 @@
 //
 //     generate MODEL SEED FRAMES OUT
 //
-// OUT by its ending: .rgb is raw uint8 [frames, height, width, 3]; .f32 the model's own float32 values [frames, height,
-// width, channels]; .png an animated PNG, in full colour and (to need no library) not compressed.
+// OUT ends in .rgb (raw uint8 [frames, height, width, 3]) or in .f32 (the model's own float32 values [frames, height,
+// width, channels]).
 //
-// Everything about the model is read from the file itself. A clip longer than those the model was trained on is made
-// piece by piece: the motion's last state goes in as the next piece's first, so any length takes the memory of one.
+// The program reads everything about the model from the file itself. It makes a clip longer than the training clips
+// piece by piece: the motion's last state becomes the next piece's first. So any length takes the memory of one piece.
 
-// Functions are only ever added to ONNX Runtime's table. Those used here are all in that of version 1.17, so asking for
-// that one, below, makes the program run with newer libraries than its headers and with older ones.
+// ONNX Runtime only ever adds functions to its table. Version 1.17 has all that this program calls. By asking for that
+// version below, the program runs with libraries newer and older than its headers.
 #define ORT_API_MANUAL_INIT
 #include <onnxruntime_cxx_api.h>
 
@@ -18,13 +18,12 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
-#include <cstring>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
 #include <limits>
-#include <optional>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -33,18 +32,17 @@
 namespace {
 
 constexpr int kApiVersion = 17;
-const std::string kFormatVersion = "1";  // Of the contract that this program understands.
+const std::string kFormatVersion = "1";  // The version of the contract that this program reads.
 
-using Bytes = std::vector<std::uint8_t>;
 using Error = std::runtime_error;
 
-// ---- The contract: what the file says of itself --------------------------------------------------------------------
+// ---- The contract: what the file says about itself -----------------------------------------------------------------
 
 struct Contract {
     std::string name;
     std::int64_t dim_content, dim_category, dim_motion;  // dim_category 0: there is no `category` input.
     std::int64_t height, width, channels;
-    std::int64_t video_length;  // Of the training clips; here, the length of a piece.
+    std::int64_t video_length;  // Frames of the training clips, and of a piece here.
     double fps;
     float shift, scale;  // pixel = clip(round((x + shift) * scale), 0, 255)
 };
@@ -86,7 +84,7 @@ Contract read_contract(const Ort::Session& session, const std::string& path) {
 enum Stream : std::uint32_t { kContent, kMotionInit, kMotionNoise, kCategory };
 
 // Philox4x32-10 (Salmon et al., SC 2011): four random words of a block.
-// Counter: block (low, high word), stream, clip, of which there is one, number 0. Key: the seed's low and high word.
+// Counter: block (low, high word), stream, clip (always number 0 here). Key: the seed's low and high word.
 std::array<std::uint32_t, 4> philox4x32(std::uint64_t block, std::uint32_t stream, std::uint64_t seed) {
     const auto low = [](std::uint64_t x) { return static_cast<std::uint32_t>(x); };
     const auto high = [](std::uint64_t x) { return static_cast<std::uint32_t>(x >> 32); };
@@ -101,7 +99,7 @@ std::array<std::uint32_t, 4> philox4x32(std::uint64_t block, std::uint32_t strea
     return c;
 }
 
-// A stream of standard normals without end (Box and Muller: two words give two normals).
+// An endless stream of standard normals (Box and Muller: two words give two normals).
 class Normals {
 public:
     Normals(std::uint64_t seed, Stream stream) : seed_(seed), stream_(stream) {}
@@ -139,94 +137,9 @@ std::int64_t draw_category(const Contract& contract, std::uint64_t seed) {
 
 // ---- Files ---------------------------------------------------------------------------------------------------------
 
-void append32(Bytes& bytes, std::uint32_t value) {
-    for (int shift = 24; shift >= 0; shift -= 8) bytes.push_back(static_cast<std::uint8_t>(value >> shift));
-}
-
-// Writes an animated PNG: the chunks of a PNG, with one fcTL (size, duration) and one picture per frame.
-class AnimatedPng {
-public:
-    AnimatedPng(std::ostream& out, const Contract& contract, std::int64_t frames) : out_(out), contract_(contract) {
-        out_.write("\x89PNG\r\n\x1a\n", 8);
-        Bytes header = size();
-        header.insert(header.end(), {8, 2, 0, 0, 0});  // 8 bits, RGB.
-        chunk("IHDR", header);
-        Bytes animation;
-        append32(animation, static_cast<std::uint32_t>(frames));
-        append32(animation, 0);  // Played again and again.
-        chunk("acTL", animation);
-    }
-
-    void add(const Bytes& pixels) {
-        Bytes control, data;
-        append32(control, sequence_++);
-        for (const auto byte : size()) control.push_back(byte);
-        control.insert(control.end(), 8, 0);  // Offsets.
-        const auto delay = static_cast<std::uint32_t>(std::lround(1000 / contract_.fps));
-        append32(control, delay << 16 | 1000);  // A quotient of two 16-bit numbers, in seconds.
-        control.insert(control.end(), 2, 0);    // This frame replaces the last.
-        chunk("fcTL", control);
-        // The first frame is also the picture for programs that do not know animations; the others carry a number.
-        if (frame_) append32(data, sequence_++);
-        store(pixels, data);
-        chunk(frame_++ ? "fdAT" : "IDAT", data);
-    }
-
-    void end() { chunk("IEND", {}); }
-
-private:
-    Bytes size() const {
-        Bytes bytes;
-        append32(bytes, static_cast<std::uint32_t>(contract_.width));
-        append32(bytes, static_cast<std::uint32_t>(contract_.height));
-        return bytes;
-    }
-
-    // Appends the rows as a zlib stream of blocks that are stored, not compressed.
-    void store(const Bytes& pixels, Bytes& data) const {
-        Bytes rows;
-        const auto width = 3 * contract_.width;
-        for (auto row = pixels.begin(); row != pixels.end(); row += width) {
-            rows.push_back(0);  // Its filter: none.
-            rows.insert(rows.end(), row, row + width);
-        }
-        data.insert(data.end(), {0x78, 0x01});
-        for (std::size_t from = 0; from < rows.size();) {
-            const auto length = std::min<std::size_t>(rows.size() - from, 65535);
-            const auto begin = rows.begin() + static_cast<std::ptrdiff_t>(from);
-            data.push_back(from + length == rows.size());  // The last block?
-            for (const std::size_t word : {length, ~length})
-                for (const int shift : {0, 8}) data.push_back(static_cast<std::uint8_t>(word >> shift));
-            data.insert(data.end(), begin, begin + static_cast<std::ptrdiff_t>(length));
-            from += length;
-        }
-        std::uint32_t a = 1, b = 0;  // Adler-32.
-        for (const auto byte : rows) a = (a + byte) % 65521, b = (b + a) % 65521;
-        append32(data, b << 16 | a);
-    }
-
-    void chunk(const std::string& type, const Bytes& data) {
-        Bytes bytes;
-        append32(bytes, static_cast<std::uint32_t>(data.size()));
-        bytes.insert(bytes.end(), type.begin(), type.end());
-        bytes.insert(bytes.end(), data.begin(), data.end());
-        std::uint32_t crc = 0xFFFFFFFF;
-        for (auto at = bytes.begin() + 4; at != bytes.end(); ++at) {
-            crc ^= *at;
-            for (int bit = 0; bit < 8; ++bit) crc = crc >> 1 ^ (crc & 1 ? 0xEDB88320 : 0);
-        }
-        append32(bytes, ~crc);
-        out_.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
-    }
-
-    std::ostream& out_;
-    const Contract& contract_;
-    std::uint32_t sequence_ = 0, frame_ = 0;  // Numbered chunks and frames so far.
-};
-
-// One frame's values, of the model's range, to pixels. Grey models give three equal channels.
-Bytes to_rgb(const float* frame, const Contract& contract) {
-    Bytes pixels;
+// Turns one frame into pixels. A grey model gives three equal channels.
+std::vector<std::uint8_t> to_rgb(const float* frame, const Contract& contract) {
+    std::vector<std::uint8_t> pixels;
     for (std::int64_t i = 0; i < contract.height * contract.width; ++i, frame += contract.channels)
         for (std::int64_t c = 0; c < 3; ++c) {
             const float x = frame[std::min(c, contract.channels - 1)];
@@ -238,7 +151,7 @@ Bytes to_rgb(const float* frame, const Contract& contract) {
 
 // ---- Generation ----------------------------------------------------------------------------------------------------
 
-// A tensor over a vector, which must outlive it.
+// Makes a tensor of a vector, which must outlive it.
 Ort::Value tensor(std::vector<float>& values, const std::vector<std::int64_t>& shape) {
     static const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
     return Ort::Value::CreateTensor<float>(memory, values.data(), values.size(), shape.data(), shape.size());
@@ -256,7 +169,7 @@ void generate(Ort::Session& session, const Contract& contract, std::uint64_t see
     for (std::int64_t first = 0; first < frames; first += contract.video_length) {
         const std::int64_t count = std::min(contract.video_length, frames - first);
         auto noise = noises.take(count * contract.dim_motion);
-        // By name, since their order differs between runtimes.
+        // By name, because the order differs between runtimes.
         std::vector<const char*> names{"content", "motion_init", "motion_noise"};
         std::vector<Ort::Value> inputs;
         inputs.push_back(tensor(content, {1, contract.dim_content}));
@@ -270,13 +183,13 @@ void generate(Ort::Session& session, const Contract& contract, std::uint64_t see
         const auto outputs = session.Run(Ort::RunOptions{nullptr}, names.data(), inputs.data(), inputs.size(), wanted,
                                          std::size(wanted));
         take(outputs[0].GetTensorData<float>(), count);
-        // Where this piece's motion ends, the next one's begins. Content and category stay: the same person goes on.
+        // The next piece begins where this one's motion ends. Content and category stay, so the same person goes on.
         const float* last = outputs[1].GetTensorData<float>();
         state.assign(last, last + contract.dim_motion);
     }
 }
 
-// Refuses the halves of a model, and models of another kind.
+// Refuses motion.onnx, frames.onnx and models of another kind.
 void check_outputs(const Ort::Session& session, const std::string& path) {
     Ort::AllocatorWithDefaultOptions allocator;
     std::string names;
@@ -320,8 +233,7 @@ void run(const std::vector<std::string>& arguments) {
     const auto seed = whole_number(arguments[1], "SEED", 0, std::numeric_limits<std::uint64_t>::max());
     const auto frames = static_cast<std::int64_t>(whole_number(arguments[2], "FRAMES", 1, 2147483647));
     const auto ending = std::filesystem::path(path).extension();
-    if (ending != ".rgb" && ending != ".f32" && ending != ".png")
-        throw Error("OUT must end in .rgb, .f32 or .png. Received: " + path);
+    if (ending != ".rgb" && ending != ".f32") throw Error("OUT must end in .rgb or .f32. Received: " + path);
 
     const OrtApi* api = OrtGetApiBase()->GetApi(kApiVersion);
     if (!api) throw Error(std::string("ONNX Runtime ") + OrtGetApiBase()->GetVersionString() + " is too old.");
@@ -337,21 +249,17 @@ void run(const std::vector<std::string>& arguments) {
         const auto size = count * static_cast<std::int64_t>(sizeof *data);
         out.write(reinterpret_cast<const char*>(data), static_cast<std::streamsize>(size));
     };
-    std::optional<AnimatedPng> png;
-    if (ending == ".png") png.emplace(out, contract, frames);
     const std::int64_t size = contract.height * contract.width * contract.channels;
     generate(session, contract, seed, frames, [&](const float* video, std::int64_t count) {
         for (const float* frame = video; frame != video + count * size; frame += size) {
             if (ending == ".f32") {
                 write(frame, size);  // The machine's byte order, which is little-endian nearly everywhere.
-            } else if (const Bytes pixels = to_rgb(frame, contract); png) {
-                png->add(pixels);
             } else {
+                const auto pixels = to_rgb(frame, contract);
                 write(pixels.data(), static_cast<std::int64_t>(pixels.size()));
             }
         }
     });
-    if (png) png->end();
     if (!out.flush()) throw Error("Cannot write " + path);
 
     std::cout << contract.name << ": seed " << seed << ", " << frames << " frames of " << contract.width << 'x'

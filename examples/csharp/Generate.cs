@@ -2,38 +2,36 @@
 //
 //     dotnet run -- MODEL SEED FRAMES OUT
 //
-// OUT by its ending: .rgb is raw uint8 [frames, height, width, 3]; .f32 the model's own float32 values [frames, height,
-// width, channels]; .png an animated PNG, in full colour and without loss.
+// OUT ends in .rgb (raw uint8 [frames, height, width, 3]) or in .f32 (the model's own float32 values [frames, height,
+// width, channels]).
 //
-// Everything about the model is read from the file itself. A clip longer than those the model was trained on is made
-// piece by piece: the motion's last state goes in as the next piece's first, so any length takes the memory of one.
+// The program reads everything about the model from the file itself. It makes a clip longer than the training clips
+// piece by piece: the motion's last state becomes the next piece's first. So any length takes the memory of one piece.
 
 using System;
 using System.Collections.Generic;
 using System.Globalization;
 using System.IO;
-using System.IO.Compression;
 using System.Linq;
-using System.Text;
 using System.Text.RegularExpressions;
 using Microsoft.ML.OnnxRuntime;
 
-/// <summary>What goes wrong by the user's doing: one line, no trace.</summary>
+/// <summary>An error that the user can mend: printed as one line, without a trace.</summary>
 internal sealed class RefusedException : Exception
 {
     public RefusedException(string message) : base(message) { }
 }
 
-/// <summary>What the file says of itself: sizes, names, and how its output becomes pixels.</summary>
+/// <summary>What the file says about itself: sizes, names, and how its output becomes pixels.</summary>
 internal sealed class Contract
 {
-    private const string FormatVersion = "1"; // Of the contract that this program understands.
+    private const string FormatVersion = "1"; // The version of the contract that this program reads.
 
     public readonly string Name;
     public readonly int DimContent, DimCategory, DimMotion; // DimCategory 0: there is no `category` input.
     public readonly string[] Categories;
     public readonly int Height, Width, Channels;
-    public readonly int VideoLength; // Of the training clips; here, the length of a piece.
+    public readonly int VideoLength; // Frames of the training clips, and of a piece here.
     public readonly double Fps;
     private readonly float shift, scale; // pixel = clip(round((x + shift) * scale), 0, 255)
 
@@ -78,14 +76,14 @@ internal sealed class Contract
         scale = float.Parse(rule.Groups[2].Value, CultureInfo.InvariantCulture);
     }
 
-    /// <summary>Values of the model's range to RGB. Grey models give three equal channels.</summary>
+    /// <summary>Turns the model's values into RGB. A grey model gives three equal channels.</summary>
     public byte[] ToPixels(float[] video)
     {
         var pixels = new byte[video.Length / Channels * 3];
         for (int i = 0; i < pixels.Length; i++)
         {
             float x = video[i / 3 * Channels + Math.Min(i % 3, Channels - 1)];
-            double level = Math.Round((x + shift) * scale); // Halves to even, which is .NET's own habit.
+            double level = Math.Round((x + shift) * scale); // Halves to even, as .NET rounds.
             pixels[i] = (byte)Math.Min(Math.Max(level, 0), 255);
         }
         return pixels;
@@ -102,7 +100,7 @@ internal static class Draw
 
     /// <summary>
     /// Philox4x32-10 (Salmon et al., SC 2011): four random words of a block. Counter: block (low, high word), stream,
-    /// clip, of which there is one, number 0. Key: the seed's low and high word.
+    /// clip (always number 0 here). Key: the seed's low and high word.
     /// </summary>
     public static uint[] Philox4x32(ulong block, uint stream, ulong seed)
     {
@@ -121,7 +119,7 @@ internal static class Draw
         }
     }
 
-    /// <summary>A stream of standard normals without end (Box and Muller: two words give two normals).</summary>
+    /// <summary>An endless stream of standard normals (Box and Muller: two words give two normals).</summary>
     public static IEnumerable<float> Normals(ulong seed, uint stream)
     {
         for (ulong block = 0; ; block++)
@@ -146,83 +144,6 @@ internal static class Draw
             values[i] = stream.Current;
         }
         return values;
-    }
-}
-
-/// <summary>Writes an animated PNG: a PNG's chunks, with one fcTL (size, duration) and one picture per frame.</summary>
-internal sealed class AnimatedPng
-{
-    private readonly Stream file;
-    private readonly Contract contract;
-    private int sequence, frame; // Numbered chunks and frames so far.
-
-    public AnimatedPng(Stream file, Contract contract, int frames)
-    {
-        this.file = file;
-        this.contract = contract;
-        file.Write(new byte[] { 0x89, 0x50, 0x4E, 0x47, 0x0D, 0x0A, 0x1A, 0x0A }, 0, 8);
-        Chunk("IHDR", Words(contract.Width, contract.Height), new byte[] { 8, 2, 0, 0, 0 }); // 8 bits, RGB.
-        Chunk("acTL", Words(frames, 0)); // Played again and again.
-    }
-
-    /// <summary>Adds a piece's frames, uint8 [count, height, width, 3].</summary>
-    public void Write(byte[] pixels)
-    {
-        int row = 3 * contract.Width;
-        int delay = (int)Math.Round(1000 / contract.Fps);
-        for (int at = 0; at < pixels.Length; at += row * contract.Height, frame++)
-        {
-            // Size, offsets, then the duration as a quotient of two 16-bit numbers, in seconds; replace the last frame.
-            Chunk("fcTL", Words(sequence++, contract.Width, contract.Height, 0, 0, delay << 16 | 1000), new byte[2]);
-            var rows = new byte[contract.Height * (1 + row)]; // Each begins with its filter: 0, none.
-            for (int y = 0; y < contract.Height; y++)
-            {
-                Array.Copy(pixels, at + y * row, rows, y * (1 + row) + 1, row);
-            }
-            // The first frame is also the picture for programs that do not know animations.
-            if (frame == 0) Chunk("IDAT", Deflate(rows));
-            else Chunk("fdAT", Words(sequence++), Deflate(rows));
-        }
-    }
-
-    public void End() => Chunk("IEND");
-
-    private static byte[] Words(params int[] values) => values.SelectMany(
-        value => new[] { (byte)(value >> 24), (byte)(value >> 16), (byte)(value >> 8), (byte)value }).ToArray();
-
-    /// <summary>zlib's format: two bytes, a deflated stream, Adler-32.</summary>
-    private static byte[] Deflate(byte[] bytes)
-    {
-        using (var packed = new MemoryStream())
-        {
-            packed.Write(new byte[] { 0x78, 0x9C }, 0, 2);
-            using (var deflate = new DeflateStream(packed, CompressionLevel.Optimal, leaveOpen: true))
-            {
-                deflate.Write(bytes, 0, bytes.Length);
-            }
-            uint a = 1, b = 0;
-            foreach (byte value in bytes)
-            {
-                a = (a + value) % 65521;
-                b = (b + a) % 65521;
-            }
-            packed.Write(Words((int)(b << 16 | a)), 0, 4);
-            return packed.ToArray();
-        }
-    }
-
-    private void Chunk(string type, params byte[][] parts)
-    {
-        byte[] body = Encoding.ASCII.GetBytes(type).Concat(parts.SelectMany(part => part)).ToArray();
-        uint crc = 0xFFFFFFFF;
-        foreach (byte value in body)
-        {
-            crc ^= value;
-            for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ ((crc & 1) != 0 ? 0xEDB88320 : 0);
-        }
-        file.Write(Words(body.Length - 4), 0, 4);
-        file.Write(body, 0, body.Length);
-        file.Write(Words((int)~crc), 0, 4);
     }
 }
 
@@ -254,7 +175,7 @@ internal static class Generate
             using (var outputs = session.Run(options, latents, new[] { "video", "motion_state" }))
             {
                 video = outputs[0].GetTensorDataAsSpan<float>().ToArray();
-                // Where this piece's motion ends, the next one's begins. Content and category stay: the same person
+                // The next piece begins where this one's motion ends. Content and category stay, so the same person
                 // goes on.
                 state = outputs[1].GetTensorDataAsSpan<float>().ToArray();
             }
@@ -294,7 +215,7 @@ internal static class Generate
         }
     }
 
-    /// <summary>Refuses the halves of a model, and models of another kind.</summary>
+    /// <summary>Refuses motion.onnx, frames.onnx and models of another kind.</summary>
     private static void CheckOutputs(InferenceSession session, string path)
     {
         IReadOnlyList<string> names = session.OutputNames;
@@ -320,9 +241,9 @@ internal static class Generate
         ulong seed = WholeNumber(arguments[1], "SEED", 0, ulong.MaxValue);
         int frames = (int)WholeNumber(arguments[2], "FRAMES", 1, int.MaxValue);
         string ending = Path.GetExtension(path);
-        if (!new[] { ".rgb", ".f32", ".png" }.Contains(ending))
+        if (ending != ".rgb" && ending != ".f32")
         {
-            throw new RefusedException($"OUT must end in .rgb, .f32 or .png. Received: {path}");
+            throw new RefusedException($"OUT must end in .rgb or .f32. Received: {path}");
         }
 
         using (InferenceSession session = Load(model))
@@ -331,18 +252,11 @@ internal static class Generate
             CheckOutputs(session, model);
             using (FileStream file = File.Create(path))
             {
-                AnimatedPng png = ending == ".png" ? new AnimatedPng(file, contract, frames) : null;
                 foreach (float[] piece in Pieces(session, contract, seed, frames))
                 {
-                    if (png != null)
-                    {
-                        png.Write(contract.ToPixels(piece));
-                        continue;
-                    }
                     byte[] bytes = ending == ".rgb" ? contract.ToPixels(piece) : ToBytes(piece);
                     file.Write(bytes, 0, bytes.Length);
                 }
-                png?.End();
             }
             string shown = $"{contract.Name}: seed {seed}, {frames} frames of {contract.Width}x{contract.Height}, " +
                 $"{contract.Fps.ToString(CultureInfo.InvariantCulture)} fps";

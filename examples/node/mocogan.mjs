@@ -1,14 +1,14 @@
 // MoCoGAN from an exported file, in any JavaScript: the contract, the draw from a seed, clips of any length.
-// It takes ONNX Runtime as an argument, so Node (onnxruntime-node) and browsers (onnxruntime-web) share this file.
+// ONNX Runtime is an argument, so that Node (onnxruntime-node) and browsers (onnxruntime-web) share this file.
 
-const FORMAT_VERSION = 1; // Of the contract that this program understands.
+const FORMAT_VERSION = 1; // The version of the contract that this program reads.
 export const STREAM = { content: 0, motionInit: 1, motionNoise: 2, category: 3 };
 
 /**
- * Reads an .onnx file's metadata_props, which ONNX Runtime's JavaScript API does not hand out.
+ * Reads an .onnx file's metadata_props, which ONNX Runtime's JavaScript API does not give.
  *
- * The file is one protocol buffer message (ModelProto): fields of a number and a type. Metadata are its fields 14, each
- * a message of a key (field 1) and a value (field 2). All other fields, the graph among them, are skipped over.
+ * The file is one protocol buffer message (ModelProto), a list of numbered and typed fields. Each field 14 is an entry
+ * of the metadata: a message with a key (field 1) and a value (field 2). All other fields, such as the graph, are skipped.
  *
  * @param {Uint8Array} bytes
  * @returns {Object<string, string>}
@@ -25,11 +25,11 @@ export function readMetadata(bytes) {
 
 const text = (bytes) => new TextDecoder().decode(bytes ?? new Uint8Array());
 
-/** Yields [field number, bytes] of each field of a message that holds bytes. */
+/** Yields [field number, bytes] for each field of a message that holds bytes. */
 function* fields(bytes) {
   let at = 0;
   const varint = () => {
-    // Seven bits a byte, lowest first. Not with <<, which would cut lengths to 32 bits.
+    // Seven bits per byte, lowest first. `<<` would cut lengths to 32 bits.
     let [value, unit] = [0, 1];
     for (; bytes[at] & 0x80; unit *= 128) value += (bytes[at++] & 0x7f) * unit;
     return value + bytes[at++] * unit;
@@ -49,7 +49,7 @@ function* fields(bytes) {
 }
 
 /**
- * What a file says of itself: sizes, names, and how its output becomes pixels.
+ * Reads what a file says about itself: sizes, names, and how its output becomes pixels.
  *
  * @param {Uint8Array} bytes The .onnx file.
  * @param {string} path For messages.
@@ -93,7 +93,7 @@ export function readContract(bytes, path) {
     height: count("height"),
     width: count("width"),
     channels: count("channels"),
-    videoLength: count("video_length"), // Of the training clips; here, the length of a piece.
+    videoLength: count("video_length"), // Frames of the training clips, and of a piece here.
     fps: JSON.parse(read("fps")),
     shift: Number(rule[1]),
     scale: Number(rule[2]),
@@ -103,8 +103,8 @@ export function readContract(bytes, path) {
 /**
  * Philox4x32-10 (Salmon et al., SC 2011): four random 32-bit words of a block.
  *
- * Counter: block (low, high word), stream, clip, of which there is one, number 0. Key: the seed's low and high word.
- * BigInt throughout: a product of two words has 64 bits, and a JavaScript number only holds 53.
+ * Counter: block (low, high word), stream, clip (always number 0 here). Key: the seed's low and high word.
+ * Everything is a BigInt: a product of two words has 64 bits, and a JavaScript number holds only 53.
  *
  * @param {bigint} block
  * @param {number} stream
@@ -123,7 +123,7 @@ export function philox4x32(block, stream, seed) {
   return [c0, c1, c2, c3];
 }
 
-/** The standard normals of a stream, one after the other and without end (Box and Muller). */
+/** Yields the standard normals of a stream without end (Box and Muller). */
 export function* normals(seed, stream) {
   for (let block = 0n; ; block++) {
     const words = philox4x32(block, stream, seed).map(Number);
@@ -136,12 +136,12 @@ export function* normals(seed, stream) {
   }
 }
 
-/** The next `count` numbers of a stream, float32. */
+/** Takes the next `count` numbers of a stream, as float32. */
 function take(stream, count) {
   return Float32Array.from({ length: count }, () => stream.next().value);
 }
 
-/** Number of the category that a seed draws. */
+/** Returns the index of the category that a seed draws. */
 export function drawCategory(contract, seed) {
   return Number(philox4x32(0n, STREAM.category, seed)[0] % BigInt(contract.dimCategory));
 }
@@ -171,13 +171,13 @@ export async function* generate(ort, run, contract, { seed, frames, category }) 
     const count = Math.min(videoLength, frames - first);
     latents.motion_noise = tensor(take(noise, count * dimMotion), 1, count, dimMotion);
     const { video, motion_state } = await run(latents);
-    // Where this piece's motion ends, the next one's begins. Content and category stay: the same person goes on.
+    // The next piece begins where this one's motion ends. Content and category stay, so the same person goes on.
     latents.motion_init = motion_state;
     yield video.data;
   }
 }
 
-/** Refuses the halves of a model, and models of another kind. */
+/** Refuses motion.onnx, frames.onnx and models of another kind. */
 export function checkOutputs(session, path) {
   if (["video", "motion_state"].every((name) => session.outputNames.includes(name))) return;
   throw new Error(
@@ -187,13 +187,13 @@ export function checkOutputs(session, path) {
 }
 
 /**
- * Values of the model's range to pixels, as the contract's `postprocess` says.
+ * Turns the model's values into pixels, by the contract's `postprocess`.
  *
- * @param {number} stride Bytes per pixel, 3 (RGB) or 4 (RGBA). Grey models give three equal channels.
+ * @param {number} stride Bytes per pixel, 3 (RGB) or 4 (RGBA). A grey model gives three equal channels.
  */
 export function toPixels(video, contract, stride = 3) {
   const { channels, shift, scale } = contract;
-  // Clips to 0..255 and rounds halves to even, which is what the rule asks for.
+  // This array clips to 0..255 and rounds halves to even, as the rule demands.
   const pixels = new Uint8ClampedArray((video.length / channels) * stride).fill(255);
   for (let from = 0, to = 0; from < video.length; from += channels, to += stride) {
     for (let c = 0; c < 3; c++) {

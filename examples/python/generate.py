@@ -2,12 +2,12 @@
 
     python generate.py MODEL SEED FRAMES OUT
 
-OUT by its ending: `.rgb` is raw uint8 [frames, height, width, 3]; `.f32` the model's own float32 values [frames,
-height, width, channels]; `.png` (animated), `.gif` or `.webp` a moving picture, for which Pillow is needed.
+OUT ends in `.rgb` (raw uint8 [frames, height, width, 3]), `.f32` (the model's own float32 values [frames, height,
+width, channels]), `.png` (animated), `.gif` or `.webp`. The last three need Pillow.
 
-Everything about the model is read from the file itself. A clip longer than those the model was trained on is made
-piece by piece: the motion's last state goes in as the next piece's first, so any length takes the memory of one (a
-moving picture that of all, since Pillow wants them together).
+The program reads everything about the model from the file itself. It makes a clip longer than the training clips piece
+by piece: the motion's last state becomes the next piece's first. So a clip of any length takes the memory of one piece,
+except as a picture, for which Pillow wants all frames together.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ import sys
 import numpy as np
 import onnxruntime as ort
 
-FORMAT_VERSION = 1  # Of the contract that this program understands.
+FORMAT_VERSION = 1  # The version of the contract that this program reads.
 STREAMS = {"content": 0, "motion_init": 1, "motion_noise": 2, "category": 3}
 PIXEL_RULE = re.compile(r"uint8 = clip\(round\(\(x \+ (\S+)\) \* (\S+)\), 0, 255\)")
 PICTURES = (".png", ".gif", ".webp")
@@ -27,7 +27,7 @@ PICTURES = (".png", ".gif", ".webp")
 
 @dataclasses.dataclass(frozen=True)
 class Contract:
-    """What the file says of itself: sizes, and how its output becomes pixels."""
+    """What the file says about itself: sizes, and how its output becomes pixels."""
 
     name: str
     dim_content: int
@@ -37,13 +37,13 @@ class Contract:
     height: int
     width: int
     channels: int
-    video_length: int  # Of the training clips; here, the length of a piece.
+    video_length: int  # Frames of the training clips, and of a piece here.
     fps: float
     postprocess: str
 
     @classmethod
     def of(cls, session, path):
-        """Reads the contract out of a session's `metadata_props`: strings and, for all but strings, JSON."""
+        """Reads the contract from a session's `metadata_props`, where everything except strings is JSON."""
         found = session.get_modelmeta().custom_metadata_map
         if "format_version" not in found:
             raise ValueError(
@@ -69,7 +69,7 @@ class Contract:
             raise ValueError(f"This program does not know how to make pixels by `{self.postprocess}`.")
 
     def to_pixels(self, video):
-        """float32 of the model's range to uint8, as the contract's `postprocess` says."""
+        """Turns the model's float32 values into uint8, by the contract's `postprocess`."""
         shift, scale = (np.float32(number) for number in PIXEL_RULE.fullmatch(self.postprocess).groups())
         return np.clip(np.rint((video + shift) * scale), 0, 255).astype(np.uint8)  # rint: halves to even.
 
@@ -77,7 +77,7 @@ class Contract:
 def philox4x32(blocks, stream, seed):
     """Philox4x32-10 (Salmon et al., SC 2011): four random 32-bit words per block, uint64 `[len(blocks), 4]`.
 
-    Counter: block (low, high word), stream, clip, of which there is one, number 0. Key: the seed's low and high word.
+    Counter: block (low, high word), stream, clip (always number 0 here). Key: the seed's low and high word.
     """
     low, half = np.uint64(0xFFFFFFFF), np.uint64(32)
     blocks = np.asarray(blocks, np.uint64)
@@ -91,7 +91,7 @@ def philox4x32(blocks, stream, seed):
 
 
 def normals(seed, stream, first, count):
-    """Numbers `first` to `first + count` of a stream's standard normals (Box and Muller), float32 `[count]`."""
+    """Returns numbers `first` to `first + count` of a stream's standard normals (Box and Muller), float32 `[count]`."""
     first_block, last_block = first // 4, -(-(first + count) // 4)
     pairs = philox4x32(np.arange(first_block, last_block), stream, seed).reshape(-1, 2)
     u, v = ((pairs + 0.5) / 2.0**32).T
@@ -101,7 +101,7 @@ def normals(seed, stream, first, count):
 
 
 def draw_category(contract, seed):
-    """Number of the category that the seed draws."""
+    """Returns the index of the category that the seed draws."""
     return int(philox4x32([0], STREAMS["category"], seed)[0, 0]) % contract.dim_category
 
 
@@ -117,7 +117,7 @@ def generate(session, contract, seed, frames):
         count = min(contract.video_length, frames - first)
         noise = normals(seed, STREAMS["motion_noise"], first * contract.dim_motion, count * contract.dim_motion)
         latents["motion_noise"] = noise.reshape(1, count, contract.dim_motion)
-        # Where this piece's motion ends, the next one's begins. Content and category stay: the same person goes on.
+        # The next piece begins where this one's motion ends. Content and category stay, so the same person goes on.
         video, latents["motion_init"] = session.run(["video", "motion_state"], latents)
         yield video[0]
 
@@ -128,7 +128,7 @@ def load(path):
         raise ValueError(f"No such file: {path}")
     try:
         session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's exceptions share no other base.
+    except Exception as error:  # ONNX Runtime's exceptions have no other base in common.
         raise ValueError(f"{path} is no model that ONNX Runtime can load: {error}") from error
     contract = Contract.of(session, path)
     outputs = [output.name for output in session.get_outputs()]
@@ -141,7 +141,7 @@ def load(path):
 
 
 def write(pieces, contract, out):
-    """Writes the pieces of a clip, each as it comes."""
+    """Writes the pieces of a clip as they come."""
     if out.suffix not in PICTURES:
         with out.open("wb") as file:
             for piece in pieces:
@@ -154,13 +154,13 @@ def write(pieces, contract, out):
 
 
 def to_rgb(contract, piece):
-    """uint8 `[T, H, W, 3]`; grey models give three equal channels."""
+    """Returns uint8 `[T, H, W, 3]`; a grey model gives three equal channels."""
     pixels = contract.to_pixels(piece)
     return pixels if contract.channels == 3 else pixels.repeat(3, axis=-1)
 
 
 def whole_number(text, name, low, high):
-    """An argument as an integer within bounds; in digits only, since int() takes "1_0" and "+1" too."""
+    """Returns an argument as an integer within bounds; only digits are allowed, unlike in int()."""
     if not re.fullmatch(r"[0-9]+", text) or not low <= int(text) <= high:
         raise ValueError(f"{name} must be a whole number from {low} to {high}. Received: {text}")
     return int(text)

@@ -1,7 +1,7 @@
-// Puts together what a file server needs, in site/: the page, ONNX Runtime's files and a model.
+// Collects what a file server needs in site/: the page, ONNX Runtime's files and a model.
 //
-//   node site.mjs [BUNDLE]            BUNDLE: a folder of `python -m export`; pretrained/taichi by default
-//   node site.mjs [BUNDLE] --serve    and serves it on this machine, port 8080 (or $PORT)
+//   node site.mjs [BUNDLE]            BUNDLE: a folder of `python -m export`; default: pretrained/taichi
+//   node site.mjs [BUNDLE] --serve    also serves site/ on this machine, on port 8080 (or $PORT)
 
 import { cpSync, createReadStream, existsSync, mkdirSync, rmSync, statSync } from "node:fs";
 import { createServer } from "node:http";
@@ -16,15 +16,16 @@ const ort = join(here, "node_modules", "onnxruntime-web", "dist");
 const site = join(here, "site");
 
 const parts = [
-  ...["index.html", "page.css", "page.mjs", "mocogan.mjs", "icon.svg"].map((name) => [here, name, "."]),
-  // One pair for browsers without WebGPU, one for those with it.
+  ...["index.html", "page.css", "page.mjs", "icon.svg"].map((name) => [here, name, "."]),
+  [join(here, "..", "node"), "mocogan.mjs", "."], // Node and the page share this file.
+  // One pair of files for browsers without WebGPU, and one for browsers with it.
   ...["ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"].map((name) => [ort, name, "ort"]),
   ...["ort.webgpu.bundle.min.mjs", "ort-wasm-simd-threaded.asyncify.wasm"].map((name) => [ort, name, "ort"]),
   ...["motion.onnx", "frames.onnx"].map((name) => [bundle, name, "model"]),
 ];
 const missing = parts.map(([from, name]) => join(from, name)).find((path) => !existsSync(path));
 if (missing) {
-  console.error(`error: ${missing} is not there. ${missing.startsWith(ort) ? "Run npm ci first." : "Name a bundle."}`);
+  console.error(`error: no such file: ${missing}. ${missing.startsWith(ort) ? "Run npm ci first." : "Name a bundle."}`);
   process.exit(1);
 }
 rmSync(site, { recursive: true, force: true });

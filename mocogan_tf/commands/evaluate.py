@@ -1,4 +1,8 @@
-"""Scores a run, or clips of any origin: python evaluate.py --run_dir=runs/taichi-cpu --report=report"""
+"""Scores a run, an exported bundle, or a folder of clips that any program made.
+
+python evaluate.py --run_dir=runs/taichi-cpu --report=report
+python evaluate.py --bundle=pretrained/taichi
+"""
 
 from __future__ import annotations
 
@@ -23,49 +27,63 @@ HISTORY = "metrics.jsonl"
 
 def _define_flags() -> None:
     flags.DEFINE_string("run_dir", None, "Folder of the run to score.")
+    flags.DEFINE_string("bundle", None, "Folder of the exported bundle to score.")
     flags.DEFINE_string(
         "clips",
         None,
-        "Folder of clips to score instead, of any program: GIF, WebP, APNG, strips, npy, mp4; flat, or "
-        "one folder per class.",
+        "Folder of clips to score: GIF, WebP, APNG, strips, npy, mp4; flat, or in one folder per class.",
     )
     flags.DEFINE_list(
-        "metrics", [], "Names, separated by commas; docs/metrics.md lists them. Empty: all that need no file."
+        "metrics",
+        [],
+        "Names of metrics, separated by commas; docs/metrics.md lists them. Empty: all that need no file.",
     )
     flags.DEFINE_integer(
         "num_videos",
         None,
-        "Clips to score, and real clips to compare with. 256 of a run, all of a folder.",
+        "Number of clips to score and of real clips to compare with. Default: 256 of a generator, all of a folder.",
         lower_bound=2,
     )
-    flags.DEFINE_integer(
-        "seed", 0, "Of the latents, by the rule of docs/bundle.md, and of the choice of real clips.", lower_bound=0
-    )
-    flags.DEFINE_string("checkpoint", "latest", "latest, best, or a step.")
-    flags.DEFINE_string("dataset", "", "With --clips: name of the real set. Empty: that of --data_dir, or none.")
-    flags.DEFINE_string("data_dir", "", "Folder of the real clips, where it is not that of the run.")
+    flags.DEFINE_integer("seed", 0, "Seed of the generated clips and of the choice of real clips.", lower_bound=0)
+    flags.DEFINE_string("checkpoint", "latest", "Checkpoint of the run: latest, best (by its metric), or a step.")
+    flags.DEFINE_string("dataset", "", "With --clips: name of the real set. Empty: the clips in --data_dir, or none.")
+    flags.DEFINE_string("data_dir", "", "Folder of the real clips, if it is not that of the run or bundle.")
     flags.DEFINE_string(
         "cache_dir",
         "",
-        "Where decoded clips and feature networks are kept. Empty: as the run, or the user's cache folder.",
+        "Folder that keeps decoded clips and feature networks. Empty: as the run, or the user's cache folder.",
     )
-    flags.DEFINE_integer("every_nth", 2, "With --clips: source frames per kept frame of a real clip.", lower_bound=1)
-    flags.DEFINE_integer("num_clips", 4000, "With --clips: clips to render of a generated real set.", lower_bound=1)
+    flags.DEFINE_integer("every_nth", 2, "With --clips: keep every n-th frame of a real clip.", lower_bound=1)
+    flags.DEFINE_integer(
+        "num_clips", 4000, "With --clips: number of clips to render, for a rendered real set.", lower_bound=1
+    )
     flags.DEFINE_string("report", "", "Folder to write index.html to: one page with numbers, curves and clips.")
-    flags.DEFINE_string("json_out", "", "File to write the lines to as well.")
+    flags.DEFINE_string("json_out", "", "File to write the lines to, too.")
+
+
+def _check_flags() -> None:
+    """Reports what can be reported without TensorFlow."""
+    from mocogan_tf.training import run_directory
+
+    if sum(map(bool, (FLAGS.run_dir, FLAGS.bundle, FLAGS.clips))) != 1:
+        raise ValueError("Give either --run_dir=DIR, a run, or --clips=DIR, a folder of clips, or --bundle=DIR.")
+    if FLAGS.dataset and not FLAGS.clips:
+        raise ValueError("--dataset goes with --clips: a run or bundle knows its set.")
+    if FLAGS.clips and not pathlib.Path(FLAGS.clips).is_dir():
+        raise ValueError(f"There is no folder {FLAGS.clips}.")
+    if FLAGS.run_dir:
+        run_directory.read_config(FLAGS.run_dir)
+        if FLAGS.checkpoint != "best":
+            run_directory.find_step(FLAGS.run_dir, FLAGS.checkpoint)
 
 
 def _material() -> Material:
     from mocogan_tf.metrics import material
     from mocogan_tf.training import evaluation, trained
 
-    if bool(FLAGS.run_dir) == bool(FLAGS.clips):
-        raise ValueError("Give either --run_dir=DIR, a run, or --clips=DIR, a folder of clips.")
     shared = {"seed": FLAGS.seed, "data_dir": FLAGS.data_dir, "cache_dir": FLAGS.cache_dir}
-    if FLAGS.run_dir:
-        if FLAGS.dataset:
-            raise ValueError("--dataset goes with --clips: a run knows its set.")
-        found = trained.open_run(FLAGS.run_dir, FLAGS.checkpoint)
+    if FLAGS.run_dir or FLAGS.bundle:
+        found = trained.open_bundle(FLAGS.bundle) if FLAGS.bundle else trained.open_run(FLAGS.run_dir, FLAGS.checkpoint)
         return evaluation.material_of(found, num_videos=FLAGS.num_videos or 256, **shared)
     return material.of_folder(
         FLAGS.clips,
@@ -82,6 +100,7 @@ def _line(score: Score, seconds: float, step: int | None) -> dict[str, Any]:
         "metric": score.metric,
         "value": score.value,
         "std_error": score.std_error,
+        "real": score.real,
         "num_videos": score.num_videos,
         "frames": score.frames,
         "protocol": score.protocol,
@@ -99,6 +118,7 @@ def _command() -> str:
 def main(argv: list[str]) -> int:
     """Prints one JSON line per number; of a run they are kept in its metrics.jsonl too."""
     del argv
+    _check_flags()
     with cli.quiet_start():
         from mocogan_tf.metrics import registry  # Here, so that --help need not wait for TensorFlow.
 

@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
         print("stopped: finished shards are kept; the same command goes on", file=sys.stderr)
         return 130
     print(prepare.summary(manifest, prepare.read_rejected(FLAGS.out)))
-    print(f"Train with: python train.py --dataset=folder --data_dir={FLAGS.out} --image_size={options.image_size}")
+    print(f"Train with: {prepare.training_command(FLAGS.out, manifest)}")
     return 0
 
 

@@ -1,38 +1,57 @@
-"""Writes clips of a trained run: python sample.py --run_dir=runs/taichi-cpu --out=samples --mode=content_motion_grid"""
+"""Writes clips of a trained generator: of a run, or of an exported bundle.
+
+python sample.py --bundle=pretrained/taichi --out=samples
+python sample.py --run_dir=runs/taichi-cpu --out=samples --mode=content_motion_grid
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
+import operator
 import pathlib
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from absl import flags
 
 from mocogan_tf import cli, video
 
+if TYPE_CHECKING:
+    from mocogan_tf.training.trained import Trained
+
 FLAGS = flags.FLAGS
+# A file, the shape of its clip, and what of the clips `[N, t, H, W, C]` it shows.
+Target = tuple[pathlib.Path, tuple[int, ...], Callable[[video.Pixels], video.Pixels]]
 MODES = ["random", "content_motion_grid", "categories", "interpolate", "long"]
 
 
 def _define_flags() -> None:
-    flags.DEFINE_string("run_dir", None, "Folder of the run.", required=True)
+    flags.DEFINE_string("run_dir", None, "Folder of the run.")
+    flags.DEFINE_string("bundle", None, "Folder of an exported bundle, instead of a run.")
     flags.DEFINE_string("out", None, "Folder to write to; made if missing.", required=True)
     flags.DEFINE_enum(
         "mode",
         "random",
         MODES,
         "random: clips 0, 1, ... of the seed; content_motion_grid: rows share content, columns share motion; "
-        "categories: one content under every category; interpolate: one motion, contents from one to another; "
+        "categories: one content under every category; interpolate: one motion under contents between two; "
         "long: clips longer than trained.",
     )
-    flags.DEFINE_string("checkpoint", "latest", "latest, best (by the run's metric), or a step.")
-    flags.DEFINE_integer("num_videos", 8, "Clips; in a grid rows.", lower_bound=1)
+    flags.DEFINE_string("checkpoint", "latest", "Checkpoint of the run: latest, best (by its metric), or a step.")
+    flags.DEFINE_integer("num_videos", 8, "Number of clips; in a grid, of rows.", lower_bound=1)
     flags.DEFINE_integer("columns", 0, "Columns of the content x motion grid. 0: as many as rows.", lower_bound=0)
     flags.DEFINE_integer(
         "frames", 0, "Frames per clip. 0: as trained; four times that with --mode=long.", lower_bound=0
     )
-    flags.DEFINE_integer("category", -1, "Category of random and long clips. -1: drawn from the seed.", lower_bound=-1)
-    flags.DEFINE_integer("seed", 0, "Clip i of a seed is the same whatever else is asked for.", lower_bound=0)
+    flags.DEFINE_string(
+        "category", "", "Category of random and long clips, by name or number. Empty: drawn from the seed."
+    )
+    flags.DEFINE_integer(
+        "seed", 0, "Seed of the clips. Clip i of a seed does not depend on other flags.", lower_bound=0
+    )
     flags.DEFINE_float("fps", 0.0, "Frames per second, 0.1 to 1000. 0: as the clips trained on.")
     flags.register_validator("fps", lambda fps: fps == 0 or 0.1 <= fps <= 1000, "must be 0, or in [0.1, 1000]")
     flags.DEFINE_integer("scale", 1, "Enlarge every pixel by this factor.", lower_bound=1)
@@ -41,52 +60,113 @@ def _define_flags() -> None:
     )
 
 
-def _make_clips(generator: Any, frames: int) -> tuple[video.Pixels, int]:
-    """Returns uint8 clips `[N, T, H, W, C]` and the columns of their grid."""
+def _check_flags() -> list[str]:
+    """Reports what can be reported without TensorFlow; returns the endings of the files to write."""
+    from mocogan_tf.training import run_directory
+
+    suffixes = [f".{name.strip('. ').lower()}" for name in FLAGS.formats]
+    unknown = [suffix for suffix in suffixes if suffix not in video.SUFFIXES]
+    if unknown:
+        raise ValueError(f"Unknown format {unknown[0][1:]!r}. Known: {', '.join(s[1:] for s in video.SUFFIXES)}.")
+    if bool(FLAGS.run_dir) == bool(FLAGS.bundle):
+        raise ValueError("Give either --run_dir=DIR, a run, or --bundle=DIR, an exported bundle.")
+    if FLAGS.run_dir:
+        run_directory.read_config(FLAGS.run_dir)
+        if FLAGS.checkpoint != "best":
+            run_directory.find_step(FLAGS.run_dir, FLAGS.checkpoint)
+    out = pathlib.Path(FLAGS.out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file. Choose another --out.")
+    return suffixes
+
+
+def _category(categories: tuple[str, ...]) -> int | None:
+    """The number of the category that the flag names; None if it is to be drawn."""
+    text = FLAGS.category.strip()
+    if text in ("", "-1"):
+        return None
+    if text in categories:
+        return categories.index(text)
+    if text.isdigit():
+        return int(text)
+    raise ValueError(
+        f"There is no category {text!r}. "
+        + (f"There are: {', '.join(categories)}." if categories else "Give a number: these categories have no names.")
+    )
+
+
+def _plan(found: Trained) -> tuple[Any, int, int]:
+    """Returns what draws latents, by the mode, with the number of clips and of the columns of their grid."""
     from mocogan_tf import sampling
 
-    number, columns = FLAGS.num_videos, FLAGS.columns or FLAGS.num_videos
+    generator, number, columns = found.generator, FLAGS.num_videos, FLAGS.columns or FLAGS.num_videos
     if FLAGS.mode == "content_motion_grid":
-        return sampling.content_motion_grid(generator, number, columns, frames, seed=FLAGS.seed), columns
+        draw = functools.partial(sampling.grid_latents, generator, number, columns, seed=FLAGS.seed)
+        return draw, number * columns, columns
     if FLAGS.mode == "categories":
-        clips = sampling.all_categories(generator, number, frames, seed=FLAGS.seed)
-        return clips, generator.latents.dim_category
+        categories = generator.latents.dim_category
+        draw = functools.partial(sampling.category_latents, generator, number, seed=FLAGS.seed)
+        return draw, number * categories, categories
     if FLAGS.mode == "interpolate":
-        return sampling.interpolated_contents(generator, number, frames, seed=FLAGS.seed), number
-    category = None if FLAGS.category < 0 else FLAGS.category
-    clips = sampling.random_clips(generator, number, frames, seed=FLAGS.seed, category=category)
+        return functools.partial(sampling.interpolation_latents, generator, number, seed=FLAGS.seed), number, number
+    category = _category(found.categories)
+    draw = functools.partial(sampling.random_latents, generator, number, seed=FLAGS.seed, category=category)
     side = math.isqrt(number - 1) + 1
-    # Full rows, where a grid that is not much wider has them.
-    return clips, next((columns for columns in range(side, 2 * side) if number % columns == 0), side)
+    # Full rows, if a grid that is not much wider has them.
+    return draw, number, next((columns for columns in range(side, 2 * side) if number % columns == 0), side)
+
+
+def _write(pieces: Iterable[video.Pixels], targets: list[Target], fps: float) -> None:
+    """Writes pieces `[N, t, H, W, C]` of clips to several files at the same time."""
+    with contextlib.ExitStack() as stack:
+        writers = [
+            (stack.enter_context(video.VideoWriter(path, shape, fps)), part_of) for path, shape, part_of in targets
+        ]
+        for piece in pieces:
+            for writer, part_of in writers:
+                writer.write(part_of(piece))
 
 
 def main(argv: list[str]) -> int:
     """Writes one file per clip and format, and all clips as one grid."""
     del argv
-    suffixes = [f".{name.strip('. ').lower()}" for name in FLAGS.formats]
-    unknown = [suffix for suffix in suffixes if suffix not in video.SUFFIXES]
-    if unknown:
-        raise ValueError(f"Unknown format {unknown[0][1:]!r}. Known: {', '.join(s[1:] for s in video.SUFFIXES)}.")
-    with cli.quiet_start():
-        from mocogan_tf.training import run_directory, trained  # Here, so that --help need not wait for TensorFlow.
+    suffixes = _check_flags()
+    with cli.quiet_start():  # TensorFlow takes seconds: whatever is wrong with the flags has been said by now.
+        from mocogan_tf import sampling
+        from mocogan_tf.training import trained
 
-    generator, config, step = trained.load_generator(FLAGS.run_dir, FLAGS.checkpoint)
-    stride = generator.frame_stride
-    frames = FLAGS.frames or config.video_length // stride * (4 if FLAGS.mode == "long" else 1)
-    fps = FLAGS.fps or run_directory.read_data(FLAGS.run_dir)["fps"] / stride
-    clips, columns = _make_clips(generator, frames)
-    clips = video.scale_up(clips, FLAGS.scale)
-    out = pathlib.Path(FLAGS.out)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file. Choose another --out.")
-    out.mkdir(parents=True, exist_ok=True)
-    grid = video.grid(clips, columns)
+    found = trained.open_bundle(FLAGS.bundle) if FLAGS.bundle else trained.open_run(FLAGS.run_dir, FLAGS.checkpoint)
+    stride = found.generator.frame_stride
+    frames = FLAGS.frames or found.config.video_length // stride * (4 if FLAGS.mode == "long" else 1)
+    fps = FLAGS.fps or found.fps / stride
+    draw, number, columns = _plan(found)
+    draw(1 if sampling.separates(found.generator) else frames)  # What the generator cannot do ends here.
+    size, channels = FLAGS.scale * found.config.image_size, found.config.channels
+    grid = video.grid(np.zeros((number, 1, size, size, channels), np.uint8), columns).shape[1:]
     for suffix in suffixes:
-        for i, clip in enumerate(clips):
-            video.write_video(out / f"{FLAGS.mode}-{i:04d}{suffix}", clip, fps)
+        video.check_length(suffix, number, frames, size, size, channels)
         if suffix != ".npy":
-            video.write_video(out / f"{FLAGS.mode}-grid{suffix}", grid, fps)
-    print(f"{len(clips)} clips of {frames} frames from step {step} of {FLAGS.run_dir} are in {out}")
+            video.check_length(suffix, 1, frames, *grid)
+    out = pathlib.Path(FLAGS.out)
+    out.mkdir(parents=True, exist_ok=True)
+    targets: list[Target] = [
+        (out / f"{FLAGS.mode}-{i:04d}{suffix}", (frames, size, size, channels), operator.itemgetter(i))
+        for i in range(number)
+        for suffix in suffixes
+    ]
+    targets += [
+        (out / f"{FLAGS.mode}-grid{suffix}", (frames, *grid), functools.partial(video.grid, columns=columns))
+        for suffix in suffixes
+        if suffix != ".npy"
+    ]
+    pieces = (video.scale_up(piece, FLAGS.scale) for piece in sampling.stream(found.generator, draw, frames))
+    if number * frames * size * size * channels > video.MAX_WHOLE_BYTES:
+        _write(pieces, targets, fps)
+    else:  # One file after the other: many open files and encoders would be too much.
+        whole = np.concatenate(list(pieces), axis=1)
+        for target in targets:
+            _write([whole], [target], fps)
+    print(f"{number} clips of {frames} frames from step {found.step} of {found.origin} are in {out}")
     return 0
 
 

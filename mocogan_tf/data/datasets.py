@@ -1,7 +1,7 @@
-"""The known sets: an entry says what a set is and how its clips are obtained. Nothing is ever downloaded.
+"""The known sets, and `open_videos`, by which training and evaluation get their clips.
 
-`open_videos` is what training calls: it finds the clips that a configuration names, decodes or renders them once into
-the cache, and returns them with random access.
+It finds the clips that a configuration names, decodes or renders them once into the cache, and returns them with random
+access. Only TensorFlow Datasets downloads anything.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ from absl import logging
 from PIL import Image
 
 from mocogan_tf.config import Config
-from mocogan_tf.data import parallel
-from mocogan_tf.data.cache import DEFAULT_FPS, CachedVideo, cached_videos
-from mocogan_tf.data.sources.fitting import Recipe, read_clip
+from mocogan_tf.data import advice, parallel
+from mocogan_tf.data.cache import DEFAULT_FPS, CachedVideo, VideoSet, cached_videos
+from mocogan_tf.data.sources.fitting import FitOptions, read_clip
 from mocogan_tf.data.sources.layouts import MANIFEST, STATE, choose_split, find_clips
 from mocogan_tf.data.sources.readers import ClipSource
-from mocogan_tf.data.videos import VideoSet
 
-# Clips of a generated set do not depend on the seed of training: runs with other seeds see, and share, the same clips.
-GENERATOR_SEED = 0
+# Rendered clips do not depend on the seed of training, so runs with different seeds see the same clips.
+RENDER_SEED = 0
 TFDS_PREFIX = "tfds:"
 
 
@@ -36,18 +35,18 @@ class DatasetSpec:
     """What one set is.
 
     Args:
-        title: One line for a person.
-        generator: Module that renders the clips; empty if they must be obtained.
-        obtained: How a person comes by the clips.
-        prepare: Arguments of `prepare.py` that fit the set as it is published.
+        title: One line that describes it.
+        renderer: Module that renders the clips; empty if they must be obtained.
+        obtained: How to obtain the clips.
+        prepare_flags: Flags of `prepare.py` that fit the set as it is published.
         homepage: Where it is described.
         licence: Its licence or conditions, as far as they are published.
     """
 
     title: str
-    generator: str = ""
+    renderer: str = ""
     obtained: str = ""
-    prepare: str = ""
+    prepare_flags: str = ""
     homepage: str = ""
     licence: str = ""
 
@@ -59,41 +58,41 @@ DATASETS = {
     ),
     "shapes": DatasetSpec(
         "Moving circles and squares after the paper's shape motion set, rendered by this project.",
-        generator="mocogan_tf.data.rendered.shapes",
+        renderer="mocogan_tf.data.rendered.shapes",
         homepage="https://arxiv.org/abs/1707.04993",
         licence="Apache-2.0, as this project",
     ),
     "taichi": DatasetSpec(
-        "A rendered figure that performs Tai-Chi forms; stands in for the paper's set, which was never published.",
-        generator="mocogan_tf.data.rendered.taichi",
+        "A rendered figure that performs Tai-Chi forms, in place of the paper's set, which was never published.",
+        renderer="mocogan_tf.data.rendered.taichi",
         homepage="https://arxiv.org/abs/1707.04993",
         licence="Apache-2.0, as this project",
     ),
     "mug": DatasetSpec(
         "MUG facial expressions: 86 subjects, six expressions.",
         obtained="on request, after signing its agreement",
-        prepare="--format=mug --min_frames=64",
+        prepare_flags="--format=mug --min_frames=64",
         homepage="https://mug.ee.auth.gr/fed",
         licence="research only, not to be passed on",
     ),
     "weizmann": DatasetSpec(
         "Weizmann actions: nine people, ten actions.",
         obtained="as one zip of AVI files per action",
-        prepare="--format=weizmann",
+        prepare_flags="--format=weizmann",
         homepage="https://www.wisdom.weizmann.ac.il/~vision/SpaceTimeActions.html",
         licence="research",
     ),
     "ucf101": DatasetSpec(
         "UCF-101: 13,320 videos of 101 human actions.",
         obtained="as one archive of AVI files, with the split files beside it",
-        prepare="--format=ucf101 --fit=resize_crop",
+        prepare_flags="--format=ucf101 --fit=resize_crop",
         homepage="https://www.crcv.ucf.edu/data/UCF101.php",
         licence="none stated",
     ),
     "taichi_hd": DatasetSpec(
         "Tai-Chi-HD: about 3,300 chunks of online videos with crop boxes.",
         obtained="from the boxes and video names in the csv at its homepage; the videos belong to their authors",
-        prepare="--format=taichi_hd --fit=boxes --boxes=taichi-metadata.csv",
+        prepare_flags="--format=taichi_hd --fit=boxes --boxes=taichi-metadata.csv",
         homepage="https://github.com/AliaksandrSiarohin/video-preprocessing",
         licence="the list is MIT; each video has its own conditions",
     ),
@@ -117,27 +116,29 @@ def get_dataset(name: str) -> DatasetSpec:
 def open_videos(config: Config, split: str = "train", few: int = 0) -> VideoSet:
     """Opens the videos that a configuration names: those in `data_dir`, or else rendered ones.
 
-    The first call decodes or renders them into the cache, with a line that says so. Videos with fewer frames than a
-    training clip needs are left out and reported, and so are, for training, classes that no video is left of; with one
-    class left there are none. Other splits keep all classes of the set, and a rendered set keeps its own.
+    The first call decodes or renders them into the cache and prints a line that says so. A warning names the videos
+    that are left out because they have fewer frames than a training clip needs. For training, the categories are the
+    classes that have a usable video, or () if there is only one; other splits keep all classes of the set, and a
+    rendered set always keeps its own.
 
     Args:
         config: Names the set, and the size and length of its clips.
         split: Which clips of a set that is divided into `train`, `val` or `test`; other sets are taken whole.
-        few: For a look at the set: unless it is in the cache already, decode or render only this many clips, or more
-            if none of them can be used, and keep all classes. 0: all clips.
+        few: Number of clips that suffice for a look at the set. If it is not in the cache yet, only so many are decoded
+            or rendered, or more if none of them can be used; all classes are kept. 0: all clips.
 
     Raises:
-        ValueError: The set is unknown, its clips are not there, or none of them can be read or is long enough.
+        ValueError: The set is unknown, its clips are missing, or none of them can be read or is long enough; or, for
+            training, most of them or all of one class are too short.
     """
     if few:
         try:
-            videos = _long_enough(_open(config, split, few), config)
+            videos = _long_enough(_open(config, split, few), config, strict=False)
             return videos if len(videos.categories) != 1 else videos.without_empty_categories()[0]
-        except ValueError:  # Perhaps of these few only; if not, it is raised again.
+        except ValueError:  # These few may be an exception; otherwise the error is raised again below.
             pass
-    videos = _long_enough(_open(config, split), config)
-    # The classes of rendered clips are a property of the set, and those of other splits must be those of training.
+    videos = _long_enough(_open(config, split), config, strict=split == "train")
+    # A rendered set has its classes whichever clips were drawn, and other splits must have those of training.
     is_rendered = not config.data_dir and not config.dataset.startswith(TFDS_PREFIX)
     return videos if split != "train" or is_rendered else _without_empty_categories(videos)
 
@@ -158,16 +159,17 @@ def _open(config: Config, split: str, few: int = 0) -> VideoSet:
         return records.open_prepared(config, split, few=few)
     if config.data_dir and (pathlib.Path(config.data_dir) / STATE).is_dir():
         raise ValueError(
-            f"{config.data_dir} has no {MANIFEST}: prepare.py was stopped before the end. Run the same command again."
+            f"{config.data_dir} has no {MANIFEST}, because prepare.py was stopped before the end. Run the same command "
+            "again."
         )
     if config.data_dir:
         return _read_folder(config, split, few)
-    if spec.generator:
+    if spec.renderer:
         return _render(config, spec, few)
-    prepared = f"python prepare.py CLIPS --out=DIR {spec.prepare}".strip() + ", then --data_dir=DIR"
+    prepared = f"python prepare.py CLIPS --out=DIR {spec.prepare_flags}".strip() + ", then --data_dir=DIR"
     raise ValueError(
         f"--dataset={config.dataset} needs --data_dir: {spec.obtained}"
-        + (f" ({spec.homepage}), then {prepared}." if spec.prepare else " with --data_dir=DIR.")
+        + (f" ({spec.homepage}), then {prepared}." if spec.prepare_flags else " with --data_dir=DIR.")
     )
 
 
@@ -196,28 +198,25 @@ def _read_folder(config: Config, split: str, few: int) -> VideoSet:
 
 
 def _decode(source: ClipSource, image_size: int, channels: int) -> CachedVideo:
-    try:
-        clip = read_clip(source, Recipe(image_size=image_size, channels=channels))
-    except ValueError as error:
-        raise ValueError(f"{source.name}: {error}") from error
+    clip = read_clip(source, FitOptions(image_size=image_size, channels=channels))
     return CachedVideo(source.name, source.category, clip.frames, clip.fps, clip.notes)
 
 
 def _render(config: Config, spec: DatasetSpec, few: int) -> VideoSet:
-    generator = importlib.import_module(spec.generator)
-    num_frames = max(generator.NUM_FRAMES, config.source_frames)
+    renderer = importlib.import_module(spec.renderer)
+    num_frames = max(renderer.NUM_FRAMES, config.source_frames)
     render = functools.partial(
         _render_clip,
-        generator=spec.generator,
+        renderer=spec.renderer,
         num_frames=num_frames,
         image_size=config.image_size,
         channels=config.channels,
     )
     return cached_videos(
         key={
-            "generator": spec.generator,
-            "source": _source_digest(generator),
-            "seed": GENERATOR_SEED,
+            "renderer": spec.renderer,
+            "source": _source_digest(renderer),
+            "seed": RENDER_SEED,
             "num_clips": config.num_clips,
             "num_frames": num_frames,
         },
@@ -225,8 +224,8 @@ def _render(config: Config, spec: DatasetSpec, few: int) -> VideoSet:
         total=config.num_clips,
         name=config.dataset,
         doing="Rendering",
-        categories=generator.CATEGORIES,
-        default_fps=generator.FPS,
+        categories=renderer.CATEGORIES,
+        default_fps=renderer.FPS,
         image_size=config.image_size,
         channels=config.channels,
         cache_dir=config.cache_dir,
@@ -234,10 +233,10 @@ def _render(config: Config, spec: DatasetSpec, few: int) -> VideoSet:
     )
 
 
-def _source_digest(generator: types.ModuleType) -> str:
-    """Hash of the program text that renders: a changed generator must not find the clips of the old one."""
+def _source_digest(renderer: types.ModuleType) -> str:
+    """Hash of the program text that renders, so that a changed renderer does not find the clips of the old one."""
     texts: dict[str, bytes] = {}
-    waiting = [generator]
+    waiting = [renderer]
     while waiting:
         module = waiting.pop()
         texts[module.__name__] = pathlib.Path(str(module.__file__)).read_bytes()
@@ -248,9 +247,9 @@ def _source_digest(generator: types.ModuleType) -> str:
     return hashlib.sha256(b"\0".join(texts[name] for name in sorted(texts))).hexdigest()
 
 
-def _render_clip(index: int, generator: str, num_frames: int, image_size: int, channels: int) -> CachedVideo:
-    module = importlib.import_module(generator)
-    clip = module.render_clip(index, seed=GENERATOR_SEED, num_frames=num_frames, image_size=image_size)
+def _render_clip(index: int, renderer: str, num_frames: int, image_size: int, channels: int) -> CachedVideo:
+    module = importlib.import_module(renderer)
+    clip = module.render_clip(index, seed=RENDER_SEED, num_frames=num_frames, image_size=image_size)
     frames = clip.frames
     if channels == 1:
         rows = Image.fromarray(frames.reshape(-1, image_size, 3)).convert("L")
@@ -259,7 +258,7 @@ def _render_clip(index: int, generator: str, num_frames: int, image_size: int, c
 
 
 def _workers(few: int) -> int | None:
-    return 1 if few else None  # A few clips are done before another process has started.
+    return 1 if few else None  # A few clips take less time than the start of a process.
 
 
 def _without_empty_categories(videos: VideoSet) -> VideoSet:
@@ -270,8 +269,10 @@ def _without_empty_categories(videos: VideoSet) -> VideoSet:
     return videos
 
 
-def _long_enough(videos: VideoSet, config: Config) -> VideoSet:
+def _long_enough(videos: VideoSet, config: Config, strict: bool) -> VideoSet:
+    """Leaves out videos that are too short for a training clip; if `strict`, neither most of them nor a whole class."""
     needed = config.source_frames
+    kept = np.flatnonzero(videos.lengths >= needed)
     short = np.flatnonzero(videos.lengths < needed)
     if not len(short):
         return videos
@@ -281,9 +282,12 @@ def _long_enough(videos: VideoSet, config: Config) -> VideoSet:
         f"--video_length={config.video_length} with --every_nth={config.every_nth} needs; the shortest, "
         f"{videos.names[shortest]}, has {videos.lengths[shortest]}"
     )
-    advice = "Lower --every_nth or --video_length"
-    if len(short) == len(videos):
-        raise ValueError(f"{message}. {advice}.")
+    lost = sorted(set(videos.labels.tolist()) - set(videos.labels[kept].tolist()))
+    if not len(kept) or (strict and (lost or len(short) > len(kept))):
+        classes = ", ".join(videos.categories[label] for label in lost if videos.categories)
+        gone = f", and none of class {classes} is left" if classes and len(kept) else ""
+        given = " ".join(advice.flags_that_keep_most(config, videos.lengths, videos.labels))
+        raise ValueError(f"{message}{gone}. {f'Train with {given}' if given else 'Use longer clips'}.")
     names = ", ".join(videos.names[i] for i in short[:3])
-    logging.warning("%s. They are left out (%s%s). %s to use them.", message, names, ", ..." * (len(short) > 3), advice)
-    return videos.select(np.flatnonzero(videos.lengths >= needed))
+    logging.warning("%s. They are left out (%s%s).", message, names, ", ..." * (len(short) > 3))
+    return videos.select(kept)

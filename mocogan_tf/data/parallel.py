@@ -1,4 +1,4 @@
-"""A map over processes that keeps the order, bounds the memory and outlives a worker that dies."""
+"""A map over processes that keeps the order, bounds the memory and survives the death of a worker."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import logging
 
-SERIAL_BELOW = 16  # Fewer items are done before a process has started.
+SERIAL_BELOW = 16  # Fewer items take less time than the start of a process.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,15 +42,15 @@ def map_in_processes(
 ) -> Iterator[Outcome]:
     """Yields the outcome of `function(item)` for every item, in the items' order.
 
-    The workers are spawned and import only what `function` needs, so a program that has TensorFlow loaded can call
+    The workers are spawned and import only what `function` needs, so that a program that has loaded TensorFlow can call
     this. A `ValueError` becomes the item's error; any other exception is a fault of the program and is raised here.
-    When a worker dies, what it and its neighbours were doing is done again; the item that kills a worker twice gets an
+    When a worker dies, its work and that of its neighbours is done again; an item that kills a worker twice gets an
     error that says so.
 
     Args:
         function: A module-level function of one argument; argument and value are pickled.
-        items: May be endless: only a few per worker are taken in advance.
-        workers: Number of processes; as many as there are processors if None. 1 or less works in this process.
+        items: May be endless, because only a few per worker are taken in advance.
+        workers: Number of processes; None: as many as there are processors. With 1 the work is done in this process.
         serial_below: Fewer items than this are done in this process.
     """
     workers = num_workers() if workers is None else workers
@@ -89,7 +89,7 @@ class _Pool:
         self._executor = self._start(workers)
 
     def _start(self, workers: int) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _prepare_worker)
+        return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _set_up_worker)
 
     def map(self, items: Iterator[Any]) -> Iterator[Outcome]:
         window: collections.deque[tuple[Any, Future[Outcome]]] = collections.deque()
@@ -117,7 +117,7 @@ class _Pool:
             return future.result()
         except BrokenProcessPool:
             pass
-        logging.warning("A worker process died; what it was doing is done again.")
+        logging.warning("A worker process died; its work is done again.")
         self._executor.shutdown(wait=True)
         outcome = self._alone(item)
         self._executor = self._start(self._workers)
@@ -127,7 +127,7 @@ class _Pool:
         return outcome
 
     def _alone(self, item: Any) -> Outcome:
-        """Does one item in a process of its own, so that it is known who kills it."""
+        """Does one item in a process of its own, so that it is known which item kills it."""
         with self._start(1) as executor:
             try:
                 executor.submit(os.getpid).result()
@@ -142,10 +142,10 @@ class _Pool:
                 return Outcome(item, error="the process that read it died twice (out of memory, or a decoder fault)")
 
 
-def _prepare_worker() -> None:
-    # Ctrl-C reaches the whole group of processes: the parent answers it and ends the workers.
+def _set_up_worker() -> None:
+    # Ctrl-C reaches all processes of the group, but the parent answers it and ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A parent that was killed cannot end them, and they would wait for work for ever.
+    # A parent that was killed cannot end them; without this they would wait for work for ever.
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from mocogan_tf.config import Config
-from mocogan_tf.data.videos import VideoSet
+from mocogan_tf.data.cache import VideoSet
 
 
 @dataclasses.dataclass(frozen=True)

@@ -178,7 +178,7 @@ class AdversarialModel(keras.Model):
         self.d_video_optimizer = d_video_optimizer
         g_optimizer.build(self.generator.trainable_variables)
         d_video_optimizer.build(self.video_discriminator.trainable_variables)
-        if self.image_discriminator is not None:
+        if self.d_image_optimizer is not None:
             self.d_image_optimizer.build(self.image_discriminator.trainable_variables)
 
     def _descend(self, losses: Callable[[Inputs], dict[str, LossAndLogs]], inputs: Inputs) -> Logs:

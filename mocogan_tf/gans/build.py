@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from mocogan_tf.config import Config
@@ -15,7 +16,12 @@ from mocogan_tf.gans.mocogan import MoCoGAN
 from mocogan_tf.gans.tgan import TGAN
 from mocogan_tf.gans.vgan import VGAN
 from mocogan_tf.models.blocks import Generator
-from mocogan_tf.models.discriminators import ImageDiscriminator, PatchImageDiscriminator, VideoDiscriminator
+from mocogan_tf.models.discriminators import (
+    FineImageDiscriminator,
+    ImageDiscriminator,
+    PatchImageDiscriminator,
+    VideoDiscriminator,
+)
 from mocogan_tf.models.generator import VideoGenerator
 from mocogan_tf.models.tgan import TGANDiscriminator, TGANGenerator
 from mocogan_tf.models.vgan import VGANDiscriminator, VGANGenerator
@@ -42,6 +48,8 @@ def build_generator(config: Config, name: str = "generator", sync_batch_norm: bo
         update_gate_bias=config.update_gate_bias,
         motion_init_scale=config.motion_init_scale,
         content_modulation=config.content_modulation,
+        decoder=config.decoder,
+        still_ground=config.still_ground,
         **shared,
     )
 
@@ -99,21 +107,29 @@ def _build_mocogan(config: Config, sync_batch_norm: bool, **shared: Any) -> MoCo
         "noise_sigma": config.noise_sigma,
         "sync_batch_norm": sync_batch_norm,
     }
-    image_discriminators: dict[str, type[keras.Model] | None] = {
+    height, width, channels = _frame(config)
+    image_discriminators: dict[str, Any] = {
         "patch": PatchImageDiscriminator,
         "full": ImageDiscriminator,
+        "fine": FineImageDiscriminator,
         "none": None,
     }
     make_image_discriminator = image_discriminators[config.image_discriminator]
     image_discriminator = None
     if make_image_discriminator is not None:
-        image_discriminator = make_image_discriminator(**sizes)
-        height, width, channels = _frame(config)
+        if config.image_discriminator == "fine":
+            image_discriminator = FineImageDiscriminator(ndf=config.ndf, image_size=config.image_size)
+        else:
+            image_discriminator = make_image_discriminator(**sizes)
         image_discriminator.build((None, height, width, config.image_frames * channels))
+    shrink = {"full": 1, "half": 2}[config.video_size]
     video_discriminator = VideoDiscriminator(
-        video_length=config.video_length, dim_category=config.dim_category, **sizes
+        video_length=config.video_length,
+        dim_category=config.dim_category,
+        he_start=config.he_start,
+        **{**sizes, "image_size": height // shrink},
     )
-    video_discriminator.build((None, config.video_length, *_frame(config)))
+    video_discriminator.build((None, config.video_length, height // shrink, width // shrink, channels))
     return MoCoGAN(
         image_discriminator=image_discriminator,
         video_discriminator=video_discriminator,
@@ -126,6 +142,10 @@ def _build_mocogan(config: Config, sync_batch_norm: bool, **shared: Any) -> MoCo
         augmentations=config.augmentations,
         image_frames=config.image_frames,
         share_fakes=config.share_fakes,
+        video_size=config.video_size,
+        early_frames=config.early_frames,
+        mask_weight=config.mask_weight,
+        mask_steps=config.mask_steps,
         **shared,
     )
 
@@ -204,10 +224,36 @@ class _WarmUp(keras.optimizers.schedules.LearningRateSchedule):
         return {"learning_rate": self.learning_rate, "steps": self.steps}
 
 
-def _optimizer(config: Config, learning_rate: float) -> keras.optimizers.Optimizer:
+class _HalfCosine(keras.optimizers.schedules.LearningRateSchedule):
+    """A step size that falls to `final` times itself over `steps` steps, on half a cosine (Loshchilov and Hutter 2017).
+
+    Args:
+        learning_rate: A number, or a schedule that gives one.
+        steps: Steps of the fall.
+        final: The share that is left at the end.
+    """
+
+    def __init__(
+        self, learning_rate: float | keras.optimizers.schedules.LearningRateSchedule, steps: int, final: float
+    ) -> None:
+        self.learning_rate, self.steps, self.final = learning_rate, steps, final
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        done = tf.minimum(tf.cast(step, keras.config.floatx()) / self.steps, 1.0)
+        share = self.final + (1.0 - self.final) * 0.5 * (1.0 + tf.cos(np.pi * done))
+        before = self.learning_rate(step) if callable(self.learning_rate) else self.learning_rate
+        return before * share
+
+    def get_config(self) -> dict[str, Any]:
+        return {"learning_rate": self.learning_rate, "steps": self.steps, "final": self.final}
+
+
+def _optimizer(config: Config, learning_rate: Any) -> keras.optimizers.Optimizer:
     """Makes an Adam (TGAN: RMSprop), with decoupled weight decay if that is chosen, in float16 with a loss scale."""
     if config.warmup_steps:
         learning_rate = _WarmUp(learning_rate, config.warmup_steps)
+    if config.final_rate != 1.0:
+        learning_rate = _HalfCosine(learning_rate, config.steps, config.final_rate)
     decoupled = config.weight_decay if config.weight_decay and config.weight_decay_mode == "decoupled" else None
     if config.model == "tgan":
         # Chainer adds 1e-8 to the root; Keras adds its square inside the root.

@@ -28,6 +28,7 @@ from mocogan_tf.gans.base import (
     share,
     to_float,
 )
+from mocogan_tf.models.generator import compose, halved
 
 # The purposes of random numbers; folded into the step's seed.
 _LATENTS_IMAGE, _LATENTS_VIDEO, _LATENTS_IMAGE_G, _LATENTS_VIDEO_G, _NOISE_IMAGE, _NOISE_VIDEO = range(6)
@@ -55,6 +56,13 @@ class MoCoGAN(AdversarialModel):
         augmentations: Changes to clips and images before a discriminator sees them; names as of `Config.augment`.
         image_frames: Random frames of a clip that D_I sees side by side.
         share_fakes: Whether fakes are drawn and judged once per step, which is a seventh less to compute.
+        video_size: D_V judges "full" clips, or clips of "half" the height and width: real ones averaged over 2x2
+            pixels, generated ones without the decoder's last layers. Movement shows there as well; pixels are left to
+            D_I, as in DVD-GAN (Clark et al. 2019). The dearest layers then decode only the frames that D_I sees.
+        early_frames: Whether D_I judges early frames of generated clips more often than late ones; a share of
+            1 / sqrt(T) are first frames. Frames of real clips look alike at all times, and generated ones should too.
+        mask_weight: Weight of the mean of the figures' masks, if there is a still ground.
+        mask_steps: Steps over which that weight falls evenly to zero; 0 keeps it.
         **kwargs: As of `AdversarialModel`: the networks, average, seed, weight and average decay.
     """
 
@@ -70,6 +78,10 @@ class MoCoGAN(AdversarialModel):
         augmentations: Sequence[str] = (),
         image_frames: int = 1,
         share_fakes: bool = False,
+        video_size: str = "full",
+        early_frames: bool = False,
+        mask_weight: float = 0.0,
+        mask_steps: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -80,6 +92,9 @@ class MoCoGAN(AdversarialModel):
         self.augmentations = tuple(augmentations)
         self.image_frames = image_frames
         self.share_fakes = share_fakes
+        self.video_size = video_size
+        self.early_frames = early_frames
+        self.mask_weight, self.mask_steps = mask_weight, mask_steps
 
     def train_step(self, batch: dict[str, tf.Tensor]) -> Logs:
         """Makes one step of each network. Returns the logged scalars by name."""
@@ -93,6 +108,8 @@ class MoCoGAN(AdversarialModel):
     def _draw(self, batch: dict[str, tf.Tensor]) -> Inputs:
         """Scales the batch, and draws everything random that the step needs."""
         videos = to_float(batch["videos"])
+        if self.video_size == "half":
+            videos = halved(videos)
         num_videos, num_frames = videos.shape[:2]
         inputs = {
             "videos": videos,
@@ -133,10 +150,15 @@ class MoCoGAN(AdversarialModel):
         seed, per_clip = fold(self._seed(purpose), _FRAME), (self.image_frames,) if self.image_frames > 1 else ()
         return {
             **self._draw_videos(number, num_frames, purpose),
-            "frame": share(
-                lambda total: tf.random.stateless_uniform((total, *per_clip), seed, 0, num_frames, tf.int32), number
-            ),
+            "frame": share(lambda total: self._draw_frames((total, *per_clip), seed), number),
         }
+
+    def _draw_frames(self, shape: tuple[int, ...], seed: tf.Tensor) -> tf.Tensor:
+        """Draws numbers of frames, int32, all equally likely; with `early_frames` T u^2 of u uniform on [0, 1)."""
+        num_frames = self.video_discriminator.video_length
+        if not self.early_frames:
+            return tf.random.stateless_uniform(shape, seed, 0, num_frames, tf.int32)
+        return tf.cast(num_frames * tf.square(tf.random.stateless_uniform(shape, seed)), tf.int32)
 
     def _draw_augment(self, number: int, purpose: int, which: int) -> tf.Tensor | None:
         """Draws the augmentation of this replica's clips or images; None without augmentation."""
@@ -151,22 +173,22 @@ class MoCoGAN(AdversarialModel):
         return {"image_discriminator": self._loss_d_image(fake_logits, inputs)}
 
     def _losses_d_video(self, inputs: Inputs) -> dict[str, LossAndLogs]:
-        fakes, category = self._fake_videos(inputs["fake_videos"])
+        fakes, category, _ = self._fake_videos(inputs["fake_videos"])
         judged = self._judged_videos(tf.stop_gradient(fakes), inputs["fake_videos"], inputs)
         return {"video_discriminator": self._loss_d_video(*judged, category, inputs)}
 
     def _losses_g(self, inputs: Inputs) -> dict[str, LossAndLogs]:
-        fakes, category = self._fake_videos(inputs["fake_videos_g"])
+        fakes, category, mask = self._fake_videos(inputs["fake_videos_g"])
         judged = self._judged_videos(fakes, inputs["fake_videos_g"], inputs)
         image_logits = None
         if self.image_discriminator is not None:
             draws = inputs["fake_images_g"]
             image_logits = self._judged_images(self._fake_images(draws), draws, inputs)
-        return {"generator": self._loss_g(image_logits, *judged, category)}
+        return {"generator": self._loss_g(image_logits, *judged, category, mask)}
 
     def _losses_together(self, inputs: Inputs) -> dict[str, LossAndLogs]:
         """Computes the losses of all networks on the same fakes, which are made and judged once."""
-        fakes, category = self._fake_videos(inputs["fake_videos"])
+        fakes, category, mask = self._fake_videos(inputs["fake_videos"])
         judged = self._judged_videos(fakes, inputs["fake_videos"], inputs)
         image_logits, outcomes = None, {}
         if self.image_discriminator is not None:
@@ -174,7 +196,7 @@ class MoCoGAN(AdversarialModel):
             image_logits = self._judged_images(self._fake_images(draws), draws, inputs)
             outcomes["image_discriminator"] = self._loss_d_image(image_logits, inputs)
         outcomes["video_discriminator"] = self._loss_d_video(*judged, category, inputs)
-        return outcomes | {"generator": self._loss_g(image_logits, *judged, category)}
+        return outcomes | {"generator": self._loss_g(image_logits, *judged, category, mask)}
 
     def _judged_images(self, fakes: tf.Tensor, draws: Inputs, inputs: Inputs) -> tf.Tensor:
         """Returns D_I's logits of generated images."""
@@ -217,21 +239,48 @@ class MoCoGAN(AdversarialModel):
         return total, logs
 
     def _loss_g(
-        self, image_logits: tf.Tensor | None, video_logits: tf.Tensor, classes: tf.Tensor, category: tf.Tensor | None
+        self,
+        image_logits: tf.Tensor | None,
+        video_logits: tf.Tensor,
+        classes: tf.Tensor,
+        category: tf.Tensor | None,
+        mask: tf.Tensor | None,
     ) -> LossAndLogs:
-        """Returns the loss of (G_I, R_M) on the discriminators' logits of fakes; `image_logits` is None without D_I."""
+        """Returns the loss of (G_I, R_M) on the discriminators' logits of fakes; `image_logits` is None without D_I.
+
+        `mask` is the mean of the figures' masks, None without a still ground. It has a price: without one, ground and
+        figures can exchange their roles, and they do.
+        """
         gan = losses.generator_loss(video_logits)
         if image_logits is not None:
             gan += losses.generator_loss(image_logits)
         logs, total = {LOSS_G: gan}, gan
+        if mask is not None:
+            total += self._mask_weight() * mask
         if self.category_loss != "none":
             logs[LOSS_CATEGORY_G] = losses.category_loss(classes, category)
             total += self.category_weight * logs[LOSS_CATEGORY_G]
         return total, logs
 
-    def _fake_videos(self, draws: Inputs) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """Returns generated clips `[B, T, H, W, C]` and the categories they were made from."""
-        return self.generator(draws["latents"], training=True)["video"], draws["latents"].get("category")
+    def _mask_weight(self) -> tf.Tensor | float:
+        """Returns the price of the masks' mean in this step."""
+        if not self.mask_steps:
+            return self.mask_weight
+        done = tf.cast(self.step.value, keras.config.floatx()) / self.mask_steps
+        return self.mask_weight * tf.maximum(1.0 - done, 0.0)
+
+    def _fake_videos(self, draws: Inputs) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
+        """Returns generated clips `[B, T, H, W, C]` of the size that D_V judges, their categories, their masks' mean.
+
+        Without categories or without a still ground, None stands in their place.
+        """
+        latents = draws["latents"]
+        codes = self.generator.codes(latents, training=True)
+        frames = self.generator.frames if self.video_size == "full" else self.generator.half_frames
+        if frames.ground is None:
+            return frames(codes, training=True), latents.get("category"), None
+        figures, ground = frames.parts(codes, training=True)
+        return compose(figures, ground), latents.get("category"), ops.mean(figures[..., -1])
 
     def _fake_images(self, draws: Inputs) -> tf.Tensor:
         """Returns one random frame of each of B generated clips, `[B, H, W, C]` (the paper's S_1).
@@ -240,11 +289,10 @@ class MoCoGAN(AdversarialModel):
         k > 1 there are k frames of each clip, `[B, k, H, W, C]`.
         """
         codes = self.generator.codes(draws["latents"], training=True)
-        chosen = tf.gather(codes, draws["frame"], axis=1, batch_dims=1)
-        if self.image_frames == 1:
-            return self.generator.decoder(chosen, training=True)
-        frames = self.generator.decoder(ops.reshape(chosen, (-1, chosen.shape[-1])), training=True)
-        return ops.reshape(frames, (chosen.shape[0], self.image_frames, *frames.shape[1:]))
+        several = self.image_frames > 1
+        frame = draws["frame"] if several else draws["frame"][:, None]
+        frames = self.generator.frames(tf.gather(codes, frame, axis=1, batch_dims=1), training=True)
+        return frames if several else frames[:, 0]
 
     def _augment(self, clips: tf.Tensor, draws: tf.Tensor | None) -> tf.Tensor:
         """Augments clips or images."""

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 from numpy.typing import NDArray
 
 from mocogan_tf.config import Config
+from mocogan_tf.data.cache import VideoSet
 from mocogan_tf.data.rendered.base import clip_rng
 from mocogan_tf.data.sources.layouts import find_clips
 from mocogan_tf.data.sources.readers import ClipSource, open_footage
-from mocogan_tf.data.videos import VideoSet
 from mocogan_tf.latents import sample_latents
 from mocogan_tf.video import to_uint8
 
@@ -157,8 +158,8 @@ def folder_clips(folder: str | pathlib.Path) -> Clips:
     """Reads the clips of a folder as they are, whatever program made them.
 
     GIF, WebP, APNG, strips, folders of frames, video files and arrays are read as `mocogan_tf.data.sources.readers`
-    says; class folders become labels. Nothing is resized or left out: lossless files give exactly the pixels that were
-    written.
+    says; class folders become labels. Nothing is resized: lossless files give exactly the pixels that were written. The
+    grids that sample.py writes beside its clips are left out, with a warning.
 
     Args:
         folder: The folder.
@@ -171,20 +172,30 @@ def folder_clips(folder: str | pathlib.Path) -> Clips:
     found = find_clips(folder)
     if not found.clips:
         raise ValueError(f"{folder} holds no clips. It may hold GIF, WebP, strip, mp4 or npy files, flat or by class.")
-    videos = [_read(source, folder) for source in found.clips]
+    clips = _without_grids(found.clips, folder)
+    videos = [_read(source, folder) for source in clips]
     if len({video.shape[-1] for video in videos}) > 1:
         videos = [video.repeat(3, axis=-1) if video.shape[-1] == 1 else video for video in videos]
     first = videos[0].shape
     other = next((i for i, video in enumerate(videos) if video.shape != first), None)
     if other is not None:
         raise ValueError(
-            f"The clips of {folder} must be of one size and length: {found.clips[0].name} has {_words(first)}, "
-            f"{found.clips[other].name} has {_words(videos[other].shape)}."
+            f"The clips of {folder} must be of one size and length: {clips[0].name} has {_words(first)}, "
+            f"{clips[other].name} has {_words(videos[other].shape)}."
         )
     labels = None
     if found.categories:
-        labels = np.array([found.categories.index(clip.category) for clip in found.clips], np.int64)
+        labels = np.array([found.categories.index(clip.category) for clip in clips], np.int64)
     return Clips(np.stack(videos), labels, tuple(found.categories))
+
+
+def _without_grids(clips: list[ClipSource], folder: str | pathlib.Path) -> list[ClipSource]:
+    """Leaves out `random-grid.webp` where `random-0000.webp` is one of the clips in it."""
+    names = {clip.name for clip in clips}
+    grids = {name for name in names if "-grid." in name and name.replace("-grid.", "-0000.") in names}
+    for name in sorted(grids):
+        logging.warning("%s: left out, %s: the grid of the clips beside it.", folder, name)
+    return [clip for clip in clips if clip.name not in grids]
 
 
 def _read(source: ClipSource, folder: str | pathlib.Path) -> NDArray[np.uint8]:

@@ -1,8 +1,8 @@
 """Feature networks that a person brings as ONNX files: I3D for `fvd`, C3D for `is`, a face network for `acd`.
 
 The contract is small. One input: clips `[N, C, T, H, W]` or `[N, T, H, W, C]`, or images `[N, C, H, W]` or
-`[N, H, W, C]`; which of them is told by where the channels (3, or 1) are. float32 inputs get RGB in [-1, 1], uint8
-inputs 0 to 255; whatever else a network wants (means, BGR, crops) belongs into its file. H and W, where the file fixes
+`[N, H, W, C]`; the place of the channels (3, or 1) tells which. float32 inputs get RGB in [-1, 1], uint8
+inputs 0 to 255; whatever else a network wants (means, BGR, crops) belongs in its file. H and W, where the file fixes
 them, are reached by bilinear resizing. The output `[N, D]` are features, logits or probabilities.
 """
 

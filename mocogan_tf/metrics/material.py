@@ -1,4 +1,4 @@
-"""What is scored: clips of a run or of a folder, and real ones beside them; each made when a metric asks for it."""
+"""The clips to score, of a run or of a folder, and real clips beside them; each is made when a metric asks for it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from mocogan_tf.config import Config
+from mocogan_tf.data.cache import VideoSet
 from mocogan_tf.data.datasets import open_videos
-from mocogan_tf.data.videos import VideoSet
 from mocogan_tf.latents import LatentSpec
-from mocogan_tf.metrics.clips import Clips, folder_clips, generated_clips, real_clips
-from mocogan_tf.metrics.kept_network import ClipNetwork, Judgement, open_network
+from mocogan_tf.metrics.clips import Clips, folder_clips, generated_clips, num_different_clips, real_clips
+from mocogan_tf.metrics.network import ClipNetwork, Judgement, open_network
 
 CHUNK = 256  # Clips in memory at a time where a protocol wants thousands.
 
@@ -25,10 +25,10 @@ class Material:
         config: Names the real clips, their size and how they are cut; None where there are none to compare with.
         num_videos: Clips to score, N.
         num_frames: T.
-        seed: Of the latents, of the choice of real clips, and of the choice among the clips of a folder.
+        seed: Seed of the latents, of the choice of real clips, and of the choice among the clips of a folder.
         generator: Makes the clips; None where they are given.
         given: The clips of a folder, in place of a generator.
-        step: Of the checkpoint.
+        step: Step of the checkpoint.
     """
 
     def __init__(
@@ -107,6 +107,20 @@ class Material:
         """As many real clips as clips to score, cut as training clips are."""
         return self.cut_real(self.num_videos)
 
+    @functools.cached_property
+    def other_real(self) -> Clips | None:
+        """As many other real clips, whose scores are the floor; None where the set has too few."""
+        if num_different_clips(self.videos, self.num_frames, self.every_nth) < 2 * self.num_videos:
+            return None
+        return self.cut_real(2 * self.num_videos).select(slice(self.num_videos, None))
+
+    @property
+    def real_in_words(self) -> str:
+        """How many real clips there are, and out of how many videos where these are fewer."""
+        long_enough = self.videos.lengths > (self.num_frames - 1) * self.every_nth
+        number = int(long_enough.sum())
+        return f"{self.num_videos} real clips" + (f" out of {number} videos" if number < self.num_videos else "")
+
     def cut_real(self, number: int) -> Clips:
         """Cuts real clips of the same length."""
         return real_clips(self.videos, number, self.num_frames, self.every_nth, seed=self.seed)
@@ -124,25 +138,36 @@ class Material:
         )
 
     @functools.cached_property
+    def comparable(self) -> Clips:
+        """The clips to score.
+
+        Raises:
+            ValueError: They are of another size than the real ones.
+        """
+        shape, wanted = self.clips.frames.shape[2:], self.videos.frames.shape[1:]
+        if shape != wanted:
+            raise ValueError(f"The clips to score are {_words(shape)}, the real ones {_words(wanted)}.")
+        return self.clips
+
+    @functools.cached_property
     def judged(self) -> Judgement:
         """What the network says of the clips to score."""
-        return self.network(self._same_size(self.clips))
+        return self.network(self.comparable)
 
     @functools.cached_property
     def judged_real(self) -> Judgement:
         """What the network says of the real clips."""
         return self.network(self.real)
 
+    @functools.cached_property
+    def judged_other(self) -> Judgement | None:
+        """What the network says of `other_real`."""
+        return None if self.other_real is None else self.network(self.other_real)
+
     @property
     def separates(self) -> bool:
         """Whether the clips come from a generator with content and motion as inputs of their own, of any length."""
         return self.generator is not None and isinstance(self.generator.latents, LatentSpec)
-
-    def _same_size(self, clips: Clips) -> Clips:
-        shape, wanted = clips.frames.shape[2:], self.videos.frames.shape[1:]
-        if shape != wanted:
-            raise ValueError(f"The clips to score are {_words(shape)}, the real ones {_words(wanted)}.")
-        return clips
 
     def _with_labels_of_the_set(self, clips: Clips) -> Clips:
         """Numbers the classes of a folder as the real set does, by name."""
@@ -173,12 +198,12 @@ def of_folder(
     every_nth: int = 2,
     num_real: int = 4000,
 ) -> Material:
-    """What is scored of a folder of clips, with the real clips that `dataset` or `data_dir` name, if any.
+    """Returns a folder of clips to score, with the real clips that `dataset` or `data_dir` name, if any.
 
     Args:
         folder: The clips.
         num_videos: How many of them; None: all.
-        seed: Of the choice.
+        seed: Seed of the choice.
         dataset: Name of the real set; empty with `data_dir`: a folder of clips.
         data_dir: Folder of the real clips.
         cache_dir: Where decoded clips and networks are kept.

@@ -7,39 +7,15 @@ from typing import Any
 import numpy as np
 
 from mocogan_tf.config import Config
-from mocogan_tf.data.videos import VideoSet
-from mocogan_tf.metrics import acd, collapse, statistics
+from mocogan_tf.data.cache import VideoSet
+from mocogan_tf.metrics import acd, collapse, statistics, texture
 from mocogan_tf.metrics.clips import generated_clips, num_different_clips, real_clips
-from mocogan_tf.metrics.kept_network import open_network
-from mocogan_tf.metrics.network import NUM_FEATURES, Recipe
-from mocogan_tf.metrics.quality import HIGHER_IS_BETTER
+from mocogan_tf.metrics.network import NUM_FEATURES, Recipe, open_network
 
-# Metrics of which a checkpoint can be the best.
-QUALITY = ("frechet_video", "frechet_frame", "mcs", "acd_color", "coverage", "color_diversity")
-# What is reported beside them, and is neither good nor bad by itself: near that of real clips is right.
+# Reported beside the scores that choose a checkpoint: near those of real clips is right.
 DIVERSITY, MOTION = "diversity", "motion"
 DIVERSITY_REAL, MOTION_REAL = "diversity_real", "motion_real"
 MIN_CLIPS = 2 * NUM_FEATURES  # Fewer leave the covariance of the features without meaning.
-
-
-def higher_is_better(name: str) -> bool:
-    """Whether more of a metric is better.
-
-    Raises:
-        ValueError: The metric is unknown, or is no measure of quality (`diversity`, `motion`).
-    """
-    if name not in QUALITY:
-        raise ValueError(f"No best checkpoint by {name!r}. Choose one of {', '.join(QUALITY)}.")
-    return HIGHER_IS_BETTER[name]
-
-
-def default_metric(config: Config) -> str:
-    """Returns the metric to choose checkpoints by: `frechet_video`, with labels and without.
-
-    `mcs` and `acd_color` alone can be perfect for clips that nobody wants to see.
-    """
-    del config
-    return "frechet_video"
 
 
 class Monitor:
@@ -51,16 +27,16 @@ class Monitor:
     Args:
         config: Resolved `Config` of the run.
         videos: The real videos; those that the run trains on.
-        num_clips: Clips to draw, at least `MIN_CLIPS`, and real clips to compare them with; all there are, of a set
-            of fewer, which must hold `MIN_CLIPS`.
-        seed: Of the latents, by the rule of `mocogan_tf.latents`, and of the choice of real clips.
+        num_clips: Clips to draw, and real clips to compare them with; at least `MIN_CLIPS`. A set of fewer different
+            clips gives all of them, and must hold `MIN_CLIPS`.
+        seed: Seed of the latents, by the rule of `mocogan_tf.latents`, and of the choice of real clips.
         recipe: How the feature network is trained; None: the default.
 
     Attributes:
-        names: The metrics that a call returns: those of quality first (`frechet_video`, `frechet_frame`; `mcs` where
-            there are labels; `acd_color`, `coverage`, `color_diversity` where clips show a shape on black), then
+        names: The scores that a call returns: `frechet_video`, `frechet_frame`, `kernel_video`, `texture.names`; `mcs`
+            where there are labels; `acd_color`, `coverage`, `color_diversity` where clips show a shape on black; then
             `diversity`, `motion` and the same two of the real clips, `diversity_real`, `motion_real`.
-        real: Of the real clips themselves: `mcs` (the ceiling: accuracy on clips held out), `diversity`, `motion`.
+        real: Scores of the real clips: `mcs` (the ceiling: accuracy on clips held out), `diversity`, `motion`.
         features: Name of the feature network.
 
     Raises:
@@ -84,6 +60,7 @@ class Monitor:
             recipe=recipe,
         )
         judged = self._network(real)
+        self._real_frames, self._real_features = texture.some_frames(real.frames), judged.features
         self._real_video = statistics.mean_and_covariance(judged.features)
         self._real_frame = statistics.mean_and_covariance(_flat(judged.frame_features))
         # Categories that are found (InfoGAN) are not the set's classes.
@@ -96,6 +73,8 @@ class Monitor:
         self.names = (
             "frechet_video",
             "frechet_frame",
+            "kernel_video",
+            *texture.names(real.frames.shape[2]),
             *(("mcs",) if self._has_labels else ()),
             *(("acd_color", "coverage", "color_diversity") if self._has_shapes else ()),
             DIVERSITY,
@@ -126,6 +105,8 @@ class Monitor:
             "frechet_frame": statistics.frechet_distance(
                 *self._real_frame, *statistics.mean_and_covariance(_flat(judged.frame_features))
             ),
+            "kernel_video": statistics.centred_kernel_distance(self._real_features, judged.features).value,
+            **texture.scores(self._real_frames, clips.frames),
         }
         seen, asked = judged.categories, clips.labels
         if self._has_labels and seen is not None and asked is not None:

@@ -17,6 +17,8 @@ Both are divided by their standard deviation over the real clips, so that distan
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from typing import Any
 
 import keras
@@ -25,12 +27,16 @@ import tensorflow as tf
 from keras import layers, ops
 from numpy.typing import NDArray
 
+from mocogan_tf.data.cache import VideoSet
 from mocogan_tf.data.rendered.base import clip_rng
-from mocogan_tf.data.videos import VideoSet
+from mocogan_tf.metrics.clips import Clips
+from mocogan_tf.metrics.kept import open_kept
 
 SIDE = 32  # Height and width at which clips are looked at.
 NUM_FEATURES = 64
-COARSE = 4  # Side of the mean frame that is to be told.
+COARSE = 4  # Side of the mean frame that the features must tell.
+MIN_VIDEOS = 5  # To learn from.
+HASHED_VIDEOS = 4096  # Of which one frame is part of the network's name.
 DAMAGES = ("none", "shuffled", "frozen", "spliced", "blended", "tiles", "blurred")
 
 
@@ -47,7 +53,7 @@ class Recipe:
         learning_rate: Adam's, decayed to zero along a cosine.
         held_out: Share of the videos that are never trained on.
         undamaged: Share of the clips in a batch that are left whole.
-        seed: Of weights, order, starts and damages.
+        seed: Seed of weights, order, starts and damages.
     """
 
     version: int = 1
@@ -75,7 +81,7 @@ class FeatureNetwork(keras.Model):
         num_frames: T, at least 4.
         channels: C.
         num_categories: K, 0 for none.
-        seed: Of the initial weights.
+        seed: Seed of the initial weights.
     """
 
     def __init__(self, *, num_frames: int, channels: int, num_categories: int, seed: int = 0) -> None:
@@ -200,30 +206,14 @@ class _Cutter:
         return np.stack(clips), self.videos.labels[picked]
 
 
-def train(
-    videos: VideoSet, *, num_frames: int, every_nth: int, recipe: Recipe
-) -> tuple[FeatureNetwork, dict[str, float]]:
-    """Trains the network on the videos of a set.
-
-    Args:
-        videos: At least 5 videos of at least `1 + (num_frames - 1) * every_nth` frames each.
-        num_frames: T.
-        every_nth: Source frames per kept frame.
-        recipe: How.
-
-    Returns:
-        The network, and its accuracies on the videos held out: `damage`, and `category` where there are labels.
-    """
+def _train(
+    network: FeatureNetwork, videos: VideoSet, num_frames: int, every_nth: int, recipe: Recipe
+) -> dict[str, float]:
+    """Trains the network; returns its accuracies on the videos held out: `damage`, and `category` with labels."""
     order = np.argsort(clip_rng(recipe.seed, 0).random(len(videos)), kind="stable")
     num_held = max(1, round(recipe.held_out * len(videos)))
     held_out = _Cutter(videos, order[:num_held], num_frames, every_nth)
     training = _Cutter(videos, order[num_held:], num_frames, every_nth)
-    network = FeatureNetwork(
-        num_frames=num_frames,
-        channels=videos.frames.shape[-1],
-        num_categories=len(videos.categories),
-        seed=recipe.seed,
-    )
     num_steps = recipe.num_steps(len(training.indices))
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(recipe.learning_rate, num_steps))
     optimizer.build(network.trainable_variables)
@@ -239,7 +229,7 @@ def train(
         damaged = damage(clips, kinds, rng)
         step(damaged, coarse_mean(damaged), kinds.astype(np.int32), labels.astype(np.int32))
     _set_scales(network, training, recipe)
-    return network, _accuracies(network, held_out, recipe)
+    return _accuracies(network, held_out, recipe)
 
 
 def _draw_damages(number: int, undamaged: float, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -288,3 +278,99 @@ def _accuracies(network: FeatureNetwork, held_out: _Cutter, recipe: Recipe) -> d
         if "category" in outputs:
             right["category"].append(outputs["category"].numpy().argmax(axis=1) == labels)
     return {name: float(np.concatenate(found).mean()) for name, found in right.items() if found}
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """What the network says of clips.
+
+    Args:
+        features: float32 `[N, 64]`.
+        frame_features: float32 `[N, T, 64]`.
+        categories: int64 `[N]`, the class that each clip is taken for; None without classes.
+    """
+
+    features: NDArray[np.float32]
+    frame_features: NDArray[np.float32]
+    categories: NDArray[np.int64] | None
+
+
+class ClipNetwork:
+    """A trained feature network with its name and its accuracies on clips held out.
+
+    Args:
+        network: The network.
+        name: `clipnet-` and a hash of the clips and the recipe that it was trained with.
+        accuracy: Shares of held-out clips told right: `damage`, and `category` where there are labels.
+    """
+
+    def __init__(self, network: FeatureNetwork, name: str, accuracy: dict[str, float]) -> None:
+        self.network, self.name, self.accuracy = network, name, accuracy
+        self._forward = tf.function(network, reduce_retracing=True)
+
+    def __call__(self, clips: Clips, batch_size: int = 64) -> Judgement:
+        """Looks at clips of the size and length it was trained on."""
+        outputs: dict[str, list[NDArray[Any]]] = {"features": [], "frame_features": [], "category": []}
+        with tf.device("CPU:0"):
+            for first in range(0, len(clips), batch_size):
+                batch = self._forward(tf.constant(shrink(clips.frames[first : first + batch_size])))
+                for name, values in outputs.items():
+                    if name in batch:
+                        values.append(batch[name].numpy())
+        joined = {name: np.concatenate(values) for name, values in outputs.items() if values}
+        categories = joined["category"].argmax(axis=1) if "category" in joined else None
+        return Judgement(joined["features"], joined["frame_features"], categories)
+
+
+def open_network(
+    videos: VideoSet, *, num_frames: int, every_nth: int, cache_dir: str = "", recipe: Recipe | None = None
+) -> ClipNetwork:
+    """Returns the feature network of a set, training and keeping it first if it is not there.
+
+    The same clips, labels and recipe give the same network on one machine.
+
+    Args:
+        videos: The real videos.
+        num_frames: T.
+        every_nth: Source frames per kept frame.
+        cache_dir: Where to keep it; see `mocogan_tf.data.cache.cache_root`.
+        recipe: How to train; None: the recipe of all published numbers.
+
+    Raises:
+        ValueError: There are fewer than `MIN_VIDEOS` videos, or the network cannot be kept.
+    """
+    recipe = recipe or Recipe()
+    if len(videos) < MIN_VIDEOS:
+        raise ValueError(
+            f"Judging clips needs at least {MIN_VIDEOS} real videos to learn from; {videos.name} has {len(videos)}."
+        )
+    name = f"clipnet-{_digest(videos, num_frames, every_nth, recipe)}"
+
+    def build() -> FeatureNetwork:
+        channels, num_categories = videos.frames.shape[-1], len(videos.categories)
+        return FeatureNetwork(num_frames=num_frames, channels=channels, num_categories=num_categories, seed=recipe.seed)
+
+    def train(network: FeatureNetwork) -> dict[str, str]:
+        return {"accuracy": json.dumps(_train(network, videos, num_frames, every_nth, recipe))}
+
+    network, about = open_kept(
+        name, doing=f"judges clips of {videos.name}", cache_dir=cache_dir, build=build, train=train
+    )
+    return ClipNetwork(network, name, json.loads(str(about["accuracy"])))
+
+
+def _digest(videos: VideoSet, num_frames: int, every_nth: int, recipe: Recipe) -> str:
+    """Hash of recipe, labels, lengths and one frame of every video (of the first few thousand)."""
+    about = {
+        "recipe": dataclasses.asdict(recipe),
+        "num_frames": num_frames,
+        "every_nth": every_nth,
+        "categories": list(videos.categories),
+        "labels": videos.labels.tolist(),
+        "lengths": videos.lengths.tolist(),
+        "frame_shape": list(videos.frames.shape[1:]),
+    }
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for i in range(min(len(videos), HASHED_VIDEOS)):
+        digest.update(np.ascontiguousarray(videos[i][videos.lengths[i] // 2]).data)
+    return digest.hexdigest()[:16]

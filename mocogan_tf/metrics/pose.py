@@ -1,7 +1,7 @@
 """Reads joints and colours off frames like those of `taichi`: a small CNN, trained on frames rendered for it.
 
-Every frame comes from a clip of its own, so performer, place, form and phase all differ. Generated frames are none of
-these: what is read off them is an estimate, as good as they look.
+Every frame comes from a clip of its own, so performer, place, form and phase all differ. On generated frames the
+reading is an estimate, as good as they look.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-import sys
-import zipfile
 from typing import Any
 
 import keras
@@ -21,16 +19,15 @@ from keras import layers
 from numpy.typing import NDArray
 
 from mocogan_tf.data import parallel
-from mocogan_tf.data.cache import cache_root
-from mocogan_tf.data.rendered import taichi
+from mocogan_tf.data.rendered import taichi, taichi_drawing, taichi_motion
 from mocogan_tf.data.rendered.base import clip_rng
-from mocogan_tf.metrics import kept_weights
+from mocogan_tf.metrics.kept import open_kept
 from mocogan_tf.metrics.network import SIDE, shrink
-from mocogan_tf.metrics.truth import Sight
 
 SEED = 2**40  # Far from those of training sets.
 PARTS = ("jacket", "trousers", "wall")
 NUM_JOINTS = len(taichi.JOINTS)
+_RENDERERS = (taichi, taichi_drawing, taichi_motion)  # What they draw is part of the name under which it is kept.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +43,7 @@ class Recipe:
 
 
 class PoseNetwork:
-    """A trained network: uint8 `[N, T, H, W, 3]` to `Sight`.
+    """A trained network with its name and its errors.
 
     Args:
         model: Keras model from uint8 `[B, 32, 32, 3]` to `[B, 2 * joints + 3 * parts]`.
@@ -59,39 +56,38 @@ class PoseNetwork:
         self.model, self.name = model, name
         self.joint_error, self.colour_error = joint_error, colour_error
 
-    def __call__(self, frames: NDArray[np.uint8]) -> Sight:
-        """Returns joints and colours in every frame."""
+    def __call__(self, frames: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Reads uint8 `[N, T, H, W, 3]`.
+
+        Returns:
+            Joints `[N, T, J, 2]`, x and y as shares of the frame, and colours of the parts `[N, T, K, 3]`, 0 to 255.
+        """
         number, length = frames.shape[:2]
         small = shrink(frames).reshape(-1, SIDE, SIDE, 3)
         with tf.device("CPU:0"):
             outputs = [self.model(small[first : first + 256]).numpy() for first in range(0, len(small), 256)]
         joints, colours = _split(np.concatenate(outputs))
-        return Sight(joints.reshape(number, length, NUM_JOINTS, 2), colours.reshape(number, length, len(PARTS), 3))
+        return joints.reshape(number, length, NUM_JOINTS, 2), colours.reshape(number, length, len(PARTS), 3)
 
 
 def open_pose_network(cache_dir: str = "", recipe: Recipe | None = None) -> PoseNetwork:
-    """Returns the network, training and keeping it first if it is not there (about a minute).
+    """Returns the network, training and keeping it first if it is not there.
 
     Raises:
         ValueError: It cannot be kept.
     """
     recipe = recipe or Recipe()
-    source = b"".join(pathlib.Path(path).read_bytes() for path in _sources())
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(recipe)).encode() + source).hexdigest()[:16]
-    path = cache_root(cache_dir) / f"posenet-{digest}.npz"
-    with tf.device("CPU:0"):
-        model = build(seed=0)
-        if path.exists():
-            try:
-                weights, kept_errors = kept_weights.load(path, "errors")
-                model.set_weights(weights)
-                return PoseNetwork(model, path.stem, *kept_errors.tolist())
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-                print(f"{path} is damaged ({error}); it is made again.", file=sys.stderr)
-        print(f"Training the network that reads poses, once (about a minute); it is kept in {path}.", file=sys.stderr)
-        errors = train(model, recipe)
-    kept_weights.save(path, model.get_weights(), "reads poses", errors=np.array(errors))
-    return PoseNetwork(model, path.stem, *errors)
+    source = b"".join(pathlib.Path(str(module.__file__)).read_bytes() for module in _RENDERERS)
+    name = f"posenet-{hashlib.sha256(json.dumps(dataclasses.asdict(recipe)).encode() + source).hexdigest()[:16]}"
+    model, about = open_kept(
+        name,
+        doing="reads poses",
+        cache_dir=cache_dir,
+        build=lambda: build(seed=0),
+        train=lambda model: {"errors": np.array(train(model, recipe))},
+    )
+    joint_error, colour_error = about["errors"].tolist()
+    return PoseNetwork(model, name, joint_error, colour_error)
 
 
 def build(seed: int) -> keras.Model:
@@ -147,9 +143,3 @@ def _render(index: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     joints = clip.truth["joints"][0] / SIDE
     shares = np.concatenate([joints.ravel(), look.jacket, look.trousers, wall])
     return clip.frames[0], (4.0 * (shares - 0.5)).astype(np.float32)
-
-
-def _sources() -> list[str]:
-    from mocogan_tf.data.rendered import taichi_drawing, taichi_motion
-
-    return [str(module.__file__) for module in (taichi, taichi_drawing, taichi_motion)]

@@ -1,31 +1,33 @@
 """The metrics by name: what each one is, how many clips it needs, and which way is better.
 
-A metric is a function from `Material` to scores; the protocol goes with every number. Names with a colon take a file:
-`fvd:FILE.onnx`. A name that is one of several numbers computed together (`coverage`) gives all of them.
+A metric is a function from `Material` to scores, each with its protocol. Names with a colon take a file:
+`fvd:FILE.onnx`. Scores that are computed together (`acd_color`, `coverage`) all come when one of them is asked for.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from mocogan_tf.metrics import acd, collapse, loop, statistics, truth
+from mocogan_tf.metrics import acd, collapse, statistics, texture, truth
 from mocogan_tf.metrics.features import OnnxFeatures, as_probabilities
 from mocogan_tf.metrics.material import Material
-from mocogan_tf.metrics.network import NUM_FEATURES
-from mocogan_tf.metrics.quality import direction
+from mocogan_tf.metrics.network import NUM_FEATURES, Judgement
+from mocogan_tf.metrics.quality import Better, better
 from mocogan_tf.metrics.statistics import Estimate
 
 LONGER = 4  # `loop` continues clips to this many times the length trained on.
-MAX_LONG = 64  # Of how many clips, at most.
+MAX_LONG = 64  # Clips that it continues, at most.
 IS_CLIPS, IS_RUNS, IS_SPLITS = 10_000, 4, 1
 FVD_CLIPS, FVD_FRAMES = 2048, 16
-GRID = 8  # Contents by motions of which the disentanglement is read.
+GRID = 8  # Contents, and motions, of the grid that shows disentanglement.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +35,15 @@ class Score:
     """One number.
 
     Args:
-        metric: Its name.
+        metric: Name of the score.
         value: None where it is not defined for these clips.
         std_error: None where none is known.
         num_videos: Generated clips that it is computed from.
-        frames: Their length.
-        protocol: How, in words.
+        frames: Length of these clips.
+        protocol: How it is computed, in words.
         features: Name and hash of the network, if any.
-        real: The same number of real clips, where that says something: what a perfect model would score.
+        real: The same number of as many real clips, where that says something: what a perfect model would score. Of a
+            distance, the floor: real clips against other real clips.
     """
 
     metric: str
@@ -53,9 +56,9 @@ class Score:
     real: float | None = None
 
     @property
-    def higher_is_better(self) -> bool | None:
-        """None where neither is, and `real` is right."""
-        return direction(self.metric)
+    def better(self) -> Better:
+        """Which values are good."""
+        return better(self.metric)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +66,8 @@ class Metric:
     """An entry.
 
     Args:
-        compute: Makes the scores; takes the material and, where `takes_file`, the file's name.
-        names: Of the scores that it makes.
+        compute: Makes the scores from the material and, where `takes_file`, the file's name.
+        names: The scores that it makes.
         min_videos: Fewer clips are an error.
         title: One line for a person.
         takes_file: Whether the name is followed by `:FILE.onnx`.
@@ -91,22 +94,29 @@ def _score(material: Material, metric: str, estimate: Estimate | float, protocol
 
 def _acd_color(material: Material) -> Iterator[Score]:
     found = acd.acd_color(material.clips.frames)
+    real = acd.acd_color(material.real.frames) if material.config is not None else None
     shape = f"the shape: pixels whose largest channel exceeds {acd.THRESHOLD}"
     protocol = f"mean L2 distance of the shape's mean colour over all pairs of frames of a clip, 0 to 255; {shape}"
     if found.acd is None:
         empty = Score("acd_color", None, None, material.num_videos, material.num_frames, f"{protocol}; no clip has one")
         yield empty
     else:
-        yield _score(material, "acd_color", found.acd, protocol)
+        floor = real.acd.value if real is not None and real.acd is not None else None
+        yield _score(material, "acd_color", found.acd, protocol, real=floor)
     yield _score(
         material,
         "coverage",
         found.coverage,
         f"share of clips with a shape in every frame; {shape}",
+        real=real.coverage.value if real is not None else None,
     )
-    real = acd.acd_color(material.real.frames).diversity if material.config is not None else None
-    words = f"mean L2 distance of the shape's mean colours of two clips, 0 to 255; {shape}"
-    yield _score(material, "color_diversity", found.diversity, words, real=real)
+    yield _score(
+        material,
+        "color_diversity",
+        found.diversity,
+        f"mean L2 distance of the shape's mean colours of two clips, 0 to 255; {shape}",
+        real=real.diversity if real is not None else None,
+    )
 
 
 def _acd_embedding(material: Material, file: str, name: str = "acd") -> Iterator[Score]:
@@ -152,29 +162,43 @@ def _mcs(material: Material) -> Iterator[Score]:
 
 
 def _on_own_features(material: Material) -> str:
-    return f"{material.num_videos} real clips; features of a small CNN trained on the real clips, not I3D: no FVD"
+    return f"{material.real_in_words}; features of a small CNN trained on the real clips, not I3D: no FVD"
+
+
+def _distance(
+    material: Material, metric: str, words: str, measure: Callable[[Judgement, Judgement], Estimate]
+) -> Iterator[Score]:
+    """The distance of real and generated clips by their features, with that of other real clips."""
+    real, other = material.judged_real, material.judged_other
+    yield _score(
+        material,
+        metric,
+        measure(real, material.judged),
+        f"{words}; {_on_own_features(material)}",
+        features=material.network.name,
+        real=None if other is None else measure(real, other).value,
+    )
 
 
 def _frechet_video(material: Material) -> Iterator[Score]:
-    real, fake = material.judged_real.features, material.judged.features
-    yield _score(
-        material,
-        "frechet_video",
-        _frechet_with_error(real, fake),
-        f"Frechet distance of clip features, covariance over N - 1; {_on_own_features(material)}",
-        features=material.network.name,
-    )
+    words = "Frechet distance of clip features, covariance over N - 1"
+    return _distance(material, "frechet_video", words, lambda a, b: _frechet_with_error(a.features, b.features))
 
 
 def _frechet_frame(material: Material) -> Iterator[Score]:
-    real, fake = material.judged_real.frame_features, material.judged.frame_features
-    yield _score(
-        material,
-        "frechet_frame",
-        _frechet_with_error(real, fake),
-        f"Frechet distance of the features of single frames, all frames of all clips; {_on_own_features(material)}",
-        features=material.network.name,
-    )
+    def measure(real: Judgement, fake: Judgement) -> Estimate:
+        return _frechet_with_error(real.frame_features, fake.frame_features)
+
+    words = "Frechet distance of the features of single frames, all frames of all clips"
+    return _distance(material, "frechet_frame", words, measure)
+
+
+def _kernel_video(material: Material) -> Iterator[Score]:
+    def measure(real: Judgement, fake: Judgement) -> Estimate:
+        return statistics.centred_kernel_distance(real.features, fake.features)
+
+    words = "unbiased squared MMD of clip features about the real clips' mean, kernel (x.y/D + 1)^3"
+    return _distance(material, "kernel_video", words, measure)
 
 
 def _frechet_with_error(real: Any, fake: Any, groups: int = 10) -> Estimate:
@@ -191,29 +215,38 @@ def _frechet_with_error(real: Any, fake: Any, groups: int = 10) -> Estimate:
     return Estimate(distance(real, fake), float(error))
 
 
-def _kernel_video(material: Material) -> Iterator[Score]:
-    real, fake = material.judged_real.features, material.judged.features
-    centre = real.mean(axis=0)  # The kernel looks from the origin, which for these features lies nowhere in particular.
-    yield _score(
-        material,
-        "kernel_video",
-        statistics.kernel_distance(real - centre, fake - centre),
-        "unbiased squared MMD of clip features about the real clips' mean, kernel (x.y/D + 1)^3; "
-        f"{_on_own_features(material)}",
-        features=material.network.name,
-    )
-
-
 def _precision_recall(material: Material) -> Iterator[Score]:
-    precision, recall = statistics.precision_recall(material.judged_real.features, material.judged.features)
-    for name, share, words in (
-        ("precision", precision, "share of generated clips inside the support of real ones"),
-        ("recall", recall, "share of real clips inside the support of generated ones"),
+    real, fake, other = material.judged_real, material.judged, material.judged_other
+    shares = statistics.precision_recall(real.features, fake.features)
+    floors = (None, None) if other is None else statistics.precision_recall(real.features, other.features)
+    for name, share, floor, words in (
+        ("precision", shares[0], floors[0], "share of generated clips inside the support of real ones"),
+        ("recall", shares[1], floors[1], "share of real clips inside the support of generated ones"),
     ):
         error = float(np.sqrt(share * (1 - share) / material.num_videos))
         protocol = f"{words}, balls to the 3rd nearest neighbour; {_on_own_features(material)}"
-        features = material.network.name
-        yield _score(material, name, Estimate(share, error), protocol, features=features)
+        yield _score(material, name, Estimate(share, error), protocol, features=material.network.name, real=floor)
+
+
+def _texture(material: Material) -> Iterator[Score]:
+    real, other = material.real.frames, material.other_real
+    floors = {} if other is None else texture.scores(real, other.frames)
+    number = math.prod(texture.some_frames(real).shape[:2])
+    for name, value in texture.scores(real, material.comparable.frames).items():
+        protocol = f"{_texture_in_words(name)}; {number} frames of {material.real_in_words}"
+        yield _score(material, name, value, protocol, real=floors.get(name))
+
+
+def _texture_in_words(name: str) -> str:
+    ratio = "of Nyquist over that of real frames"
+    if name == "spectrum_high":
+        return f"mean over frequencies of log2 of the power above half {ratio}; 0 is right, below it frames are soft"
+    if name == "spectrum_checker":
+        return f"log2 of the sum of the power above 15/16 {ratio}; 0 is right, above `spectrum_high` there is a raster"
+    return (
+        f"sliced Wasserstein distance times 1000 on the Laplacian level of {name.removeprefix('swd_')} pixels, "
+        f"{texture.PATCHES_PER_FRAME} patches of 7x7 per frame, {texture.DIRECTIONS} directions"
+    )
 
 
 def _collapse(material: Material) -> Iterator[Score]:
@@ -234,7 +267,7 @@ def _loop(material: Material) -> Iterator[Score]:
         frames = material.make(number, LONGER * window).frames
     else:
         raise ValueError("`loop` needs clips of any length; this run's model makes clips of one length only.")
-    found = loop.continuation(frames, window)
+    found = collapse.continuation(frames, window)
     about = {"num_videos": number, "frames": frames.shape[1]}
     beyond = f"frames {window + 1} to {frames.shape[1]} of clips continued beyond {window}"
     yield _score(
@@ -262,7 +295,7 @@ def _loop(material: Material) -> Iterator[Score]:
 
 
 def _truth(material: Material) -> Iterator[Score]:
-    reader = truth.open_reader(material)
+    reader = truth.open_reader(material.config)
     seen, real = reader(material.clips.frames), reader(material.real.frames)
     yield _score(
         material,
@@ -342,6 +375,12 @@ METRICS = {
     "frechet_video": Metric(_frechet_video, ("frechet_video",), _COVARIANCE, "Frechet distance of clips"),
     "frechet_frame": Metric(_frechet_frame, ("frechet_frame",), 16, "Frechet distance of frames"),
     "kernel_video": Metric(_kernel_video, ("kernel_video",), 32, "kernel distance of clips"),
+    "texture": Metric(
+        _texture,
+        ("swd_128", "swd_64", "swd_32", "swd_16", "spectrum_high", "spectrum_checker"),
+        16,
+        "patches and spectrum of frames at native size",
+    ),
     "precision": Metric(_precision_recall, ("precision", "recall"), 32, "precision and recall of clips"),
     "diversity": Metric(_collapse, ("diversity", "motion"), 2, "how clips differ, how frames change"),
     "loop": Metric(_loop, ("loop", "freeze", "drift"), 2, "what becomes of longer clips"),
@@ -354,7 +393,7 @@ METRICS = {
     "fvd": Metric(_fvd, ("fvd",), FVD_CLIPS, "Frechet video distance", takes_file=True),
     "is": Metric(_inception, ("is",), IS_CLIPS, "inception score", takes_file=True),
 }
-_BY_SCORE = {score: name for name, metric in METRICS.items() for score in metric.names}
+_BY_NAME = {name: key for key, metric in METRICS.items() for name in (key, *metric.names)}
 
 
 def find(name: str) -> tuple[str, Metric, str]:
@@ -364,10 +403,10 @@ def find(name: str) -> tuple[str, Metric, str]:
         ValueError: There is no such metric, or the file is missing or too much.
     """
     base, _, file = name.strip().partition(":")
-    if base not in _BY_SCORE:
+    if base not in _BY_NAME:
         known = ", ".join(f"{key}:FILE.onnx" if entry.takes_file else key for key, entry in METRICS.items())
         raise ValueError(f"Unknown metric {base!r}. Known: {known}.")
-    key = _BY_SCORE[base]
+    key = _BY_NAME[base]
     metric = METRICS[key]
     if metric.takes_file and not file:
         raise ValueError(f"`{base}` needs a network: --metrics={base}:FILE.onnx. docs/metrics.md says how to get one.")
@@ -381,7 +420,7 @@ def default_metrics(material: Material) -> list[str]:
     names = ["diversity"]
     if material.config is None:
         return [*names, *(["acd_color"] if acd.has_shapes_on_black(material.clips.frames) else [])]
-    names = ["frechet_video", "frechet_frame", "kernel_video", "precision", *names]
+    names = ["frechet_video", "frechet_frame", "kernel_video", "precision", "texture", *names]
     if material.clips.labels is not None and material.clips.categories and material.videos.categories:
         names.insert(0, "mcs")
     if acd.has_shapes_on_black(material.real.frames):
@@ -394,9 +433,9 @@ def default_metrics(material: Material) -> list[str]:
 
 
 def evaluate(names: Sequence[str], material: Material) -> Iterator[tuple[Score, float]]:
-    """Yields the scores of metrics, each with the seconds that its metric took so far.
+    """Yields the scores of metrics, each with the seconds that its metric took so far; says on stderr what it is at.
 
-    What all of them can be told before anything is computed is: unknown names, missing files, too few clips.
+    Unknown names, missing files and too few clips are told before anything is computed.
 
     Raises:
         ValueError: A metric cannot be computed of this material; one line that says why.
@@ -411,7 +450,9 @@ def evaluate(names: Sequence[str], material: Material) -> Iterator[tuple[Score, 
         if file and not pathlib.Path(file).is_file():
             raise ValueError(f"Cannot read the feature network {file}: there is no such file.")
         asked[key, file] = metric
-    for (_, file), metric in asked.items():
+    for number, ((key, file), metric) in enumerate(asked.items(), 1):
+        print(f"{number} of {len(asked)}: {key}, {metric.title}", file=sys.stderr, flush=True)
         begun = time.monotonic()
         for score in metric.compute(material, file) if metric.takes_file else metric.compute(material):
             yield score, time.monotonic() - begun
+        print(f"{number} of {len(asked)}: {key}, {time.monotonic() - begun:.1f} s", file=sys.stderr, flush=True)

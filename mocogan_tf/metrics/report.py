@@ -1,4 +1,4 @@
-"""One page to show: numbers with their protocols, curves over checkpoints, clips; a single file, readable offline."""
+"""The report: numbers with their protocols, curves over checkpoints and clips on one page, readable offline."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 import mocogan_tf
 from mocogan_tf import sampling, video
 from mocogan_tf.files import read_lines
+from mocogan_tf.metrics import quality
 from mocogan_tf.metrics.clips import Clips
 from mocogan_tf.metrics.material import Material
-from mocogan_tf.metrics.quality import direction
 from mocogan_tf.metrics.registry import LONGER, Score
 
 PAGE = "index.html"
 TEMPLATE = pathlib.Path(__file__).with_name("report.html")
-ARROWS = {True: "↑", False: "↓", None: "→"}
+ARROWS: dict[quality.Better, str] = {"more": "↑", "less": "↓", "zero": "→ 0", "real": "→"}
 _GRID = 4  # Clips per side of a sample grid.
 _GAP = 128  # Grey between clips, for a light and a dark page.
 _ROWS_AT_A_TIME = 16  # Frames per row of the filmstrip.
@@ -43,11 +43,11 @@ def write(
 
     Args:
         folder: Where; made if missing.
-        material: What was scored.
-        scores: What came out.
+        material: The clips that were scored.
+        scores: The scores.
         run_dir: The run, whose history gives the curves; None for clips of a folder.
-        command: The command line, for whoever wants to do it again.
-        date: Of the evaluation.
+        command: The command line that repeats it.
+        date: Date of the evaluation.
 
     Returns:
         The page's path.
@@ -91,6 +91,8 @@ def _facts(material: Material, date: str) -> str:
         ("seed", f"{material.seed}"),
         ("", date),
     ]
+    if material.config is not None:
+        facts.insert(1, ("compared with", material.real_in_words))
     if material.step is not None:
         facts.insert(0, ("step", f"{material.step:,}"))
     return "".join(f"<span>{label} <b>{value}</b></span>" for label, value in facts)
@@ -102,7 +104,7 @@ def _row(score: Score) -> str:
     real = "" if score.real is None else _number(score.real)
     protocol = score.protocol.partition("; real clips:")[0]
     return (
-        f"<tr><td><code>{score.metric}</code> <span class='better'>{ARROWS[score.higher_is_better]}</span></td>"
+        f"<tr><td><code>{score.metric}</code> <span class='better'>{ARROWS[score.better]}</span></td>"
         f"<td class='number'><b>{value}</b>{error}</td><td class='number real'>{real}</td>"
         f"<td class='protocol'>{html.escape(protocol)}; {score.num_videos} clips of {score.frames} frames</td></tr>"
     )
@@ -122,7 +124,7 @@ def _figure(image: str, caption: str, *, wide: bool = False) -> str:
 
 
 def _film(frames: NDArray[np.uint8], fps: float, alt: str) -> str:
-    """uint8 `[T, H, W, C]` as a moving picture; standing still for who prefers that."""
+    """uint8 `[T, H, W, C]` as a moving picture, or a still one for people who prefer reduced motion."""
     first, *rest = [video.to_image(frame) for frame in frames]
     moving = io.BytesIO()
     duration = round(1000 / fps)
@@ -212,7 +214,6 @@ def _features(scores: Iterable[Score]) -> str:
 class _Curve:
     metric: str
     points: list[tuple[int, float]]
-    higher_is_better: bool | None
     real: float | None
 
 
@@ -249,7 +250,7 @@ def read_history(run_dir: str | pathlib.Path, scores: Sequence[Score]) -> list[_
             continue
         score = known.get(name)
         real = score.real if score else next(iter(found.get(f"{name}_real", {}).values()), None)
-        curves.append(_Curve(name, sorted(points.items()), direction(name), real))
+        curves.append(_Curve(name, sorted(points.items()), real))
     return curves
 
 
@@ -280,7 +281,8 @@ def _svg_figure(curve: _Curve) -> str:
         level = f"{y(curve.real):.1f}"
         axes += f"<line class='real' x1='{left}' x2='{width - right}' y1='{level}' y2='{level}'/>"
     path = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in curve.points)
-    best = None if curve.higher_is_better is None else (max if curve.higher_is_better else min)(values)
+    losses = [loss for value in values if (loss := quality.loss(curve.metric, value)) is not None]
+    best = values[losses.index(min(losses))] if losses else None
     marks = "".join(
         f"<circle class='point{' best' if value == best else ''}' cx='{x(step):.1f}' cy='{y(value):.1f}' r='3'>"
         f"<title>step {step:,}: {_number(value)}</title></circle>"
@@ -288,7 +290,7 @@ def _svg_figure(curve: _Curve) -> str:
     )
     label = f"{curve.metric} over training steps"
     return (
-        f"<figure><figcaption><b>{curve.metric} {ARROWS[curve.higher_is_better]}</b>"
+        f"<figure><figcaption><b>{curve.metric} {ARROWS[quality.better(curve.metric)]}</b>"
         f"<span>{_number(values[-1])}</span></figcaption>"
         f"<svg viewBox='0 0 {width} {height}' role='img' aria-label='{label}'>{axes}"
         f"<polyline class='curve' points='{path}'/>{marks}</svg></figure>"

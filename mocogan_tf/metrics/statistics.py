@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
+MANY = 64  # Vectors; of more, differences of every pair take too long.
+_ROWS = 1024  # Of a matrix of distances that are in memory together.
+
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
@@ -108,6 +111,12 @@ def kernel_distance(real: Any, fake: Any, *, degree: int = 3) -> Estimate:
     return Estimate(float(value), float(np.sqrt(variance)))
 
 
+def centred_kernel_distance(real: Any, fake: Any) -> Estimate:
+    """`kernel_distance` of features about the mean of the real ones: the kernel looks from the origin."""
+    centre = np.mean(real, axis=0)
+    return kernel_distance(real - centre, fake - centre)
+
+
 def inception_score(probabilities: Any, splits: int = 10) -> Estimate:
     """Inception score, `exp(mean KL(p(y|x) || p(y)))` (Salimans et al. 2016), mean and standard error over splits.
 
@@ -160,16 +169,33 @@ def squared_distances(a: Floats, b: Floats) -> Floats:
 
 
 def mean_pairwise_distance(vectors: Any) -> Floats:
-    """Mean Euclidean distance of all pairs of vectors: `[..., N, D]` becomes `[...]`; 0 for a single vector."""
+    """Mean Euclidean distance of all pairs of vectors: `[..., N, D]` becomes `[...]`; 0 for a single vector.
+
+    Of a single set of more than `MANY` vectors the distances come from inner products: those below a millionth of the
+    largest vector (about the mean) count as 0.
+    """
     array = np.asarray(vectors, np.float64)
     number = array.shape[-2]
-    if number < 2:
-        return np.zeros(array.shape[:-2])
     total = np.zeros(array.shape[:-2])
-    for shift in range(1, number):  # One diagonal at a time: exact differences, in little memory.
-        difference = array[..., shift:, :] - array[..., :-shift, :]
-        total += np.sqrt(np.square(difference).sum(axis=-1)).sum(axis=-1)
+    if number < 2:
+        return total
+    if array.ndim == 2 and number > MANY:
+        total += _distances_by_products(array - array.mean(axis=0)) / 2
+    else:
+        for shift in range(1, number):  # One diagonal at a time: exact differences, in little memory.
+            difference = array[..., shift:, :] - array[..., :-shift, :]
+            total += np.sqrt(np.square(difference).sum(axis=-1)).sum(axis=-1)
     return total / (number * (number - 1) / 2)
+
+
+def _distances_by_products(vectors: Floats) -> float:
+    """Sum of the distances of all ordered pairs of `[N, D]`."""
+    rounding = 1e-12 * np.square(vectors).sum(axis=1).max()
+    total = 0.0
+    for first in range(0, len(vectors), _ROWS):
+        squared = squared_distances(vectors[first : first + _ROWS], vectors)
+        total += np.sqrt(np.where(squared > rounding, squared, 0.0)).sum()
+    return total
 
 
 def mean_and_error(values: Any) -> Estimate:

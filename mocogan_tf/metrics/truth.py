@@ -12,18 +12,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mocogan_tf import sampling
 from mocogan_tf.config import Config
-from mocogan_tf.metrics import acd
+from mocogan_tf.metrics import acd, pose
 from mocogan_tf.metrics.statistics import Floats, mean_pairwise_distance
-
-if TYPE_CHECKING:
-    from mocogan_tf.metrics.material import Material
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +41,10 @@ class Reader:
     """Sees what is in the clips of one set: `reader(frames)` gives a `Sight` of uint8 `[N, T, H, W, C]`.
 
     Args:
-        read: Does it.
+        read: The function that sees.
         motion: What moves, in words.
         content: What has the colours, in words.
-        words: How well it sees, for the protocol.
+        words: How well it sees, in words for the protocol.
         name: Name of the network, None if there is none.
     """
 
@@ -74,13 +71,12 @@ def is_known(config: Config) -> bool:
     return config.dataset in ("shapes", "taichi") and not config.data_dir and config.channels == 3
 
 
-def open_reader(material: Material) -> Reader:
-    """Returns the reader of the material's set; that of `taichi` is trained and kept when first asked for.
+def open_reader(config: Config | None) -> Reader:
+    """Returns the reader of a configuration's set; that of `taichi` is trained and kept when first asked for.
 
     Raises:
         ValueError: The truth of the set is not known.
     """
-    config = material.config
     if config is None or not is_known(config):
         raise ValueError("`identity` and its like need a set whose truth is known: rendered `shapes` or `taichi`.")
     if config.dataset == "shapes":
@@ -90,11 +86,9 @@ def open_reader(material: Material) -> Reader:
             content="the shape's colour",
             words=f"the shape: pixels whose largest channel exceeds {acd.THRESHOLD}",
         )
-    from mocogan_tf.metrics import pose
-
     network = pose.open_pose_network(config.cache_dir)
     return Reader(
-        network,
+        lambda frames: Sight(*network(frames)),
         motion="paths of the joints about their middle",
         content="the colours of jacket, trousers and wall",
         words=f"read by a CNN that is off by {network.joint_error:.1f} of 64 pixels and {network.colour_error:.0f} of "

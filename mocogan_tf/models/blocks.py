@@ -14,8 +14,9 @@ from mocogan_tf.latents import CodeSpec, LatentSpec
 FUSED_TYPES = (tf.float32, tf.float16, tf.bfloat16)  # The types that TensorFlow's fused batch normalisation takes.
 KERNEL = 4  # Width of the convolutions, in space and in time.
 SMALLEST_MAP = 4  # Height and width of the smallest feature map of generators and discriminators.
-# How often a frame of a size is halved until it is the smallest map: 3, 4 and 5 times.
-HALVINGS = {size: (size // SMALLEST_MAP).bit_length() - 1 for size in IMAGE_SIZES}
+# How often a frame of a size is halved until it is the smallest map: 2, 3, 4 and 5 times. The first is half of the
+# smallest size, at which clips may be judged.
+HALVINGS = {size: (size // SMALLEST_MAP).bit_length() - 1 for size in (min(IMAGE_SIZES) // 2, *IMAGE_SIZES)}
 
 
 @keras.saving.register_keras_serializable("mocogan_tf")
@@ -43,6 +44,11 @@ class Generator(keras.Model):
 def normal_weights(stddev: float = 0.02) -> keras.initializers.Initializer:
     """Returns the initial weights of a convolution, by default N(0, 0.02) (DCGAN, Radford et al. 2016, section 4)."""
     return keras.initializers.RandomNormal(stddev=stddev)
+
+
+def he_weights() -> keras.initializers.Initializer:
+    """Returns initial weights that keep the size of signals through leaky ReLU of 0.2 (He et al. 2015, equation 15)."""
+    return keras.initializers.VarianceScaling(2.0 / (1.0 + 0.2**2), "fan_in", "untruncated_normal")
 
 
 def batch_norm(name: str, synchronized: bool = False, epsilon: float = 1e-5) -> BatchNorm:

@@ -6,7 +6,7 @@ the motion codes come from a one-layer GRU that is fed with independent noise. T
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -15,6 +15,7 @@ from keras import layers, ops
 
 from mocogan_tf.latents import LatentSpec
 from mocogan_tf.models.blocks import KERNEL, Generator, batch_norm, normal_weights, num_halvings
+from mocogan_tf.models.resampling import BOX, SMOOTH, UpConv2D
 
 
 @keras.saving.register_keras_serializable("mocogan_tf")
@@ -35,19 +36,59 @@ class PerFrame(layers.Layer):
     """Applies an image model to every frame: `[B, T, D]` becomes `[B, T, H, W, C]`.
 
     Time is folded into the batch, so batch normalisation sees all frames of the batch, as in the authors' code.
+
+    Args:
+        decoder: From codes `[N, D]` to frames; with a ground, to figures and masks, `[N, H, W, C + 1]`.
+        ground: From the code that is fixed over a clip, `[B, dim_fixed]`, to the picture behind its figures, of their
+            height and width or twice that, which is averaged; None: the decoder draws whole frames.
     """
 
-    def __init__(self, decoder: keras.Model, **kwargs: Any) -> None:
+    def __init__(self, decoder: keras.Model, ground: keras.Model | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.decoder = decoder
+        self.decoder, self.ground = decoder, cast(Any, ground)
 
     def call(self, codes: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        if self.ground is None:
+            return self.decoded(codes, training)
+        return compose(*self.parts(codes, training))
+
+    def decoded(self, codes: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Decodes every frame's code: to frames, or to figures and masks, `[B, T, H, W, ...]`."""
         num_videos, num_frames = ops.shape(codes)[:2]
         frames = self.decoder(ops.reshape(codes, (-1, codes.shape[-1])), training=training)
         return ops.reshape(frames, (num_videos, num_frames, *frames.shape[1:]))
 
+    def parts(self, codes: tf.Tensor, training: bool | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns figures with masks, `[B, T, H, W, C + 1]`, and grounds, `[B, H, W, C]`, as `compose` takes them."""
+        figures = self.decoded(codes, training)
+        ground = self.ground(codes[:, 0, : self.ground.input_shape[-1]], training=training)
+        return figures, halved(ground) if ground.shape[1] != figures.shape[2] else ground
+
     def compute_output_shape(self, codes_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        return (*codes_shape[:2], *self.decoder.output_shape[1:])
+        *size, channels = self.decoder.output_shape[1:]
+        return (*codes_shape[:2], *size, channels - (self.ground is not None))
+
+
+def halved(pictures: tf.Tensor) -> tf.Tensor:
+    """Averages 2x2 pixels: `[..., H, W, C]` becomes `[..., H/2, W/2, C]`."""
+    *some, height, width, channels = pictures.shape
+    pairs = ops.reshape(pictures, (*ops.shape(pictures)[: len(some)], height // 2, 2, width // 2, 2, channels))
+    return ops.mean(pairs, axis=(-4, -2))
+
+
+def compose(figures: tf.Tensor, ground: tf.Tensor) -> tf.Tensor:
+    """Puts figures before a still ground, `m f + (1 - m) b` (VGAN, Vondrick et al. 2016, equation 2).
+
+    Args:
+        figures: `[B, T, H, W, C + 1]`: colours f, and in the last channel the mask m in [0, 1].
+        ground: `[B, H, W, C]`, the ground b.
+
+    Returns:
+        `[B, T, H, W, C]`.
+    """
+    colours, mask = ops.split(figures, [figures.shape[-1] - 1], axis=-1)
+    ground = ops.expand_dims(ground, 1)
+    return ground + mask * (colours - ground)
 
 
 def frame_decoder(
@@ -88,6 +129,127 @@ def frame_decoder(
     return keras.Model(codes, frames, name="decoder")
 
 
+def fine_decoder(
+    dim_z: int,
+    ngf: int,
+    image_size: int,
+    channels: int,
+    sync_batch_norm: bool = False,
+    dim_modulating: int = 0,
+    with_mask: bool = False,
+) -> tuple[keras.Model, keras.Model]:
+    """Builds an image decoder that draws at full resolution, and its shorter form for half of it.
+
+    It is `frame_decoder` with low-passed doublings (`UpConv2D`): a box filter in the coarse layers, a smooth one in the
+    last two, whose rasters would be visible. Every map gives a picture of its size; the pictures are summed, each
+    doubled bilinearly to the next (Karras et al. 2020, section 4.1). The sum of all but the last is a picture of half
+    the size. Two more layers work at full size, with `ngf` and half as many filters. Their picture adds detail only:
+    the part that half the size could hold is subtracted, as from a level of a Laplacian pyramid. So both sizes have the
+    same colours, and a judge of movement may see the smaller one only.
+
+    Args:
+        dim_z, ngf, image_size, channels, sync_batch_norm, dim_modulating: As of `frame_decoder`; `ngf` are the filters
+            at half the size.
+        with_mask: Whether a mask is drawn too, as a last channel in [0, 1].
+
+    Returns:
+        Two keras.Models on the same weights, from `[N, dim_z]` to float32 `[N, H, W, C]` and `[N, H/2, W/2, C]`, with a
+        channel more `with_mask`.
+    """
+    doublings = num_halvings(image_size)
+    planes = channels + with_mask
+    codes = keras.Input((dim_z,), name="codes")
+
+    def finish(x: tf.Tensor, filters: int, name: int) -> tf.Tensor:
+        """Applies normalisation, modulation and ReLU."""
+        x = batch_norm(f"norm_{name}", sync_batch_norm)(x)
+        if dim_modulating:
+            x = layers.Multiply(name=f"modulated_{name}")([x, _gains(codes[:, :dim_modulating], filters, name)])
+        return layers.ReLU(name=f"relu_{name}")(x)
+
+    x = layers.Reshape((1, 1, dim_z), name="to_map")(codes)
+    filters = ngf * 2 ** (doublings - 1)
+    x = finish(_conv_transpose(filters, 1, "valid", name="conv_0")(x), filters, 0)
+    pictures = _to_picture(x, None, planes, 1, 0)
+    for i in range(1, doublings):
+        filters //= 2
+        low_pass = SMOOTH if i == doublings - 1 else BOX
+        x = finish(UpConv2D(filters, low_pass, name=f"conv_{i}")(x), filters, i)
+        pictures = _to_picture(x, pictures, planes, 1, i)
+    half = _to_frames(pictures, with_mask, "half")
+    x = finish(UpConv2D(ngf, SMOOTH, name=f"conv_{doublings}")(x), ngf, doublings)
+    filters = max(ngf // 2, 1)
+    last = layers.Conv2D(
+        filters, 3, padding="same", use_bias=False, kernel_initializer=normal_weights(), name=f"conv_{doublings + 1}"
+    )
+    x = finish(last(x), filters, doublings + 1)
+    detail = _detail(_to_picture(x, None, planes, 3, doublings), doublings)
+    pictures = layers.Add(dtype=keras.config.floatx(), name="sum_full")([_doubled(pictures, doublings), detail])
+    frames = _to_frames(pictures, with_mask, "full")
+    return keras.Model(codes, frames, name="decoder"), keras.Model(codes, half, name="half_decoder")
+
+
+def ground_decoder(
+    dim_fixed: int, ngf: int, image_size: int, channels: int, sync_batch_norm: bool = False
+) -> keras.Model:
+    """Builds the decoder of a clip's still ground. It is small: grounds are smooth and are drawn once per clip.
+
+    Args:
+        dim_fixed: Size of the code that is fixed over a clip.
+        ngf: Filters of the layer at half the size; no layer has more than eight times as many.
+        image_size, channels, sync_batch_norm: As of `frame_decoder`.
+
+    Returns:
+        keras.Model from `[B, dim_fixed]` to float32 `[B, H, W, C]` in [-1, 1].
+    """
+    doublings = num_halvings(image_size)
+    code = keras.Input((dim_fixed,), name="code")
+    x = layers.Reshape((1, 1, dim_fixed), name="to_map")(code)
+    for i in range(doublings + 1):
+        filters = ngf * 2 ** max(0, doublings - 1 - i)
+        if i == 0:
+            x = _conv_transpose(filters, 1, "valid", name="conv_0")(x)
+        else:
+            x = UpConv2D(filters, SMOOTH, name=f"conv_{i}")(x)
+        x = batch_norm(f"norm_{i}", sync_batch_norm)(x)
+        x = layers.ReLU(name=f"relu_{i}")(x)
+    ground = layers.Activation("tanh", dtype=keras.config.floatx(), name="tanh")(
+        _to_picture(x, None, channels, 3, doublings)
+    )
+    return keras.Model(code, ground, name="ground")
+
+
+def _to_picture(x: tf.Tensor, coarser: tf.Tensor | None, planes: int, kernel: int, i: int) -> tf.Tensor:
+    """Returns a map's picture, added to the bilinearly doubled coarser one; the sums are in full precision."""
+    picture = layers.Conv2D(planes, kernel, padding="same", kernel_initializer=normal_weights(), name=f"picture_{i}")(x)
+    if coarser is None:
+        return layers.Activation("linear", dtype=keras.config.floatx(), name=f"sum_{i}")(picture)
+    return layers.Add(dtype=keras.config.floatx(), name=f"sum_{i}")([picture, _doubled(coarser, i)])
+
+
+def _doubled(picture: tf.Tensor, i: int | str) -> tf.Tensor:
+    """Doubles height and width, bilinearly."""
+    return layers.UpSampling2D(2, interpolation="bilinear", dtype=keras.config.floatx(), name=f"doubled_{i}")(picture)
+
+
+def _detail(picture: tf.Tensor, i: int) -> tf.Tensor:
+    """Subtracts from a picture the part that is left when it is halved and doubled."""
+    dtype = keras.config.floatx()
+    halved_picture = layers.AveragePooling2D(2, dtype=dtype, name=f"halved_{i}")(picture)
+    return layers.Subtract(dtype=dtype, name=f"detail_{i}")([picture, _doubled(halved_picture, f"halved_{i}")])
+
+
+def _to_frames(pictures: tf.Tensor, with_mask: bool, name: str) -> tf.Tensor:
+    """Applies tanh to colours and a sigmoid to the mask, the last channel. It starts at 0.12: ground comes first."""
+    dtype = keras.config.floatx()
+    if not with_mask:
+        return layers.Activation("tanh", dtype=dtype, name=f"tanh_{name}")(pictures)
+    colours, mask = ops.split(pictures, [pictures.shape[-1] - 1], axis=-1)
+    colours = layers.Activation("tanh", dtype=dtype, name=f"tanh_{name}")(colours)
+    mask = layers.Activation("sigmoid", dtype=dtype, name=f"mask_{name}")(mask - 2.0)
+    return layers.Concatenate(dtype=dtype, name=f"figures_{name}")([colours, mask])
+
+
 def _gains(code: tf.Tensor, filters: int, i: int) -> tf.Tensor:
     """Returns a factor for every channel, `[N, 1, 1, filters]`; untrained, they are 1 with a deviation of 1."""
     gains = layers.Dense(filters, kernel_initializer="lecun_normal", bias_initializer="ones", name=f"gains_{i}")(code)
@@ -119,9 +281,12 @@ class VideoGenerator(Generator):
 
     Attributes:
         codes: The part of the model up to the codes `[B, T, dim_z]`; training decodes single frames from it.
-        decoder: The image decoder.
         motion: The GRU.
         motion_init_scale: As given.
+        decoder: The frame decoder, from codes `[N, D]`.
+        ground: The decoder of still grounds, from the code that is fixed over a clip; None without.
+        frames: The layer from codes `[B, T, D]` to clips `[B, T, H, W, C]`.
+        half_frames: The same at half the height and width, without the decoder's last layers; None for "dcgan".
 
     Args:
         dim_content: Size of the content code.
@@ -138,12 +303,16 @@ class VideoGenerator(Generator):
         motion_init_scale: The GRU's first state is this times `motion_init`. Its later states stay well within (-1, 1);
             with a first state of the same spread, a clip's first frames look like its later ones. `motion_state` is
             given in the units of `motion_init`.
+        decoder: "dcgan", the paper's (`frame_decoder`), or "fine" (`fine_decoder`).
+        still_ground: Whether each clip has one ground, drawn once from the code that is fixed over it
+            (`ground_decoder`), behind the figures of the fine decoder (`compose`).
         content_modulation: Whether the codes that are fixed over a clip (content, and with `category_to` "image" the
             category) also scale the decoder's channels. Without it they enter through the first layer only, and each
             place in a frame has to learn by itself what a content looks like there.
 
     Raises:
-        ValueError: `image_size` or `category_to` is not one of the above, or `motion_init_scale` is not positive.
+        ValueError: `image_size`, `category_to` or `decoder` is not one of the above, `motion_init_scale` is not
+            positive, or `still_ground` is set without the fine decoder.
     """
 
     def __init__(
@@ -160,6 +329,8 @@ class VideoGenerator(Generator):
         update_gate_bias: float = 0.0,
         motion_init_scale: float = 1.0,
         content_modulation: bool = False,
+        decoder: str = "dcgan",
+        still_ground: bool = False,
         name: str = "generator",
         **kwargs: Any,
     ) -> None:
@@ -167,6 +338,11 @@ class VideoGenerator(Generator):
             raise ValueError(f"`category_to` must be motion or image. Received: category_to={category_to}")
         if motion_init_scale <= 0:
             raise ValueError(f"`motion_init_scale` must be positive. Received: motion_init_scale={motion_init_scale}")
+        if decoder not in ("dcgan", "fine") or (still_ground and decoder != "fine"):
+            raise ValueError(
+                "`decoder` must be dcgan, or fine, which alone has a still ground. "
+                f"Received: decoder={decoder}, still_ground={still_ground}"
+            )
         latents = LatentSpec(dim_content=dim_content, dim_motion=dim_motion, dim_category=dim_category)
         inputs = {key: keras.Input(shape[1:], name=key) for key, shape in latents.shapes(None, None).items()}
 
@@ -193,14 +369,24 @@ class VideoGenerator(Generator):
         motion_state = _scaled(end, 1 / motion_init_scale, "motion_end")
         codes = _join([repeated["content"], *to_image, z_motion], "codes")
 
-        dim_modulating = codes.shape[-1] - dim_motion if content_modulation else 0
-        decoder = frame_decoder(codes.shape[-1], ngf, image_size, channels, sync_batch_norm, dim_modulating)
-        video = PerFrame(decoder, name="frames")(codes)
+        dim_fixed = codes.shape[-1] - dim_motion
+        sizes = (codes.shape[-1], ngf, image_size, channels, sync_batch_norm, dim_fixed if content_modulation else 0)
+        half_frames, ground = None, None
+        if decoder == "fine":
+            decode, half_decoder = fine_decoder(*sizes, with_mask=still_ground)
+            if still_ground:
+                ground = ground_decoder(dim_fixed, max(ngf // 2, 1), image_size, channels, sync_batch_norm)
+            half_frames = PerFrame(half_decoder, ground, name="half_frames")
+        else:
+            decode = frame_decoder(*sizes)
+        frames = PerFrame(decode, ground, name="frames")
+        video = frames(codes)
         super().__init__(inputs=inputs, outputs={"video": video, "motion_state": motion_state}, name=name, **kwargs)
         self.latents = latents
         self.motion = motion
         self.motion_init_scale = motion_init_scale
-        self.decoder = decoder
+        self.decoder, self.ground = decode, ground
+        self.frames, self.half_frames = frames, half_frames
         self.codes = keras.Model(inputs, codes, name="codes_model")
         self.config = {
             "dim_content": dim_content,
@@ -214,6 +400,8 @@ class VideoGenerator(Generator):
             "update_gate_bias": update_gate_bias,
             "motion_init_scale": motion_init_scale,
             "content_modulation": content_modulation,
+            "decoder": decoder,
+            "still_ground": still_ground,
         }
 
 

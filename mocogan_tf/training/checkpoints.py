@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from mocogan_tf.files import sha256
+from mocogan_tf.files import read_lines, sha256
+from mocogan_tf.metrics import quality
 
 RunDir = str | pathlib.Path
 
-FOLDER = "checkpoints"
+FOLDER, EVALUATIONS = "checkpoints", "evaluations.jsonl"
 _NAME = re.compile(r"step-(\d{8})\.json")
 
 
@@ -38,17 +39,18 @@ def paths(run_dir: RunDir, step: int) -> tuple[pathlib.Path, pathlib.Path]:
     return folder / f"step-{step:08d}.weights.h5", folder / f"step-{step:08d}.json"
 
 
-def best(run_dir: RunDir, metric: str, higher_is_better: bool) -> int | None:
-    """Returns the step whose checkpoint scored best, the earliest of equals; None if none has a finite score.
+def best(run_dir: RunDir, metric: str) -> int | None:
+    """Returns the step whose checkpoint is best by a score or by `auto`, the earlier of equals; None if none is scored.
+
+    Checkpoints are ranked among all steps that were scored, those whose weights are gone included.
 
     Args:
         run_dir: The run directory.
-        metric: Name of the score.
-        higher_is_better: Whether a higher score is better.
+        metric: As of `quality.best_step`.
     """
-    scores = {step: read(run_dir, step).get(metric) for step in steps(run_dir)}
-    finite = {step: score for step, score in scores.items() if isinstance(score, float) and math.isfinite(score)}
-    return min(finite, key=lambda step: -finite[step] if higher_is_better else finite[step], default=None)
+    kept = {step: read(run_dir, step) for step in steps(run_dir)}
+    scored = {line["step"]: line for line in read_lines(pathlib.Path(run_dir) / EVALUATIONS)}
+    return quality.best_step({**scored, **kept}, metric, among=kept)
 
 
 def read(run_dir: RunDir, step: int) -> dict[str, Any]:
@@ -66,7 +68,7 @@ def save(
     *,
     keep: int,
     keep_every: int = 0,
-    best_of: tuple[str, bool] | None = None,
+    best_of: str | None = None,
     **about: float,
 ) -> int:
     """Writes a checkpoint of the current step, then removes old ones.
@@ -76,7 +78,7 @@ def save(
         run_dir: The run directory.
         keep: Number of latest checkpoints to keep, this one included.
         keep_every: Checkpoints whose step is a multiple of this are kept too; 0 for none.
-        best_of: `(metric, higher_is_better)`; the best checkpoint by this metric is kept too.
+        best_of: A score, or `auto`; the best checkpoint by it is kept too.
         **about: Further content of the .json, such as scores by name.
 
     Returns:
@@ -106,7 +108,7 @@ def save(
         if isinstance(error, RuntimeError):  # What HDF5 raises when a write fails.
             raise OSError(f"Cannot write checkpoint {weights}: {error}") from error
         raise
-    _remove_old(run_dir, step, keep, keep_every, best(run_dir, *best_of) if best_of else None)
+    _remove_old(run_dir, step, keep, keep_every, best(run_dir, best_of) if best_of else None)
     return step
 
 

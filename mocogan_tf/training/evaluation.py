@@ -10,8 +10,10 @@ from typing import Any
 
 from absl import logging
 
+from mocogan_tf.metrics import quality
 from mocogan_tf.metrics.clips import compared
 from mocogan_tf.metrics.material import Material
+from mocogan_tf.training import checkpoints
 from mocogan_tf.training.callbacks import TensorBoardLog, drop_after, due
 from mocogan_tf.training.trained import Trained
 from mocogan_tf.training.warnings import EARLY, Warnings, collapse_warnings
@@ -29,7 +31,7 @@ class Evaluations:
         make_monitor: Makes a `metrics.monitor.Monitor`, or any function from a generator to scores by name. It is
             called when the first scores are due. If it raises ValueError, because the clips do not allow scores, the
             error is logged and nothing is scored.
-        best_metric: The score that chooses the best checkpoint.
+        best_metric: The score that chooses the best checkpoint, or `auto`.
         tensorboard: `TensorBoardLog`.
     """
 
@@ -43,7 +45,7 @@ class Evaluations:
         best_metric: str,
         tensorboard: TensorBoardLog,
     ) -> None:
-        self.path = pathlib.Path(run_dir) / "evaluations.jsonl"
+        self.path = pathlib.Path(run_dir) / checkpoints.EVALUATIONS
         self.every, self.make_monitor, self.best_metric = every, make_monitor, best_metric
         self.tensorboard = tensorboard
         self.last_step = start_step
@@ -64,7 +66,7 @@ class Evaluations:
                 self.every = 0
                 return {}
         scores = self.monitor(model.sampler)
-        if self.best_metric not in scores:
+        if not quality.can_choose(self.best_metric, scores):
             logging.warning(
                 "There will be no best checkpoint: %s is none of %s.", self.best_metric, ", ".join(sorted(scores))
             )
@@ -86,7 +88,7 @@ def material_of(trained: Trained, *, num_videos: int, seed: int, data_dir: str =
         data_dir: Folder of the real clips, if it is not that of the configuration.
         cache_dir: Folder of decoded clips and networks, if it is not that of the configuration.
     """
-    moved = {name: value for name, value in (("data_dir", data_dir), ("cache_dir", cache_dir)) if value}
+    moved: dict[str, Any] = {name: value for name, value in (("data_dir", data_dir), ("cache_dir", cache_dir)) if value}
     config = compared(dataclasses.replace(trained.config, **moved), trained.generator.frame_stride)
     return Material(
         config,

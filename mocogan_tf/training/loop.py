@@ -13,19 +13,24 @@ import keras
 import tensorflow as tf
 
 from mocogan_tf.config import Config
+from mocogan_tf.data.cache import VideoSet
 from mocogan_tf.data.datasets import open_videos
 from mocogan_tf.data.pipeline import Replicas, training_batches
-from mocogan_tf.data.videos import VideoSet
 from mocogan_tf.distribution import cluster
 from mocogan_tf.distribution.devices import check_batches, choose_precision, make_strategy, set_graph_options
 from mocogan_tf.distribution.workers import WorkerLost, Workers, telling_of_lost_workers
 from mocogan_tf.gans.build import build_gan
+from mocogan_tf.metrics import quality
 from mocogan_tf.metrics.clips import compared
 from mocogan_tf.metrics.monitor import Monitor
-from mocogan_tf.training import callbacks, checkpoints, evaluation, footprint, run_directory, trained, warnings
+from mocogan_tf.training import callbacks, checkpoints, evaluation, footprint, run_directory, warnings
 from mocogan_tf.training.stopping import StopOnSignal
 
-EXIT_CODES = {None: 0, signal.SIGINT: 130, signal.SIGTERM: 143}  # By the signal that ended training.
+EXIT_CODES: dict[int | None, int] = {
+    None: 0,
+    signal.SIGINT: 130,
+    signal.SIGTERM: 143,
+}  # By the signal that ended training.
 WORKER_LOST = 75  # sysexits.h's EX_TEMPFAIL: start all workers again, and training goes on.
 
 
@@ -129,7 +134,7 @@ def _open(
             run_directory.check(run_dir, config, resume)
         videos = open_videos(config)
     config = config.resolve_categories(len(videos.categories))
-    trained.best_of(config)  # An unknown metric ends here.
+    quality.check_chooses(config.best_metric)
     workers.check_same("configuration and clips", _identity(config, videos))
     return Run(config, run_dir, videos, strategy, workers)
 
@@ -230,7 +235,6 @@ def _callbacks(run: Run, start_step: int, frame_stride: int) -> list[keras.callb
     stop_on_non_finite = callbacks.StopOnNonFinite(run_dir, start_step, intervals)
     if not run.workers.is_chief:
         return [stop_on_non_finite]
-    best_of = trained.best_of(config)
     tensorboard = callbacks.TensorBoardLog(run_dir, start_step, config.log_every)
     return [
         stop_on_non_finite,
@@ -253,13 +257,13 @@ def _callbacks(run: Run, start_step: int, frame_stride: int) -> list[keras.callb
             run_dir,
             start_step,
             config.checkpoint_every,
-            {"keep": config.keep_checkpoints, "keep_every": config.keep_every, "best_of": best_of},
+            {"keep": config.keep_checkpoints, "keep_every": config.keep_every, "best_of": config.best_metric},
             evaluation.Evaluations(
                 run_dir,
                 start_step,
                 every=config.evaluate_every,
                 make_monitor=lambda: Monitor(compared(config, frame_stride), run.videos, seed=config.seed),
-                best_metric=best_of[0],
+                best_metric=config.best_metric,
                 tensorboard=tensorboard,
             ),
         ),

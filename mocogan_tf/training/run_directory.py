@@ -14,7 +14,7 @@ from typing import Any
 
 from mocogan_tf import files
 from mocogan_tf.config import Config, differences
-from mocogan_tf.data.videos import VideoSet
+from mocogan_tf.data.cache import VideoSet
 from mocogan_tf.training import checkpoints
 
 RunDir = str | pathlib.Path

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from mocogan_tf.config import Config
 from mocogan_tf.gans.build import GENERATORS, build_gan
-from mocogan_tf.metrics import monitor
+from mocogan_tf.metrics import quality
 from mocogan_tf.training import checkpoints, run_directory
 
 
@@ -36,16 +36,6 @@ class Trained:
     origin: pathlib.Path
 
 
-def best_of(config: Config) -> tuple[str, bool]:
-    """Returns the metric that chooses a run's best checkpoint, and whether higher is better.
-
-    Raises:
-        ValueError: `best_metric` is no metric of quality.
-    """
-    name = monitor.default_metric(config) if config.best_metric == "auto" else config.best_metric
-    return name, monitor.higher_is_better(name)
-
-
 def load_generator(run_dir: str | pathlib.Path, which: str | int = "latest") -> tuple[Any, Config, int]:
     """Loads the averaged generator of a run, for sampling, metrics and export.
 
@@ -68,11 +58,12 @@ def load_generator(run_dir: str | pathlib.Path, which: str | int = "latest") -> 
 
 def _best_step(run_dir: str | pathlib.Path, config: Config) -> int:
     found = run_directory.find_steps(run_dir)
-    metric, higher_is_better = best_of(config)
-    step = checkpoints.best(run_dir, metric, higher_is_better)
+    metric = config.best_metric
+    step = checkpoints.best(run_dir, metric)
     if step is None:
+        scores = "scores" if metric == quality.AUTO else f"a score in {metric}"
         raise ValueError(
-            f"No checkpoint in {run_dir} has a score in {metric}. Use latest, or a step: {', '.join(map(str, found))}."
+            f"No checkpoint in {run_dir} has {scores}. Use latest, or a step: {', '.join(map(str, found))}."
         )
     return step
 

@@ -111,7 +111,7 @@ class Integer(Field[int]):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Number(Field[float]):
-    """A finite number from `low` to `high`, which may be the name of a limit; `low` itself may be left out."""
+    """A finite number from `low` to `high`, which may be the name of a limit; `above_low` excludes `low` itself."""
 
     low: float = 0.0
     high: Bound = 1.0

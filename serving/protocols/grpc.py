@@ -1,8 +1,8 @@
 """TensorFlow Serving's gRPC, extra `grpc`: `PredictionService` (Predict, GetModelMetadata) and `ModelService`.
 
-`tensorflow-serving-api` has the stubs and depends on TensorFlow, so the few messages that these calls need are declared
-here, with the same names and numbers, in a descriptor pool of their own. Its clients work unchanged: the bytes on the
-wire are the same.
+The stubs in `tensorflow-serving-api` depend on TensorFlow. So the few messages of these calls are declared here, with
+the same names and numbers, in a descriptor pool of their own. The bytes on the wire are the same, so clients work
+unchanged.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ CODES: dict[type[ServingError], grpc.StatusCode] = {
     Cancelled: grpc.StatusCode.CANCELLED,
 }
 
-# Message: fields as (name, number, type). Capitals: a message of this table; `*` repeats; `map:` maps from strings.
+# Fields of each message as (name, number, type). A capital names a message of this table, `*` is repeated, `map:` a map
+# from strings.
 MESSAGES: dict[str, list[tuple[str, int, str]]] = {
     "Dim": [("size", 1, "int64"), ("name", 2, "string")],
     "TensorShapeProto": [("dim", 2, "*Dim"), ("unknown_rank", 3, "bool")],
@@ -89,7 +90,7 @@ MESSAGES: dict[str, list[tuple[str, int, str]]] = {
 
 
 def _messages() -> dict[str, Any]:
-    """Message classes by name, out of the table. Enums are int32 here, which is how they travel."""
+    """Message classes by name, from the table. Enums are int32 here, which is the same on the wire."""
     package = "tensorflow.serving"
     file = descriptor_pb2.FileDescriptorProto(name="serving.proto", package=package, syntax="proto3")
     for name, fields in MESSAGES.items():
@@ -122,7 +123,7 @@ def to_array(tensor: Any, name: str) -> Floats:
     """float32 array of a TensorProto.
 
     Raises:
-        Invalid: Another type, or another number of values than the shape has places.
+        Invalid: It has another type, or its number of values does not fit its shape.
     """
     if tensor.dtype not in (DT_FLOAT, DT_DOUBLE):
         raise Invalid(f"`{name}` must be DT_FLOAT or DT_DOUBLE. Received: dtype {tensor.dtype}")
@@ -139,7 +140,7 @@ def to_array(tensor: Any, name: str) -> Floats:
         values = np.frombuffer(tensor.tensor_content, dtype)
     else:
         given = tensor.float_val if tensor.dtype == DT_FLOAT else tensor.double_val
-        # One value stands for all, as TensorFlow has it; so the places are counted before any memory is taken.
+        # As in TensorFlow one value may stand for all, so a small message may ask for a large array.
         if len(given) not in (1, count) or count > 2**24:
             raise Invalid(f"`{name}` must have {count} values. Received: {len(given)}")
         values = np.broadcast_to(np.array(given, dtype), count) if len(given) == 1 else np.array(given, dtype)
@@ -223,11 +224,9 @@ class Servicer:
             raise Invalid("`metadata_field` must be signature_def.")
         model = self.service.repository.find(*self._address(request.model_spec))
         signature = PROTO["SignatureDef"](method_name=PREDICT)
-        outputs: dict[str, tuple[int | None, ...]] = {"video": (None, None, *model.bundle.frame_shape)}
-        outputs["motion_state"] = (None, model.bundle.latents.dim_motion)
         for table, shapes in (
             (signature.inputs, model.bundle.latents.shapes(None, None)),
-            (signature.outputs, outputs),
+            (signature.outputs, model.bundle.output_shapes(None, None)),
         ):
             for name, shape in shapes.items():
                 dims = [PROTO["Dim"](size=-1 if size is None else size) for size in shape]
@@ -256,7 +255,7 @@ class Servicer:
         return response
 
     def guarded(self, route: str, call: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
-        """A call with its key checked, its errors as gRPC codes, and counted."""
+        """Wraps a call: checks the key, turns errors into gRPC codes, counts."""
         metrics = self.service.metrics
 
         async def run(request: Any, context: Any) -> Any:
@@ -287,10 +286,11 @@ async def grpc_server(
     """Runs the gRPC server on the current event loop; yields its address, `host:port`.
 
     Args:
-        service, keys: What it serves, to whom.
+        service: What it serves.
+        keys: Accepted API keys.
         host, port: Where to listen; port 0 takes a free one.
-        grace_seconds: For calls that run, at the end.
-        tls: Private key and certificate chain, PEM; without them keys and latents travel in clear text.
+        grace_seconds: For running calls, at the end.
+        tls: Private key and certificate chain, PEM; without them everything travels in clear text.
 
     Raises:
         Unavailable: It cannot listen there.
@@ -300,7 +300,7 @@ async def grpc_server(
         options=[
             ("grpc.max_receive_message_length", service.limits.max_body_bytes),
             ("grpc.max_send_message_length", -1),
-            # Else the kernel would share a port that is in use between its servers.
+            # Otherwise the kernel would let two servers share a port.
             ("grpc.so_reuseport", 0),
         ]
     )

@@ -243,7 +243,7 @@ async def _answer(request: Request, route: str, table: f.Table, read: Read) -> R
 
 
 def _tag(model: Model, values: dict[str, Any]) -> str:
-    """A seed is one clip of one model: the request and the bundle's digest are the answer's identity."""
+    """An ETag. A seed is one clip of one model, so request, bundle and provider determine the answer."""
     said = orjson.dumps([model.bundle.digest, model.engine.provider, values], option=orjson.OPT_SORT_KEYS)
     return f'"{hashlib.sha256(said).hexdigest()[:32]}"'
 
@@ -281,5 +281,5 @@ async def _render(request: Request, service: Service, model: Model, wanted: Gene
 
 
 def _ascii(text: str) -> str:
-    """A name that may stand in a header."""
+    """A name made fit for a header."""
     return "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in text)

@@ -1,7 +1,7 @@
 """The Open Inference Protocol, version 2, as KServe, Triton and MLServer speak it, with the binary tensor extension.
 
-`content`, `category`, `motion_init` and `motion_noise` go in as FP32, `video` (FP32 in [-1, 1], or UINT8 when asked for
-by the name `video_uint8`) and `motion_state` come out.
+Inputs are `content`, `category`, `motion_init` and `motion_noise`; outputs are `video` (FP32 in [-1, 1]), `video_uint8`
+(the same as pixels) and `motion_state`.
 """
 
 from __future__ import annotations
@@ -69,16 +69,15 @@ def _index(service: Service) -> list[dict[str, str]]:
 
 
 def _metadata(service: Service, model: Model) -> dict[str, Any]:
-    spec, frame = model.bundle.latents, list(model.bundle.frame_shape)
-    inputs = [
-        {"name": name, "datatype": "FP32", "shape": [-1 if size is None else size for size in shape]}
-        for name, shape in spec.shapes(None, None).items()
-    ]
-    outputs = [
-        {"name": "video", "datatype": "FP32", "shape": [-1, -1, *frame]},
-        {"name": "motion_state", "datatype": "FP32", "shape": [-1, spec.dim_motion]},
-        {"name": "video_uint8", "datatype": "UINT8", "shape": [-1, -1, *frame]},
-    ]
+    def described(shapes: dict[str, tuple[int | None, ...]]) -> list[dict[str, Any]]:
+        return [
+            {"name": name, "datatype": "FP32", "shape": [-1 if size is None else size for size in shape]}
+            for name, shape in shapes.items()
+        ]
+
+    inputs = described(model.bundle.latents.shapes(None, None))
+    outputs = described(model.bundle.output_shapes(None, None))
+    outputs.append({**outputs[0], "name": "video_uint8", "datatype": "UINT8"})
     versions = [str(m.version) for m in service.repository.models() if m.name == model.name]
     return {
         "name": model.name, "versions": versions, "platform": "onnxruntime_onnx", "inputs": inputs, "outputs": outputs
@@ -100,7 +99,7 @@ async def _infer(request: Request, service: Service, name: str, version: int | N
 
 
 def _parse(body: bytes, header_length: str | None, model: Model) -> tuple[dict[str, Any], dict[str, Floats]]:
-    """The JSON document and the latents, whose bytes may follow it."""
+    """Returns the JSON document, and the latents in it or in the bytes after it."""
     length = len(body)
     if header_length is not None:
         if not header_length.isdecimal() or len(header_length) > 9 or int(header_length) > len(body):
@@ -134,7 +133,7 @@ def _parameters(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tensor(entry: dict[str, Any], rest: memoryview) -> tuple[Floats, memoryview]:
-    """A tensor out of `data` or the next bytes, and the bytes after it."""
+    """Returns a tensor from `data` or from the next bytes, and the bytes after it."""
     name, shape, datatype = entry["name"], entry.get("shape"), entry.get("datatype")
     if (
         not isinstance(shape, list)
@@ -164,7 +163,7 @@ def _tensor(entry: dict[str, Any], rest: memoryview) -> tuple[Floats, memoryview
 
 
 def _wanted(document: dict[str, Any]) -> list[tuple[str, bool]]:
-    """Names of the outputs asked for, and whether each goes as bytes."""
+    """Returns the names of the wanted outputs, each with whether it is sent as bytes."""
     default = _parameters(document).get("binary_data_output", False)
     outputs = document.get("outputs")
     if outputs is None:

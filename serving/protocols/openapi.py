@@ -13,7 +13,7 @@ REASONS = {
     "404": "No such model or version.",
     "408": "The body came too slowly.",
     "413": "More bytes or more work than one request may have.",
-    "415": "Another content type than JSON.",
+    "415": "The content type is not JSON.",
     "422": "A field is unknown, of the wrong type or out of range.",
     "429": "The queue is full; `Retry-After` says when to come back.",
     "501": "The format needs a package that this server lacks.",
@@ -46,7 +46,7 @@ def _clip_answers() -> Schema:
     }
     success = {"description": "The clips.", "headers": headers, "content": {kind: binary for kind in sorted(kinds)}}
     answers = _answers(success, "400", "401", "404", "408", "413", "415", "422", "429", "501", "503", "504")
-    return answers | {"304": {"description": "The same request with the same seed was answered before."}}
+    return answers | {"304": {"description": "The client has the answer already."}}
 
 
 def _body(table: Table, limits: Limits) -> Schema:

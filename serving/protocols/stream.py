@@ -2,8 +2,8 @@
 
 Frames are made a chunk at a time; each chunk goes on from the GRU's last state and from the place in the noise where
 the one before stopped, so frame n of a stream is frame n of `/v1/generate` with the same seed. On a WebSocket the
-client may at any time ask for another content, motion or category: content moves there on the great circle between the
-two vectors, the category along the straight line, over `transition_frames` frames.
+client may ask for another content, motion or category at any time. Over `transition_frames` frames the content moves on
+the great circle between the two vectors, the category on the straight line.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CLOSE = {Overloaded: 1013, Unavailable: 1001, Unauthorized: 4401, NotFound: 4404
 
 @dataclasses.dataclass
 class Glide:
-    """A vector on its way from `start` to `target`; `step` of `steps` done."""
+    """A vector on its way from `start` to `target`, `step` of `steps` steps done."""
 
     start: Floats
     target: Floats
@@ -74,7 +74,7 @@ class Glide:
 
 
 class Walk:
-    """Where a stream is: content, category, GRU state, position in the noise. Its size does not grow."""
+    """The state of a stream: content, category, GRU state, position in the noise. Its size is constant."""
 
     def __init__(self, bundle: Bundle, fields: Fields) -> None:
         """Raises Invalid for a field out of range."""
@@ -98,7 +98,7 @@ class Walk:
         )  # fmt: skip
 
     def change(self, fields: Fields) -> None:
-        """Follows a client's message. Raises Invalid, and then nothing changed."""
+        """Applies a client's message, or raises Invalid and changes nothing."""
         steps = fields.get(f.TRANSITION_FRAMES, self.bundle.video_length)
         content_seed = fields.given(f.CONTENT_SEED)
         motion_seed = fields.get(f.MOTION_SEED, self.motion_seed)
@@ -112,7 +112,7 @@ class Walk:
             self.kind.turn(np.eye(len(self.bundle.categories), dtype=np.float32)[category], steps)
 
     def step(self, model: Model, frames: int) -> dict[str, Floats]:
-        """Moves on and returns the rows of the next frames."""
+        """Advances, and returns the rows of the next frames."""
         noise = self._draw(self.seed, self.motion_seed, None, frames)["motion_noise"] * np.float32(self.motion_scale)
         contents, kinds = self.content.take(frames), None
         latents = {"motion_init": self.state, "motion_noise": noise}
@@ -133,7 +133,7 @@ class Walk:
         return rows
 
     def _motion_by_frame(self, model: Model, noise: Floats, kinds: Floats) -> Floats:
-        """Motion codes while the category changes: the graph takes one category per call, so a call per frame."""
+        """Motion codes while the category changes, a call per frame: the graph takes one category per call."""
         codes = []
         for frame in range(noise.shape[1]):
             latents = {
@@ -147,7 +147,7 @@ class Walk:
 
 
 class Stream:
-    """One open stream: makes chunks at the speed that they are watched."""
+    """One open stream: makes chunks at the speed at which they are watched."""
 
     def __init__(self, service: Service, fields: Fields, default_format: str) -> None:
         """Raises Invalid, NotFound or Overloaded."""
@@ -163,7 +163,7 @@ class Stream:
         self._turn = asyncio.Lock()
 
     async def change(self, fields: Fields) -> None:
-        """Follows a client's message between two chunks. Raises Invalid, and then nothing changed."""
+        """Applies a client's message between two chunks, or raises Invalid and changes nothing."""
         pause = fields.given(f.PAUSE)
         async with self._turn:
             self.walk.change(fields)
@@ -173,10 +173,10 @@ class Stream:
     async def chunk(self) -> NDArray[np.uint8]:
         """The next frames, uint8 `[T, H, W, C]`.
 
-        A version that was replaced meanwhile is left for its successor if that has the same inputs and frames.
+        If the version was replaced, its successor continues, provided that it has the same inputs and frames.
 
         Raises:
-            Unavailable: The server drains, or the successor is another kind of model.
+            Unavailable: The server drains, or the successor is a model of another kind.
         """
         if self.service.draining:
             raise Unavailable("The server is shutting down.")
@@ -193,7 +193,7 @@ class Stream:
             return job.out
 
     async def chunks(self) -> AsyncIterator[NDArray[np.uint8]]:
-        """Chunks for ever, one chunk ahead of the clock; a client that takes them late makes the clock wait."""
+        """Yields chunks without end, one chunk ahead of the clock. The clock waits for a client that is late."""
         due = time.monotonic()
         while True:
             await self.running.wait()
@@ -212,7 +212,7 @@ class Stream:
 
 
 class Streams:
-    """The open streams of a server, counted against the limit."""
+    """The streams of a server; no more are open than the limit allows."""
 
     def __init__(self, service: Service, keys: Keys, origins: tuple[str, ...]) -> None:
         self.service = service
@@ -231,7 +231,7 @@ class Streams:
         self.service.metrics.streams.set(self.open)
 
     async def picture(self, request: Request) -> Response:
-        """`GET /v1/stream?...`: JPEG after JPEG (`multipart/x-mixed-replace`), which an `<img>` plays for ever."""
+        """`GET /v1/stream?...`: JPEG after JPEG (`multipart/x-mixed-replace`), which an `<img>` plays without end."""
         request.state.route = "/v1/stream"
         if self.service.draining:
             raise Unavailable("The server is shutting down.")
@@ -265,8 +265,8 @@ class Streams:
 
         The client's messages are JSON objects, as text or as bytes: the first with the fields of `fields.STREAM` (and
         `api_key` where keys are needed), later ones with those of `fields.CHANGE`. The server answers the first with
-        `{"type": "start", ...}`, then sends binary messages of `chunk_frames` frames each; an error is
-        `{"error", "error_type"}`, after which only a malformed change leaves the stream open.
+        `{"type": "start", ...}`, then sends binary messages of `chunk_frames` frames each. An error is
+        `{"error", "error_type"}` and closes the stream, unless it is about a change.
         """
         if not self._same_origin(websocket):
             await websocket.close(1008)
@@ -283,7 +283,7 @@ class Streams:
             await _close(websocket, 1008)
 
     def _same_origin(self, websocket: WebSocket) -> bool:
-        """Browsers send WebSockets across origins without asking: only our own page and the allowed ones may."""
+        """Whether a page of our own or of an allowed origin asks. Browsers open WebSockets to other origins unasked."""
         origin = websocket.headers.get("origin")
         if origin is None or origin in self.origins or "*" in self.origins:
             return True
@@ -332,7 +332,7 @@ class Streams:
 
 
 async def _receive(websocket: WebSocket) -> dict[str, Any]:
-    """The client's next message, a JSON object as text or as bytes.
+    """Returns the client's next message, a JSON object as text or as bytes.
 
     Raises:
         Malformed: It is too long, or not a JSON object.
@@ -352,7 +352,7 @@ async def _say(websocket: WebSocket, message: dict[str, Any]) -> None:
     try:
         await websocket.send_text(orjson.dumps(message).decode())
     except (RuntimeError, WebSocketDisconnect):
-        pass  # It is gone; the reader finds out.
+        pass  # The client is gone; whoever receives next finds out.
 
 
 async def _close(websocket: WebSocket, code: int) -> None:

@@ -1,7 +1,7 @@
 """TensorFlow Serving's REST protocol, version 1: status, metadata and `:predict` in row and column form.
 
-Clients written for `tensorflow_model_server` work unchanged; the wording of the errors is the original's, as some of
-them match on it. Latents are the inputs, so the caller owns the seed.
+Clients written for `tensorflow_model_server` work unchanged. Errors have the original's words, since some clients match
+on them. The inputs are latents, so the caller draws them.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ from serving.web.http import JSONResponse, parse_json, read_body, until_disconne
 MODEL = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?(/metadata|:[a-z]+)?", re.IGNORECASE)
 SIGNATURE = "serving_default"
 PREDICT = "tensorflow/serving/predict"
-KEYS = ("signature_name", "instances", "inputs")
-OUTPUTS = ("video", "motion_state")
 
 
 async def handle(request: Request) -> Response:
@@ -87,11 +85,9 @@ def _metadata(request: Request, name: str, version: int | None) -> Response:
     inputs = {
         k: _tensor_info(f"{SIGNATURE}_{k}", shape) for k, shape in model.bundle.latents.shapes(None, None).items()
     }
-    shapes = {
-        "video": (None, None, *model.bundle.frame_shape),
-        "motion_state": (None, model.bundle.latents.dim_motion),
+    outputs = {
+        k: _tensor_info("StatefulPartitionedCall", shape) for k, shape in model.bundle.output_shapes(None, None).items()
     }
-    outputs = {k: _tensor_info("StatefulPartitionedCall", shape) for k, shape in shapes.items()}
     signature = {"inputs": inputs, "outputs": outputs, "method_name": PREDICT, "defaults": {}}
     return JSONResponse(
         {
@@ -118,7 +114,7 @@ def _respond(clip: Clip, row: bool) -> Response:
 
 
 def _parse(body: bytes, model: Model) -> tuple[bool, dict[str, Floats]]:
-    """Whether it is in row form, and the latents."""
+    """Returns whether the request is in row form, and its latents."""
     document = parse_json(body)
     signature = document.get("signature_name", SIGNATURE) or SIGNATURE
     if not isinstance(signature, str):
@@ -143,7 +139,7 @@ def _parse(body: bytes, model: Model) -> tuple[bool, dict[str, Floats]]:
 
 
 def _columns(instances: Any, names: list[str]) -> dict[str, list[Any]]:
-    """Row form to column form."""
+    """Turns row form into column form."""
     if not isinstance(instances, list) or not instances:
         raise Invalid("'instances' must be a list and non-empty.")
     columns: dict[str, list[Any]] = {name: [] for name in names}
@@ -172,7 +168,7 @@ def _unpack(value: Any, name: str) -> Any:
     """`{"b64": ...}` holds the raw little-endian floats of a tensor's rows."""
     if isinstance(value, dict):
         if set(value) != {"b64"} or not isinstance(value["b64"], str):
-            raise Invalid(f'`{name}`: an object in the place of a tensor must be {{"b64": "..."}}.')
+            raise Invalid(f'`{name}`: an object in place of a tensor must be {{"b64": "..."}}.')
         try:
             raw = base64.b64decode(value["b64"], validate=True)
         except (binascii.Error, ValueError):

@@ -1,4 +1,4 @@
-"""The batcher: decides which frames run next, and how much work may be in the house.
+"""The batcher decides which frames run next and how much work is accepted.
 
 Requests wait in a queue of jobs. A worker fills a batch with at most `QUANTUM` frames of each job in turn, so a request
 for one clip does not wait until a request for a hundred is done; a job whose deadline passed or whose client went away
@@ -30,22 +30,22 @@ from serving.runtime.errors import Cancelled, DeadlineExceeded, Overloaded, Serv
 QUANTUM = 16
 # Batches whose frames are still being copied out while the next one runs.
 DELIVERIES_PER_WORKER = 2
-# A burst may wait, but under lasting overload a longer queue answers nobody sooner. So once the foreseen wait has been
-# above this share of its bound for so many seconds, the share is the bound, until for as long nobody was refused.
+# A longer queue helps in a burst, but not under lasting overload. Once the foreseen wait has exceeded this share of its
+# bound for `PATIENCE` seconds, the share becomes the bound; it stays so until no request was refused for as long.
 LASTING, PATIENCE = 0.4, 1.0
-# This many failed batches in a row, and the process says that it is not alive.
+# After this many failed batches in a row the process reports that it is not alive.
 FAILURES_UNTIL_DEAD = 3
 log = logging.getLogger("serving.runtime.batcher")
 
 
 class Renderer(Protocol):
-    """What the batcher needs of an engine."""
+    """What the batcher needs from an engine."""
 
     def render(self, rows: dict[str, Floats], worker: int = 0) -> Floats: ...
 
 
 class Observer(Protocol):
-    """Who wants to know; the metrics implement this."""
+    """Receives the batcher's numbers; the metrics implement it."""
 
     def batch(self, frames: int, seconds: float) -> None: ...
 
@@ -97,10 +97,10 @@ class Batcher:
             workers: How many of its workers there are.
             max_batch_frames: Frames of a full batch.
             max_queue_frames: Frames admitted at one time, from acceptance to the encoded answer.
-            max_wait_seconds: Longest wait for others, as far as it can be foreseen, with which a request is let in;
-                under overload that lasts, `LASTING` times that.
-            wait_seconds: How long an idle worker waits for a batch to fill; 0 starts at once, and batches
-                form from what arrives during the one before.
+            max_wait_seconds: A request is refused if it would probably wait longer than this for others; under lasting
+                overload, longer than `LASTING` times this.
+            wait_seconds: How long an idle worker waits for a batch to fill. With 0 it starts at once, and a batch is
+                what arrived during the one before.
             observer: Gets the numbers.
         """
         self.renderer = renderer
@@ -128,18 +128,18 @@ class Batcher:
 
     @property
     def alive(self) -> bool:
-        """False once batches fail one after the other: only a restart helps then."""
+        """False once batch after batch fails: then only a restart helps."""
         return self.failures < FAILURES_UNTIL_DEAD
 
     @contextlib.contextmanager
     def admit(self, num_frames: int, deadline: float = math.inf) -> Iterator[None]:
-        """Counts frames as in the house.
+        """Counts frames as accepted while the block runs.
 
-        A request larger than the whole bound is let in when nothing else is there: the limit on one request's work is
-        the caller's to check.
+        A request larger than the whole bound is accepted when there is no other: limiting one request's work is up to
+        the caller.
 
         Raises:
-            Overloaded: There is no room, or no chance to be done by the deadline; `retry_after` says when.
+            Overloaded: There is no room, or the deadline cannot be met; `retry_after` says when to come back.
         """
         with self._changed:
             now, wait = time.monotonic(), self._foreseen_wait(num_frames)
@@ -168,24 +168,24 @@ class Batcher:
 
     @property
     def admitted_frames(self) -> int:
-        """Frames in the house."""
+        """Frames accepted and not yet answered."""
         return sum(self._admitted)
 
     def _foreseen_wait(self, num_frames: int) -> float:
-        """Seconds for which others are served until so many frames have had their turns: of each request in the house,
-        as taking turns has it, no more frames than one's own."""
+        """Seconds that go to other requests until this many frames are rendered. Requests take turns, so each of the
+        others gets at most as many frames as this one meanwhile."""
         turns = -(-num_frames // QUANTUM) * QUANTUM
         return sum(min(frames, turns) for frames in self._admitted) * self.seconds_per_frame
 
     async def submit(self, rows: dict[str, Floats], *, deadline: float = math.inf, as_pixels: bool = True) -> Job:
-        """Renders rows `[N, D]`; returns the finished job, its `out` uint8 or float32 `[N, H, W, C]`.
+        """Renders rows `[N, D]`; returns the finished job, whose `out` is uint8 or float32 `[N, H, W, C]`.
 
         Cancelling the awaiting task drops the job.
 
         Args:
             rows: By input name, one row per frame.
-            deadline: `time.monotonic()` after which nobody wants the result.
-            as_pixels: uint8 rather than float32 in [-1, 1].
+            deadline: `time.monotonic()` after which the result is of no use.
+            as_pixels: uint8 instead of float32 in [-1, 1].
 
         Raises:
             DeadlineExceeded: The deadline passed before the result was there.
@@ -212,7 +212,7 @@ class Batcher:
             self._report_queue()
             self._changed.notify()
         try:
-            # The event loop keeps the deadline of a job that is being rendered; the workers that of a waiting one.
+            # The event loop watches the deadline of a job that is being rendered, the workers that of a waiting job.
             async with asyncio.timeout(None if deadline == math.inf else max(0.0, deadline - time.monotonic())):
                 await done
         except TimeoutError:
@@ -225,7 +225,7 @@ class Batcher:
         return job
 
     def _drop(self, job: Job, error: ServingError) -> None:
-        """Takes a job out of the queue; frames of it that are being rendered are thrown away."""
+        """Takes a job out of the queue; its frames that are being rendered are discarded."""
         with self._changed:
             if job in self._queue:
                 self._queue.remove(job)
@@ -314,7 +314,7 @@ class Batcher:
             self.observer.batch(frames, seconds)
 
     def _deliver(self, pieces: list[tuple[Job, int, int]], frames: Floats) -> None:
-        """Copies a batch's frames to their jobs, as pixels where pixels are wanted."""
+        """Copies a batch's frames to their jobs, as pixels or as floats."""
         at = 0
         for job, first, n in pieces:
             part = frames[at : at + n]
@@ -332,7 +332,7 @@ class Batcher:
                     self._settle(job)
 
     def close(self) -> None:
-        """Finishes what is queued, refuses what comes, ends the threads."""
+        """Finishes queued jobs, refuses new ones, ends the threads."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""Bundles: the folder that an export writes and the only thing that serving knows about a model."""
+"""Bundles: folders that an export writes, and all that serving knows about a model."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Bundle:
     """The facts of `bundle.json` that serving uses, checked; `facts` is the whole document.
 
     Args:
-        folder: Where it lies.
+        folder: The bundle.
         name, version: How clients address it.
         latents: Sizes of the generator's inputs.
-        category_to: `motion` or `image`: which network reads the category.
+        category_to: Which network reads the category: `motion` or `image`.
         categories: Names, in order; empty if the model has none.
-        fps: Frames per second of the training clips, hence the speed at which a clip looks right.
+        fps: Frames per second of the training clips, the speed at which a clip looks right.
         height, width, channels: Of one frame.
         video_length: Frames of a training clip; the default length.
         frame_buckets: Clip lengths that the export was checked with.
@@ -56,6 +56,13 @@ class Bundle:
     def frame_shape(self) -> tuple[int, int, int]:
         return (self.height, self.width, self.channels)
 
+    def output_shapes(self, num_videos: int | None, num_frames: int | None) -> dict[str, tuple[int | None, ...]]:
+        """Returns the shape of every output by name, `None` where the size is free."""
+        return {
+            "video": (num_videos, num_frames, *self.frame_shape),
+            "motion_state": (num_videos, self.latents.dim_motion),
+        }
+
     def golden(self) -> dict[str, NDArray[Any]]:
         """Returns the arrays of `golden.npz`: `seed`, the inputs by name, `video` [B, T, H, W, C], `motion_state`
         [B, dim_motion].
@@ -67,15 +74,12 @@ class Bundle:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 golden = {name: np.asarray(arrays[name]) for name in arrays.files}
-        except Exception as error:  # What is damaged in a zip file decides whose error it is, of half a dozen.
+        except Exception as error:  # A damaged zip file raises any of half a dozen kinds of error.
             raise BundleError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
         num_videos, num_frames = (*golden.get("motion_noise", np.empty(1)).shape, 1, 1)[:2]
         inputs = self.latents.shapes(num_videos, num_frames)
         shapes = {"seed": (), "motion_noise": inputs["motion_noise"], **inputs}
-        shapes |= {
-            "video": (num_videos, num_frames, *self.frame_shape),
-            "motion_state": (num_videos, self.latents.dim_motion),
-        }
+        shapes |= self.output_shapes(num_videos, num_frames)
         for name, shape in shapes.items():
             if name not in golden:
                 raise BundleError(f"{path} lacks `{name}`. Export the model again.")
@@ -109,7 +113,7 @@ def _positive(facts: dict[str, Any], key: str, path: pathlib.Path, least: int = 
 
 
 def _files(folder: pathlib.Path, facts: dict[str, Any], path: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Existing files by role; a name must stay inside the folder."""
+    """Existing files by role; each must lie inside the folder."""
     files = {}
     for role, name in _fact(facts, "files", dict, path).items():
         if not isinstance(name, str) or not (folder / name).resolve().is_relative_to(folder.resolve()):
@@ -158,7 +162,7 @@ def read_bundle(folder: pathlib.Path | str) -> Bundle:
     if "dim_z" in facts:
         raise BundleError(
             f"{folder} holds a model ({facts.get('model')}) that makes clips of one length out of one code. This "
-            "server needs content and motion apart, as MoCoGAN has them. Serve it by its tf_serving/ or triton/."
+            "server needs separate content and motion, as MoCoGAN has. Serve it with its tf_serving/ or triton/ folder."
         )
     categories = tuple(_fact(facts, "categories", list, path))
     dim_category = _positive(facts, "dim_category", path, least=0)

@@ -1,10 +1,10 @@
-"""The engine: latents in, frames out, on the best ONNX Runtime provider present. It knows no HTTP and no queue.
+"""The engine: latents in, frames out, on the best ONNX Runtime provider that works. It knows no HTTP and no queue.
 
 A clip is made in two steps. `motion.onnx` (a GRU of about ten units, microseconds) always runs on the CPU and turns a
 clip's noise into one motion code per frame. `frames.onnx` turns rows (content, motion, perhaps category) into
 pictures, one row per frame, and does not care which clip a row belongs to. So frames of different clips, of any
-lengths, share a batch without padding one clip to another; the shapes that the heavy graph sees are a few fixed
-buckets, which is what cuDNN's plans and CUDA graphs want; and a stream continues from a GRU state.
+lengths, share a batch without padding one clip to another. The heavy graph sees a few fixed sizes only (buckets), as
+cuDNN's plans and CUDA graphs need. A stream continues from a GRU state.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ log = logging.getLogger("serving.runtime.engine")
 
 
 class EngineError(ServingError):
-    """The engine cannot start as asked: provider missing, or its results differ from the bundle's golden ones."""
+    """The engine cannot start as asked: its provider is missing, or its results are not the golden ones."""
 
     error_type = "engine"
 
@@ -53,8 +53,8 @@ class EngineOptions:
         workers: Sets of sessions; each runs one batch at a time.
         max_batch_frames: Frames of the largest bucket.
         cuda_graph: Capture the frame graph as a CUDA graph, kept only if it passes a self-test.
-        spinning: On the CPU, threads wait awake between two operators of a run: a run takes a tenth to a quarter less,
-            and whatever else wants the processors meanwhile, a server's event loop for one, waits longer.
+        spinning: On the CPU, threads wait awake between two operators of a run. A run takes a tenth to a quarter less
+            time, but everything else on these processors waits longer, such as a server's event loop.
         device_id: Which GPU.
     """
 
@@ -69,7 +69,7 @@ class EngineOptions:
 
 
 def available_cpus() -> int:
-    """CPUs that this process may use: its affinity, and the quota of its control group where there is one."""
+    """CPUs that this process may use, by its affinity and the quota of its control group."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = pathlib.Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -81,16 +81,16 @@ def available_cpus() -> int:
 
 
 def frame_buckets(max_batch_frames: int) -> tuple[int, ...]:
-    """Powers of two up to the largest bucket, which need not be one."""
+    """Powers of two below the largest bucket, and that bucket."""
     powers = [1 << i for i in range(max_batch_frames.bit_length()) if 1 << i < max_batch_frames]
     return (*powers, max_batch_frames)
 
 
 def plan_buckets(num_frames: int, buckets: Sequence[int], *, pad: bool) -> list[int]:
-    """Buckets to run for so many frames, in order.
+    """Returns the buckets to run for a number of frames, in order.
 
-    On a GPU a launch costs more than some empty rows, so the rest is padded to the next bucket; on a CPU every row
-    costs the same, so the frames are cut into buckets that fit and only what is below the smallest one is padded.
+    On a GPU a launch costs more than some empty rows, so the last frames are padded to the next bucket (`pad`). On a
+    CPU every row costs the same, so frames are cut into buckets that fit, and only the smallest one is ever padded.
     """
     plan = []
     while num_frames >= buckets[-1]:
@@ -136,7 +136,7 @@ class FrameSession:
         return (self.size, 1, self.rows[name]) if name == "motion" else (self.size, self.rows[name])
 
     def bind(self, device: str, device_id: int) -> None:
-        """Takes memory at fixed addresses on the device for inputs and output: nothing is allocated per call."""
+        """Allocates inputs and output on the device once, at fixed addresses, instead of in every call."""
         self.binding = self.session.io_binding()
         self.device_inputs = {
             name: ort.OrtValue.ortvalue_from_numpy(np.zeros(self._shape(name), np.float32), device, device_id)
@@ -165,7 +165,7 @@ class FrameSession:
                 self.device_inputs[name].update_inplace(value)
             self.session.run_with_iobinding(self.binding)
             video = self.device_output.numpy()
-            if self.device_output.device_name() == "cpu":  # There it is a view, elsewhere a copy already.
+            if self.device_output.device_name() == "cpu":  # There it is a view; elsewhere it is a copy already.
                 video = video.copy()
         frames: Floats = video[:n, 0]
         return frames
@@ -184,7 +184,7 @@ def _session_options(threads: int, spinning: bool) -> ort.SessionOptions:
 def _providers(provider: str, options: EngineOptions) -> list[Any]:
     cuda = {
         "device_id": str(options.device_id),
-        # With cuDNN 9 this is heuristic mode A; DEFAULT would be its fallback mode, EXHAUSTIVE times every plan.
+        # In cuDNN 9 this is heuristic mode A. DEFAULT is its fallback mode, and EXHAUSTIVE times every plan.
         "cudnn_conv_algo_search": "HEURISTIC",
         "cudnn_conv_use_max_workspace": "1",
         "do_copy_in_default_stream": "1",
@@ -216,15 +216,15 @@ def _has_driver() -> bool:
 class Engine:
     """A bundle, loaded and warm.
 
-    `provider` and `precision` are what is really active. Different workers may render at the same time; one worker
-    renders one thing at a time. `motion` may be called from any thread.
+    `provider` and `precision` are the active ones, not those asked for. Workers render at the same time, each one
+    batch. `motion` may be called from any thread.
     """
 
     def __init__(self, bundle: Bundle, options: EngineOptions | None = None) -> None:
         """Loads, warms and checks.
 
         Raises:
-            EngineError: The provider asked for does not work, or the results are not the golden ones.
+            EngineError: The provider does not work, or its results differ from the golden ones.
             BundleError: A model file does not fit the manifest.
         """
         self.bundle = bundle
@@ -259,7 +259,7 @@ class Engine:
         """Providers to try, best first."""
         present = ort.get_available_providers()
         if self.options.provider == "auto":
-            # The GPU wheel lists CUDA on machines without a GPU too, and complains at length when it is tried there.
+            # The GPU wheel lists CUDA on machines without a GPU too, and logs much when it is tried there.
             return [name for name in ("cuda", "cpu") if PROVIDERS[name] in present and (name == "cpu" or _has_driver())]
         if PROVIDERS[self.options.provider] not in present:
             raise EngineError(
@@ -310,7 +310,7 @@ class Engine:
         for worker, sessions in enumerate(self._workers):
             for size in sessions:
                 rows = self._random_rows(rng, size)
-                for _ in range(2):  # The second run is the first without cuDNN's search, and the first graph replay.
+                for _ in range(2):  # The second is the first without cuDNN's search, and the first replay of a graph.
                     self.render(rows, worker)
         if self.cuda_graph and not self._replays_right(rng):
             log.warning("CUDA graphs do not give the same frames here: going on without them")
@@ -321,7 +321,7 @@ class Engine:
         return {name: rng.standard_normal((size, session.rows[name]), dtype=np.float32) for name in session.inputs}
 
     def _replays_right(self, rng: np.random.Generator) -> bool:
-        """Whether replays of a captured graph follow their inputs: against plain sessions on the CPU."""
+        """Whether replays of a captured graph follow their inputs, compared with plain sessions on the CPU."""
         options = EngineOptions(provider="cpu", precision="float32")
         path, shape = self.bundle.files["frames"], self.bundle.frame_shape
         plain = FrameSession(path, self.buckets[-1], shape, "cpu", options, self.threads)
@@ -338,7 +338,7 @@ class Engine:
         """Largest difference of a video to `golden.npz`.
 
         Raises:
-            EngineError: It is too large, or the golden seed does not draw the golden inputs.
+            EngineError: The difference is too large, or the golden seed does not draw the golden inputs.
         """
         golden = self.bundle.golden()
         shapes = self.bundle.latents.shapes(*golden["motion_noise"].shape[:2])
@@ -388,13 +388,13 @@ class Engine:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def generate(self, latents: dict[str, Floats], worker: int = 0) -> tuple[Floats, Floats]:
-        """Video `[B, T, H, W, C]` in [-1, 1] and motion state `[B, dim_motion]`, at once and on this thread."""
+        """Video `[B, T, H, W, C]` in [-1, 1] and motion state `[B, dim_motion]`, on this thread and without a queue."""
         motion, state = self.motion(latents)
         video = self.render(self.rows(latents, motion), worker)
         return video.reshape(*motion.shape[:2], *self.bundle.frame_shape), state
 
     def describe(self) -> dict[str, Any]:
-        """What runs where, for people and for `/info`."""
+        """What runs where, for the log and `/info`."""
         return {
             "provider": PROVIDERS[self.provider],
             "precision": self.precision,

@@ -1,10 +1,10 @@
-"""What can go wrong with a request, by kind; each protocol maps the kinds to its own codes and bodies."""
+"""The kinds of failure of a request; each protocol maps them to its own codes and bodies."""
 
 from __future__ import annotations
 
 import reprlib
 
-# Python's own repr fails at a thousand levels of JSON, and takes its time over megabytes.
+# Python's own repr fails at a thousand levels of JSON, and is slow for megabytes.
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 60, 60
 
@@ -18,7 +18,7 @@ def shown(value: object) -> str:
 class ServingError(Exception):
     """A failure with a message for the client.
 
-    `error_type` is part of the wire format; `retry_after` is in seconds, where waiting helps.
+    `error_type` is part of the wire format. `retry_after` is in seconds, and None where waiting does not help.
     """
 
     error_type = "internal"
@@ -41,7 +41,7 @@ class Malformed(ServingError, ValueError):
 
 
 class Invalid(ServingError, ValueError):
-    """A well-formed request with a field missing, unknown, of the wrong type or out of range."""
+    """A well-formed request with a field that is missing, unknown, of the wrong type or out of range."""
 
     error_type = "validation"
 
@@ -101,12 +101,12 @@ class Unavailable(ServingError):
 
 
 class Unimplemented(ServingError):
-    """The request is understood; this installation cannot do it (an extra is not installed)."""
+    """The request is valid, but this installation lacks an extra that it needs."""
 
     error_type = "unimplemented"
 
 
 class Cancelled(ServingError):
-    """The client went away; nobody reads this."""
+    """The client went away; the error is not sent."""
 
     error_type = "cancelled"

@@ -1,9 +1,9 @@
 """Which models and versions are loaded, and how a new version takes over without a failed request.
 
 A source is a bundle, or a folder of bundles named by version (`taichi/1`, `taichi/2`: TensorFlow Serving's layout).
-Sources are looked at again and again; what is new is loaded and warmed beside the old one, takes its place between two
-requests, and the old one is closed when its last request is done. What cannot be loaded is reported and tried again,
-and what served before goes on serving.
+Sources are polled. A new version is loaded and warmed beside the old one and replaces it between two requests; the old
+one is closed when its last request is done. A version that cannot be loaded is reported and tried again, and the old
+one goes on serving.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = logging.getLogger("serving.runtime.repository")
 
 
 class Conflict(BundleError):
-    """Two places have the same version of a model: not damage, but a mistake in what is to be served."""
+    """Two folders hold the same version of a model: nothing is damaged, but the sources are a mistake."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class BatchOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a version lies, and what its `bundle.json` looked like (a bundle may be replaced in its place)."""
+    """Where a version lies, and a stamp of its `bundle.json`, since a bundle may be replaced in its folder."""
 
     folder: pathlib.Path
     stamp: tuple[int, int, int]
@@ -111,11 +111,11 @@ class Repository:
         self._closers: list[threading.Thread] = []
 
     def load(self) -> None:
-        """Loads every source for the first time: its newest versions, or if they all fail the newest that does not.
+        """Loads every source for the first time: its newest versions or, if they all fail, the newest one that loads.
 
         Raises:
-            BundleError: A source has no bundle, or nothing of it can be loaded (then why the newest version cannot), or
-                two places have the same version of a model.
+            BundleError: A source has no bundle; none of its versions can be loaded (the message is about the newest);
+                or two folders hold the same version of a model.
         """
         for source in self.sources:
             places = self._places(source)
@@ -140,7 +140,7 @@ class Repository:
                 _log_failure(place, reason)
 
     def _places(self, source: pathlib.Path) -> list[Place]:
-        """What lies at a source now, oldest version first."""
+        """The versions that a source has now, oldest first."""
         if is_bundle(source):
             return [Place(source, _stamp(source), None)]
         try:
@@ -171,7 +171,7 @@ class Repository:
         return Model(bundle, version, engine, batcher, place)
 
     def _put(self, model: Model) -> None:
-        """Makes a version the one that new requests get; closes the one whose place it takes."""
+        """Gives a version to new requests, and closes the one that it replaces."""
         with self._lock:
             versions = self._models.setdefault(model.name, {})
             old = versions.get(model.version)
@@ -189,7 +189,7 @@ class Repository:
         return model.name, str(model.version), model.engine.provider, model.bundle.digest[:12]
 
     def _retire(self, model: Model) -> None:
-        """Closes a version that no new request can get, as soon as its last request is done."""
+        """Closes a version, which no new request gets any more, as soon as its last request is done."""
 
         def wait_and_close() -> None:
             with self._idle:
@@ -208,13 +208,13 @@ class Repository:
         thread.start()
 
     def poll(self) -> bool:
-        """Looks at the sources and follows them; returns whether something changed. Blocks while a model loads."""
+        """Loads and unloads what changed at the sources; returns whether anything did. Blocks while a model loads."""
         with self._poll_lock:
             changed = False
             for source in self.sources:
                 places = self._places(source)[-self.keep_versions :]
                 self._forget_failures(source, places)
-                if not places:  # Perhaps between two names: what is loaded stays.
+                if not places:  # Perhaps it is being renamed: what is loaded stays.
                     continue
                 loaded = {model.place.folder: model for model in self._all() if self._is_from(model.place, source)}
                 for place in places:
@@ -229,7 +229,7 @@ class Repository:
         return source in (place.folder, place.folder.parent)
 
     def _forget_failures(self, source: pathlib.Path, places: list[Place]) -> None:
-        """Of versions that are gone, or so old that they are not tried again."""
+        """Forgets failures of versions that are gone, or too old to be tried again."""
         wanted = {place.folder for place in places}
         with self._lock:
             for folder, (place, _, _) in list(self._failed.items()):
@@ -248,7 +248,7 @@ class Repository:
         return True
 
     def _load(self, place: Place) -> None:
-        """Loads a version for new requests to get; what fails is noted, and raised."""
+        """Loads a version for new requests; notes a failure and raises it."""
         try:
             self._put(self._open(place))
         except Exception as error:
@@ -265,7 +265,7 @@ class Repository:
         with self._lock:
             loaded = [model for versions in self._models.values() for model in versions.values()]
             stale = [m for m in loaded if self._is_from(m.place, source) and m.place.folder not in wanted]
-            # The same folder may now say that it is another version.
+            # The bundle in a folder may have become another version.
             by_folder: dict[pathlib.Path, list[Model]] = {}
             for model in loaded:
                 by_folder.setdefault(model.place.folder, []).append(model)
@@ -288,12 +288,12 @@ class Repository:
             return [model for versions in self._models.values() for model in versions.values()]
 
     def models(self) -> list[Model]:
-        """Loaded versions, by name and version. To look at, not to run: use `lease`."""
+        """Loaded versions, by name and version, to look at. To run one, use `lease`."""
         return sorted(self._all(), key=lambda model: (model.name, model.version))
 
     @property
     def default_name(self) -> str:
-        """The model that a request gets which names none: the first source's."""
+        """The model for requests that name none: the first source's."""
         with self._lock:
             for source in self.sources:
                 for name, versions in self._models.items():
@@ -340,7 +340,7 @@ class Repository:
                 self._idle.notify_all()
 
     def status(self, name: str) -> list[VersionStatus]:
-        """States of a model's versions, newest first; versions that failed to load included.
+        """States of a model's versions, newest first, including versions that failed to load.
 
         Raises:
             NotFound: There is no such model.
@@ -358,11 +358,11 @@ class Repository:
 
     @property
     def alive(self) -> bool:
-        """Whether no engine fails batch after batch."""
+        """False once an engine fails batch after batch."""
         return all(model.batcher.alive for model in self._all())
 
     def close(self) -> None:
-        """Closes everything, after the requests that run."""
+        """Closes everything after the running requests."""
         models = self._all()
         with self._lock:
             self._models = {}

@@ -1,4 +1,4 @@
-"""From a checked request to a clip: what every protocol shares, between the protocols and the engine."""
+"""From a checked request to a clip: what all protocols share."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What one request, one client or all of them together may take.
+    """What one request, one client or all clients together may take.
 
     Args:
         max_videos: Clips of a request.
         max_frames: Frames of one clip.
         max_total_frames: Clips times frames of a request.
         max_pixels: Pixels of an answer, after enlarging.
-        max_json_values: Numbers of an answer in JSON, which is twenty times the size of the pixels.
+        max_json_values: Numbers of an answer in JSON, whose size is twenty times that of the pixels.
         max_body_bytes: Bytes of a request body, before and after unpacking.
         max_streams: Streams open at one time.
-        timeout_seconds: From a request's head to its frames; also the largest that a request may ask for.
+        timeout_seconds: From a request's head to its frames; a request may ask for less.
         body_seconds: For a client to send its body.
         write_seconds: For a client to take the next part of an answer.
     """
@@ -85,7 +85,7 @@ class Clip:
 
 
 class Service:
-    """The models with the threads that work for them. Belongs to one event loop."""
+    """The models, and the threads that prepare and encode. Belongs to one event loop."""
 
     def __init__(
         self, repository: Repository, limits: Limits | None = None, *, encode_threads: int | None = None
@@ -100,7 +100,7 @@ class Service:
         self._encode = concurrent.futures.ThreadPoolExecutor(encode_threads or max(2, cpus), "encode")
 
     def deadline(self, timeout: float | None = None) -> float:
-        """`time.monotonic()` by which a request must be done."""
+        """`time.monotonic()` by which a request that begins now must be done."""
         return time.monotonic() + min(timeout or self.limits.timeout_seconds, self.limits.timeout_seconds)
 
     async def render(
@@ -111,8 +111,8 @@ class Service:
         Args:
             model: A leased version.
             draw: Returns the generator's inputs; called on a worker thread.
-            deadline: `time.monotonic()` by which it must be done.
-            as_pixels: uint8 rather than float32.
+            deadline: `time.monotonic()` by which it must be rendered.
+            as_pixels: uint8 instead of float32.
 
         Raises:
             DeadlineExceeded, ServingError: See `Batcher.submit`.
@@ -143,7 +143,7 @@ class Service:
         return result, seconds
 
     async def run(self, pool: concurrent.futures.Executor, function: Callable[[], T]) -> T:
-        """Runs on a pool and does not let go before the thread has: admission counts what really runs."""
+        """Runs a function on a pool. If cancelled, it still waits for the thread: admission counts what runs."""
         job = pool.submit(function)
         future = asyncio.wrap_future(job)
         try:
@@ -154,7 +154,7 @@ class Service:
             raise
 
     async def parse(self, function: Callable[[], T]) -> T:
-        """Runs something short that is too long for the event loop."""
+        """Runs something short off the event loop."""
         return await self.run(self._prepare, function)
 
     def close(self) -> None:
@@ -165,10 +165,10 @@ class Service:
 
 
 def category_index(value: object, categories: tuple[str, ...]) -> int | None:
-    """A category by its index or name.
+    """Returns the index of a category given by index or name; None for None.
 
     Raises:
-        Invalid: There is no such one.
+        Invalid: There is no such category.
     """
     if value is None:
         return None

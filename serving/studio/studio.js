@@ -1,9 +1,9 @@
-// The studio: every picture on this page is asked of this server's own API, see /docs.
+// The studio: every picture on this page comes from this server's own API, see /docs.
 
 const $ = (id) => document.getElementById(id);
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 // Pictures with a row per clip and a column per frame. Single clips are lossless: WebP's colours run over the edges of
-// neighbouring frames, which shows when a frame is enlarged; the many small cells of the grid do without.
+// neighbouring frames, which is visible when a frame is enlarged; the small cells of the grid do not need that.
 const PREVIEW = { "/v1/generate": "png", "/v1/grid": "sheet" };
 
 const state = {
@@ -67,7 +67,7 @@ async function latest(slot, run) {
 // A film is a picture with `count` frames side by side, row `row` of a sheet.
 class Film {
   constructor(sheet, row = 0) { [this.sheet, this.row, this.w, this.h] = [sheet, row, state.model.width, state.model.height]; }
-  // A picture of one frame: enlarging straight out of the sheet would smear its neighbours over the edges.
+  // A picture of one frame: enlarging a part of the sheet would mix its neighbours into the edges.
   frame(index) {
     this.frames ??= [];
     if (!this.frames[index]) {
@@ -200,7 +200,6 @@ function syncControls() {
 
 function rollPart(name) {
   const part = state[name];
-  // Half-way to another one, the dice keep on going there: what was seen last is where the next begins.
   part.seed = roll();
   part.to = roll();
   part.blend = 0;
@@ -322,7 +321,7 @@ function rollPair() {
 }
 
 function swapMotion() {
-  // Where the category is part of how it moves, it goes with the motion.
+  // A category that belongs to the motion is exchanged with it.
   state.pair.motion.reverse();
   if (state.model.category_to === "motion") state.pair.category.reverse();
   const pair = document.querySelector(".pair");

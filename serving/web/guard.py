@@ -1,4 +1,4 @@
-"""The ASGI middleware in front of every route: request ids, API keys, errors as JSON, metrics, one log line each."""
+"""The ASGI middleware around every route: request ids, API keys, errors as JSON, metrics, a log line per request."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class _Exchange:
         try:
             await self._answer()
         except SlowClient:
-            # Raising ends the connection; the answer was begun and cannot be another.
+            # Raising ends the connection: the answer has begun, so no other can be sent.
             self.notes["aborted"] = "the client did not take its answer"
             metrics.rejected.labels("slow_client").inc()
             raise

@@ -1,4 +1,4 @@
-"""What all HTTP routes share: bodies read within bounds, JSON, errors as JSON, clients that went away."""
+"""What all HTTP routes share: bounded bodies, JSON, errors as JSON, and clients that go away."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def error_response(error: ServingError, *, native: bool) -> Response:
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:
-    """The body, unpacked.
+    """Returns the body, unpacked.
 
     Raises:
         TooLarge: It is larger than allowed, packed or unpacked.
@@ -140,10 +140,10 @@ def parse_json(body: bytes) -> dict[str, Any]:
 
 
 def check_json_type(request: Request) -> None:
-    """Native routes take JSON only, so that a page elsewhere cannot post a form to a server on loopback.
+    """Native routes take JSON only, so that a page of another site cannot post a form to a server on loopback.
 
     Raises:
-        UnsupportedMediaType: The content type is another.
+        UnsupportedMediaType: The content type is not JSON.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
@@ -151,7 +151,7 @@ def check_json_type(request: Request) -> None:
 
 
 async def until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Awaits work and gives it up when the client goes away. The body must have been read.
+    """Awaits work and cancels it when the client goes away. The body must have been read before.
 
     Raises:
         Cancelled: It went away.

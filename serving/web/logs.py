@@ -44,7 +44,7 @@ class TextFormatter(logging.Formatter):
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Leaves out the traceback that the HTTP server logs for a dropped slow client; the access line has it."""
+    """Leaves out the traceback that uvicorn logs for a dropped slow client: the request's own line tells of it."""
     return not (record.exc_info and record.exc_info[0] is SlowClient)
 
 

@@ -1,4 +1,4 @@
-"""uvicorn around the application: signals that drain, clients that never finish a header, one line on start."""
+"""uvicorn around the application: it drains on signals and bounds how long a request's header may take."""
 
 from __future__ import annotations
 
@@ -27,23 +27,25 @@ HEADER_SECONDS = 10.0
 HEADER_BYTES = 2**16
 LAST_REQUEST_SECONDS = 0.5
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-# Opens a gRPC server as long as its context is entered; gives the address at which it listens.
+# A context in which a gRPC server runs; entering it gives the address.
 GRPC = Callable[[], AbstractAsyncContextManager[str]]
 log = logging.getLogger("serving.web.server")
 
 
 def host_port(host: str, port: int) -> str:
-    """An address in one word; an IPv6 host stands in brackets."""
+    """`host:port`, with an IPv6 host in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class ImpatientProtocol(HttpToolsProtocol):
-    """HTTP with a bound on the time and the bytes that a connection may take to a complete header, the first or a later
-    one. Bodies are the application's to bound."""
+    """HTTP with a bound on the time and the bytes until a header is complete, the connection's first or a later one.
+
+    Bodies are bounded by the application.
+    """
 
     _header_timer: asyncio.TimerHandle | None = None
     _receiving = False  # Between a complete header and the end of its body.
-    _loose_bytes = 0  # Received since a header or a message was complete or a part of a body came.
+    _loose_bytes = 0  # Received since the last complete header or message, or part of a body.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -53,10 +55,10 @@ class ImpatientProtocol(HttpToolsProtocol):
         self._loose_bytes += len(data)
         super().data_received(data)
         if self._loose_bytes and not self._busy():
-            # Line breaks before a header begin no message, and end the wait for one that uvicorn bounds.
+            # Line breaks before a header begin no message, but end uvicorn's own timer for one.
             self._wait_for_header()
         if self._loose_bytes > HEADER_BYTES and not self.transport.is_closing():
-            if not self._busy():  # Else it would stand in the middle of an answer.
+            if not self._busy():  # During an answer it would become part of that.
                 self.transport.write(TOO_LARGE)
             self.transport.close()
 
@@ -75,7 +77,7 @@ class ImpatientProtocol(HttpToolsProtocol):
 
     def _header_is_late(self) -> None:
         self._header_timer = None
-        if self._busy():  # Of a pipelined request: the one before it may take its time.
+        if self._busy():  # The header is of a pipelined request; the request before it is not bounded here.
             self._wait_for_header()
         elif not self.transport.is_closing():
             self.transport.close()
@@ -85,7 +87,7 @@ class ImpatientProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        # A WebSocket's too: this object hears no more of that connection.
+        # For a WebSocket too: this object hears no more of that connection.
         self._stop_waiting()
         self._receiving, self._loose_bytes = True, 0
         super().on_headers_complete()
@@ -104,9 +106,12 @@ class ImpatientProtocol(HttpToolsProtocol):
 
 
 class DrainingServer(uvicorn.Server):
-    """Drains on SIGTERM and SIGINT: first `/readyz` says no and answers close their connections while requests are
-    still served, so that a load balancer can turn away; then the door is shut and what runs is finished. A second
-    signal ends at once. The gRPC server, if there is one, opens before and is drained before the HTTP server."""
+    """Drains on SIGTERM and SIGINT; a second signal ends the process at once.
+
+    At first requests are still served, but `/readyz` answers 503 and every answer closes its connection, so that a
+    load balancer turns to other servers. Then the server stops listening and finishes the running requests. A gRPC
+    server starts before the HTTP server and is drained before it.
+    """
 
     def __init__(self, config: uvicorn.Config, service: Service, drain_delay: float, grpc: GRPC | None) -> None:
         super().__init__(config)
@@ -122,7 +127,7 @@ class DrainingServer(uvicorn.Server):
             try:
                 addresses["grpc"] = await self._beside.enter_async_context(self.grpc())
             except Unavailable as error:
-                # As uvicorn ends when the HTTP port is in use.
+                # Just as uvicorn ends when the HTTP port is in use.
                 log.error(str(error))
                 sys.exit(STARTUP_FAILURE)
         await super().startup(sockets)
@@ -135,19 +140,19 @@ class DrainingServer(uvicorn.Server):
                 log.info("ready", extra={"url": url, **addresses})
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        # Closing the door resets those who stand before it: let in whom the kernel has connected, and close right then.
+        # Closing a listener resets connections that the kernel has made and we have not accepted: accept them first.
         for _ in range(10):
             await asyncio.sleep(0)
         for listener in self.servers:
             listener.close()
-        # Who was let in last gets to say what for, before connections without a request are closed.
+        # The last clients get time to send their request before connections without one are closed.
         await asyncio.sleep(LAST_REQUEST_SECONDS)
         await self._beside.aclose()
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.service.draining:
-            # Not by way of the event loop: that cancels what runs, logs each as an error, and waits for its threads.
+            # Not through the event loop: that would log each cancelled request as an error, and wait for threads.
             os._exit(0)
         self.service.draining = True
         self._loop.call_soon_threadsafe(self._shut_later, sig)
@@ -162,16 +167,16 @@ class DrainingServer(uvicorn.Server):
 
 def make_server(app: Starlette, *, host: str, port: int, drain_delay: float = 2.0, grace_seconds: int = 30,
                 max_connections: int = 1024, grpc: GRPC | None = None, **options: Any) -> DrainingServer:  # fmt: skip
-    """A server for the application; `run()` blocks until it has drained.
+    """Makes a server for the application; its `run()` blocks until it has drained.
 
     Args:
         app: What `create_app` made.
         host, port: Where to listen.
-        drain_delay: Seconds between the signal and the shutting of the door.
-        grace_seconds: Then, for requests that run.
-        max_connections: More are answered 503 at once.
-        grpc: Opens the gRPC server beside this one.
-        options: Of `uvicorn.Config`, TLS for one.
+        drain_delay: Seconds after the signal in which new requests are still served.
+        grace_seconds: Seconds after that for running requests to finish.
+        max_connections: Any more are answered 503 at once.
+        grpc: Context of the gRPC server beside this one.
+        options: More for `uvicorn.Config`, such as TLS.
     """
     config = uvicorn.Config(
         app, host=host, port=port, http=ImpatientProtocol, ws=WebSocketsSansIOProtocol, ws_max_size=2**16,

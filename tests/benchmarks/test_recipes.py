@@ -53,8 +53,8 @@ def test_the_balance_is_the_mean_over_the_last_quarter(tmp_path):
 
 @pytest.mark.parametrize("setting", recipes.SETTINGS)
 def test_every_flag_of_a_setting_changes_something(setting):
-    changed, flags = Config(**known.PROFILES["cpu"]["mocogan"]), recipes.SETTINGS[setting]
-    # What a setting changes of the fast recipe may be as the profile has it.
+    changed, flags = Config(**known.PRESETS["plain"]), recipes.SETTINGS[setting]
+    # What a setting changes of the fast recipe may be as the preset has it.
     for some in (flags[: len(recipes.FAST)], flags[len(recipes.FAST) :]):
         given = dict(flag.removeprefix("--").partition("=")[::2] for flag in some)
         # A flag without a value switches an option on.

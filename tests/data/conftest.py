@@ -26,8 +26,8 @@ def make_config(tmp_path):
 
 
 @pytest.fixture
-def fake_generator(monkeypatch, tmp_path):
-    """A registered set `fake` whose clips are made by a module that counts its calls."""
+def fake_renderer(monkeypatch, tmp_path):
+    """A known set `fake` whose clips are made by a module that counts its calls."""
     from mocogan_tf.data import datasets
 
     @dataclasses.dataclass
@@ -35,8 +35,8 @@ def fake_generator(monkeypatch, tmp_path):
         frames: np.ndarray
         label: int
 
-    module = types.ModuleType("fake_generator")
-    module.__file__ = str(tmp_path / "fake_generator.py")
+    module = types.ModuleType("fake_renderer")
+    module.__file__ = str(tmp_path / "fake_renderer.py")
     pathlib.Path(module.__file__).write_text("")
     module.CATEGORIES, module.FPS, module.NUM_FRAMES, module.calls = ("even", "odd"), 12.0, 10, []
 
@@ -45,6 +45,6 @@ def fake_generator(monkeypatch, tmp_path):
         return Clip(frames_of(num_frames, first=10 * index, size=image_size), index % 2)
 
     module.render_clip = render_clip
-    monkeypatch.setitem(sys.modules, "fake_generator", module)
-    monkeypatch.setitem(datasets.DATASETS, "fake", datasets.DatasetSpec("A fake.", generator="fake_generator"))
+    monkeypatch.setitem(sys.modules, "fake_renderer", module)
+    monkeypatch.setitem(datasets.DATASETS, "fake", datasets.DatasetSpec("A fake.", renderer="fake_renderer"))
     return module

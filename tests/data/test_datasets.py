@@ -5,14 +5,16 @@ import logging
 import multiprocessing
 import os
 import pathlib
+import re
 
 import numpy as np
 import pytest
 
-from mocogan_tf.data import cache
+from mocogan_tf.data import advice, cache
 from mocogan_tf.data.datasets import DATASETS, open_videos
 from mocogan_tf.data.shards.options import PrepareOptions
 from mocogan_tf.data.shards.prepare import prepare
+from mocogan_tf.video import write_video
 from tests.support.made_clips import REAL_CLIPS, frames_of, save_strip
 
 pytestmark = pytest.mark.core
@@ -107,16 +109,97 @@ def test_a_set_without_a_single_clip_is_one_line(tmp_path):
 def test_clips_that_are_all_too_short_are_an_error_that_names_the_flags(make_config, two_classes):
     config = make_config(data_dir=str(two_classes), video_length=16, every_nth=2)
     with pytest.raises(
-        ValueError, match=r"6 of 6 clips .* 31 frames .* up/0.png, has 7\. Lower --every_nth or --video_l"
+        ValueError, match=r"6 of 6 clips .* 31 frames .* up/0.png, has 7\. Train with --every_nth=1 --video_length=7\."
     ):
         open_videos(config)
 
 
 def test_some_short_clips_are_counted_named_and_left_out(make_config, two_classes, caplog):
+    for i in range(4):
+        save_strip(two_classes / "up" / f"long {i}.png", frames_of(12))
+        save_strip(two_classes / "down" / f"long {i}.png", frames_of(12))
     with caplog.at_level(logging.WARNING, "absl"):
         videos = open_videos(make_config(data_dir=str(two_classes), video_length=9, every_nth=1))
-    assert videos.names == ("up/2.png",)
-    assert "5 of 6 clips" in caplog.text and "down/0.png, down/1.png, down/2.png, ..." in caplog.text
+    assert len(videos) == 9 and videos.lengths.min() == 9
+    assert "5 of 14 clips" in caplog.text and "down/0.png, down/1.png, down/2.png, ..." in caplog.text
+
+
+@pytest.mark.parametrize(
+    "lengths, fields, flags",
+    [
+        ([20] * 25 + [40], {"video_length": 16, "every_nth": 2}, "--every_nth=1"),  # As after --fps=12.5.
+        ([12] * 3 + [40], {"video_length": 16, "every_nth": 2}, "--every_nth=1 --video_length=12"),
+        # One clip of two frames does not decide for all others.
+        ([2] + [20] * 18 + [40], {"video_length": 16, "every_nth": 2}, "--every_nth=1"),
+        ([20] * 3 + [40], {"model": "vgan", "video_length": 32, "every_nth": 1}, ""),
+    ],
+)
+def test_training_stops_when_most_clips_are_too_short_and_its_advice_works(
+    make_config, tmp_path, caplog, lengths, fields, flags
+):
+    for i, length in enumerate(lengths):
+        save_strip(tmp_path / "clips" / f"{i}.png", frames_of(length))
+    if fields.get("model") == "vgan":
+        fields = {**fields, "image_batch": 32}
+    config = make_config(data_dir=str(tmp_path / "clips"), **fields)
+    advice = f"Train with {flags}." if flags else "Use longer clips."
+    with pytest.raises(ValueError, match=rf"clips of .* have fewer than the 3[12] frames .*has \d+\. {advice}$"):
+        open_videos(config)
+    assert len(open_videos(config, split="test")) < len(lengths) / 2  # Judging takes what there is.
+    given = dict(flag.removeprefix("--").split("=") for flag in flags.split())
+    if given:
+        advised = {**fields, **{name: int(value) for name, value in given.items()}}
+        assert len(open_videos(make_config(data_dir=config.data_dir, **advised))) >= 0.9 * len(lengths)
+
+
+def test_training_stops_when_a_whole_class_is_too_short(make_config, tmp_path):
+    config = make_config(data_dir=str(three_classes(tmp_path)), video_length=8, every_nth=1)
+    message = r"3 of 9 clips .* 8 frames .* has 6, and none of class middle is left\. Train with --video_length=6\.$"
+    with pytest.raises(ValueError, match=message):
+        open_videos(config)
+    assert len(open_videos(make_config(data_dir=config.data_dir, video_length=6, every_nth=1))) == 9
+
+
+def test_clips_of_mixed_frame_rates_are_told_each_time_with_a_rate_for_all(make_config, tmp_path, caplog):
+    (tmp_path / "clips").mkdir()
+    for name, rate in (("a", 15), ("b", 30), ("c", 60)):
+        write_video(tmp_path / "clips" / f"{name}.webp", frames_of(8), fps=rate)
+    config = make_config(data_dir=str(tmp_path / "clips"))
+    for _ in range(2):  # Decoding, and then from the cache.
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "absl"):
+            open_videos(config)
+        assert re.search(r"frame rates differ, from 1[45][.\d]* to [56]\d[.\d]* per second.*--fps=1[45]", caplog.text)
+    (tmp_path / "clips" / "c.webp").unlink()
+    write_video(tmp_path / "clips" / "a.webp", frames_of(8), fps=30)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "absl"):
+        open_videos(config)
+    assert "frame rates" not in caplog.text
+
+
+def test_clips_that_are_left_out_for_one_reason_are_one_line(make_config, two_classes, caplog):
+    for i in range(2):
+        (two_classes / "up" / f"{i}.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
+    with caplog.at_level(logging.WARNING, "absl"):
+        open_videos(make_config(data_dir=str(two_classes)))
+    (line,) = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert "left out, up/0.png: cannot identify image file '0.png', and 1 more" in line
+
+
+def test_digests_tell_which_clips_went_came_or_changed(make_config, two_classes):
+    config = make_config(data_dir=str(two_classes))
+    before = open_videos(config).digests()
+    assert advice.changes(before, open_videos(config).digests()) == ""
+    (two_classes / "up" / "0.png").rename(two_classes / "up" / "new.png")
+    save_strip(two_classes / "up" / "1.png", frames_of(8, first=200))
+    (two_classes / "down" / "2.png").rename(two_classes / "up" / "2b.png")
+    after = open_videos(config).digests()
+    assert advice.changes(before, after) == (
+        "2 gone (down/2.png, up/0.png); 2 new (up/2b.png, up/new.png); 1 changed (up/1.png)"
+    )
+    assert advice.changes(dict.fromkeys("abcd", "x"), {}) == "4 gone (a, b, c, ...)"
+    assert advice.changes({"a": "before"}, {"a": "after"}) == "1 changed (a)"
 
 
 def three_classes(tmp_path):
@@ -157,31 +240,27 @@ def test_a_look_goes_on_where_the_first_clips_cannot_be_used(make_config, tmp_pa
         open_videos(config, few=3)
 
 
-def test_a_single_class_is_none_at_a_look_too(make_config, tmp_path):
+def test_a_look_also_counts_a_single_class_as_no_class(make_config, tmp_path):
     for i in range(3):
         save_strip(tmp_path / "clips" / "only" / f"{i}.png", frames_of(9))
     config = make_config(data_dir=str(tmp_path / "clips"))
     assert open_videos(config, few=2).categories == open_videos(config).categories == ()
 
 
-@pytest.mark.parametrize("problem", ["too short", "unreadable"])
-def test_a_class_without_a_usable_clip_is_no_category(make_config, tmp_path, caplog, problem):
+def test_a_class_without_a_usable_clip_is_no_category(make_config, tmp_path, caplog):
     folder = three_classes(tmp_path)
-    if problem == "unreadable":
-        for i in range(3):
-            (folder / "first" / f"{i}.png").write_bytes(b"")
-    empty, left, length = (
-        ("middle", ("first", "last"), 8) if problem == "too short" else ("first", ("last", "middle"), 4)
-    )
+    for i in range(3):
+        (folder / "first" / f"{i}.png").write_bytes(b"")
+    empty, left = "first", ("last", "middle")
     with caplog.at_level(logging.WARNING, "absl"):
-        videos = open_videos(make_config(data_dir=str(folder), video_length=length, every_nth=1))
+        videos = open_videos(make_config(data_dir=str(folder), video_length=4, every_nth=1))
     assert videos.categories == left and videos.labels.tolist() == [0] * 3 + [1] * 3
     assert [left[label] for label in videos.labels] == [name.split("/")[0] for name in videos.names]
     assert videos.labels.dtype == np.int32
     assert f"no usable clip of class {empty}; the categories are {', '.join(left)}" in caplog.text
 
 
-def test_one_class_that_is_left_is_none(make_config, two_classes, caplog):
+def test_a_single_class_that_is_left_counts_as_no_class(make_config, two_classes, caplog):
     for path in (two_classes / "down").iterdir():
         path.write_bytes(b"")
     with caplog.at_level(logging.WARNING, "absl"):
@@ -190,37 +269,37 @@ def test_one_class_that_is_left_is_none(make_config, two_classes, caplog):
     assert "no usable clip of class down; there are no categories" in caplog.text
 
 
-def test_a_generated_set_keeps_categories_that_have_no_clip(make_config, fake_generator):
+def test_a_rendered_set_keeps_categories_that_have_no_clip(make_config, fake_renderer):
     videos = open_videos(make_config(dataset="fake", num_clips=1))
     assert videos.categories == ("even", "odd") and videos.labels.tolist() == [0]
 
 
-def test_a_generated_set_is_rendered_once_with_a_seed_of_its_own(make_config, fake_generator):
+def test_a_rendered_set_is_rendered_once_with_a_seed_of_its_own(make_config, fake_renderer):
     videos = open_videos(make_config(dataset="fake", seed=5))
-    assert fake_generator.calls == [(i, 0) for i in range(8)]
+    assert fake_renderer.calls == [(i, 0) for i in range(8)]
     assert videos.categories == ("even", "odd") and videos.labels.tolist() == [0, 1] * 4 and videos.fps == 12.0
     np.testing.assert_array_equal(videos[3], frames_of(10, first=30))
     open_videos(make_config(dataset="fake", seed=6))
-    assert len(fake_generator.calls) == 8
+    assert len(fake_renderer.calls) == 8
 
 
-def test_a_generated_set_is_rendered_as_long_and_as_grey_as_asked(make_config, fake_generator):
+def test_a_rendered_set_is_rendered_as_long_and_as_grey_as_asked(make_config, fake_renderer):
     videos = open_videos(make_config(dataset="fake", video_length=16, every_nth=2, channels=1, num_clips=2))
     assert videos.lengths.tolist() == [31, 31]
     np.testing.assert_array_equal(videos[1], frames_of(31, first=10, channels=1))
 
 
-def test_a_generator_that_changed_renders_anew(make_config, fake_generator):
+def test_a_renderer_that_changed_renders_anew(make_config, fake_renderer):
     open_videos(make_config(dataset="fake"))
-    with open(fake_generator.__file__, "w") as file:
+    with open(fake_renderer.__file__, "w") as file:
         file.write("# Changed.")
     open_videos(make_config(dataset="fake"))
-    assert len(fake_generator.calls) == 16
+    assert len(fake_renderer.calls) == 16
 
 
-def test_data_dir_wins_over_a_generator(make_config, fake_generator, two_classes):
+def test_data_dir_wins_over_a_renderer(make_config, fake_renderer, two_classes):
     videos = open_videos(make_config(dataset="fake", data_dir=str(two_classes)))
-    assert videos.categories == ("down", "up") and fake_generator.calls == []
+    assert videos.categories == ("down", "up") and fake_renderer.calls == []
 
 
 def test_unknown_sets_and_sets_to_be_obtained_say_what_to_do(make_config):
@@ -231,16 +310,14 @@ def test_unknown_sets_and_sets_to_be_obtained_say_what_to_do(make_config):
     with pytest.raises(ValueError, match="--dataset=folder needs --data_dir: give the folder of your clips"):
         open_videos(make_config())
     for name, spec in DATASETS.items():
-        assert spec.generator or spec.obtained, name
+        assert spec.renderer or spec.obtained, name
 
 
 def test_a_full_or_forbidden_cache_is_one_line_and_leaves_nothing(make_config, two_classes, monkeypatch):
-    from mocogan_tf.data import videos
-
     def full(self, *args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(videos.VideoSetWriter, "append", full)
+    monkeypatch.setattr(cache.VideoSetWriter, "append", full)
     config = make_config(data_dir=str(two_classes))
     with pytest.raises(ValueError, match="No space left on device.*--cache_dir"):
         open_videos(config)

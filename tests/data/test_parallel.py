@@ -51,7 +51,7 @@ def test_few_items_start_no_process_and_many_do():
     assert os.getpid() not in {outcome.value for outcome in map_in_processes(pid, range(16), workers=2)}
 
 
-def test_nothing_is_nothing():
+def test_no_items_give_no_outcomes():
     assert list(map_in_processes(square, [], workers=2)) == []
 
 
@@ -74,7 +74,7 @@ def test_faults_of_the_program_are_not_hidden(workers):
         list(map_in_processes(fail, range(40), workers=workers))
 
 
-@pytest.mark.parametrize("module", ["sources.readers", "cache", "videos", "parallel", "datasets"])
+@pytest.mark.parametrize("module", ["sources.readers", "cache", "advice", "parallel", "datasets"])
 def test_what_workers_import_does_not_import_tensorflow(module):
     code = f"import mocogan_tf.data.{module}, sys; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mocogan_tf.data.cache import VideoSet
 from mocogan_tf.data.pipeline import training_batches
-from mocogan_tf.data.videos import VideoSet
 from tests.support.made_clips import frames_of
 
 pytestmark = pytest.mark.core

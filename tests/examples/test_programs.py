@@ -1,11 +1,12 @@
-"""Every language's example makes the same clip of a seed as the server does, and says in one line what is wrong."""
+"""Every language's example makes the server's clip of a seed, and explains bad input in one line."""
+
+import re
 
 import numpy as np
 import pytest
 
 from mocogan_tf.latents import LatentSpec, sample_latents
 from tests.support import example_models
-from tests.support.toolchains import EXAMPLES
 
 
 def test_seed_7_is_the_same_clip_within_1e_4(program, taichi):
@@ -51,6 +52,7 @@ def test_latents_follow_the_rule_for_every_seed(program, mirror, seed):
     np.testing.assert_allclose(state, np.concatenate([first, noise[[3] * 4], noise[[7] * 3]]), **close)
 
 
+@pytest.mark.parametrize("program", ["python"], indirect=True)  # The other languages write no pictures.
 def test_the_animation_shows_the_same_frames_at_the_models_pace(program, taichi):
     from PIL import Image, ImageSequence
 
@@ -63,11 +65,6 @@ def test_the_animation_shows_the_same_frames_at_the_models_pace(program, taichi)
         assert animation.info["loop"] == 0
         for frame, shown in zip(frames, ImageSequence.Iterator(animation), strict=True):
             np.testing.assert_array_equal(frame, shown.convert("RGB"))
-
-
-def test_node_and_the_page_share_their_module():
-    node, web = ((EXAMPLES / folder / "mocogan.mjs").read_bytes() for folder in ("node", "web"))
-    assert node == web
 
 
 def without(key):
@@ -138,5 +135,5 @@ def test_a_bad_number_of_frames_is_refused(program, taichi, frames):
 def test_other_arguments_are_refused(program, taichi, tmp_path):
     assert "usage: " in refused(program, taichi, 7, 16)
     assert "usage: " in refused(program)
-    assert "OUT must end in .rgb, .f32" in refused(program, taichi, 7, 16, "clip.mp4")
+    assert re.search(r"OUT must end in \.rgb(,| or) \.f32.*Received: ", refused(program, taichi, 7, 16, "clip.mp4"))
     assert str(tmp_path / "none" / "clip.rgb") in refused(program, taichi, 7, 16, tmp_path / "none" / "clip.rgb")

@@ -39,7 +39,7 @@ def test_it_compiles_without_warnings_and_refuses_bad_arguments(compiled, tmp_pa
         assert "SEED must be a whole number from 0 to 18446744073709551615." in refused(program, "m", seed, 1, "o.rgb")
     for frames in ("0", "many", str(2**31)):
         assert "FRAMES must be a whole number from 1 to 2147483647." in refused(program, "m", 7, frames, "o.rgb")
-    assert "OUT must end in .rgb, .f32" in refused(program, "model.onnx", 7, 16, "clip.mp4")
+    assert "OUT must end in .rgb or .f32. Received: clip.mp4" in refused(program, "model.onnx", 7, 16, "clip.mp4")
 
 
 def test_every_language_pins_its_runtime():

@@ -12,6 +12,7 @@ from export.source import library_versions
 from mocogan_tf.config import Config
 from mocogan_tf.gans.build import build_gan
 from mocogan_tf.models.generator import VideoGenerator
+from mocogan_tf.models.resampling import UpConv2D
 from mocogan_tf.training import checkpoints
 from tests.support.reference import random_weights
 
@@ -50,11 +51,13 @@ def set_realistic_weights(generator, seed):
     """Weights under which clips use the whole range of values; with fresh ones, nearly zero, any error is small."""
     random_weights(generator, seed)
     rng = np.random.default_rng(seed)
-    for layer in generator.decoder.layers:
+    for layer in [*generator.decoder.layers, *getattr(getattr(generator, "ground", None), "layers", ())]:
         if isinstance(layer, keras.layers.Conv2DTranspose):
             # Products that one output adds up: all of the 1x1 map, a quarter of the kernel where it doubles the size.
             taps = layer.kernel.shape[-1] * (1 if layer.padding == "valid" else 4)
             layer.kernel.assign(rng.normal(0, np.sqrt(2 / taps), layer.kernel.shape))
+        if isinstance(layer, UpConv2D) or type(layer) is keras.layers.Conv2D:
+            layer.kernel.assign(rng.normal(0, np.sqrt(2 / np.prod(layer.kernel.shape[:3])), layer.kernel.shape))
         if isinstance(layer, keras.layers.Dense):
             layer.kernel.assign(0.3 * layer.kernel)
             layer.bias.assign(np.ones(layer.bias.shape))

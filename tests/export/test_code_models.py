@@ -9,8 +9,7 @@ import tensorflow as tf
 from export.contract import read_contract
 from export.onnx_model import to_onnx
 from export.proof import verify
-from export.saved_model import signatures
-from export.seeded import draw_latents
+from export.saved_model import draw_latents, signatures
 from export.source import open_run
 from export.write import write_bundle
 from mocogan_tf.gans.build import build_gan

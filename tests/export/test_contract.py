@@ -5,6 +5,7 @@ import json
 import pytest
 
 from export.contract import FORMAT_VERSION, read_contract
+from serving.runtime import bundle
 from tests.export.conftest import make_contract
 
 
@@ -21,6 +22,11 @@ def test_a_contract_survives_bundle_json(tmp_path):
     assert everything["provenance"] == {"step": 3}
     assert everything["format_version"] == FORMAT_VERSION
     assert everything["height"] == everything["width"] == contract.image_size
+
+
+def test_the_server_reads_the_format_that_is_written():
+    # Every reader declares the version it reads, as the programs in examples/ do; the server imports nothing from here.
+    assert bundle.FORMAT_VERSION == FORMAT_VERSION
 
 
 def test_inputs_are_named_and_shaped_as_the_latents_are():
@@ -62,7 +68,7 @@ def test_unusable_values_are_refused(changes, message):
     [
         ({"format_version": 2}, "format 2"),
         ({"height": 48}, "contradicts itself in: height"),
-        ({"files": {"onnx": "../../model.onnx"}}, "files of other roles or places"),
+        ({"files": {"onnx": "../../model.onnx"}}, "files of unknown roles or in other places"),
         ({"layout": "BCTHW"}, "contradicts itself in: layout"),
         ({"dim_motion": None}, "contradicts itself|does not hold"),
     ],

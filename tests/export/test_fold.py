@@ -81,6 +81,16 @@ def test_a_scale_that_is_not_per_channel_is_left_alone():
     assert [node.op_type for node in graph.nodes] == ["ConvTranspose", "Mul", "Add", "Relu"]
 
 
+def test_a_convolution_whose_weights_are_computed_is_left_alone():
+    graph, x = conv_scale_shift(), normal(1, 4, 6, 6)
+    graph.nodes.insert(0, helper.make_node("Tanh", ["kernel"], ["w"]))
+    graph.weights["kernel"] = graph.weights.pop("w")
+    before, kinds = run(graph, x), [node.op_type for node in graph.nodes]
+    fold_scale_and_shift(graph)
+    assert [node.op_type for node in graph.nodes] == kinds
+    np.testing.assert_array_equal(run(graph, x), before)
+
+
 def first_layer(**attributes):
     nodes = [
         helper.make_node("Reshape", ["x", "shape"], ["map"]),
@@ -138,8 +148,8 @@ def test_a_graph_that_begins_otherwise_gets_the_identity(graph):
     np.testing.assert_array_equal(shift, np.zeros(5))
 
 
-def modulated(starts=(0, 0)):
-    """A first product of 5 columns to 12, and scales of 3 and 4 channels by the first two columns (2 to 4 to begin)."""
+def modulated():
+    """A first product of 5 columns to 12, and scales of 3 and 4 channels by the first two columns."""
     nodes = [
         helper.make_node("Gemm", ["x", "w", "b"], ["first"]),
         helper.make_node("Slice", ["x", "starts", "ends", "axes"], ["columns"]),
@@ -150,8 +160,8 @@ def modulated(starts=(0, 0)):
         helper.make_node("Concat", ["gains_2", "first", "gains_1"], ["y"], axis=1),
     ]
     weights = {"w": normal(5, 12), "b": normal(12), "w_1": normal(2, 3), "b_1": normal(3)}
-    weights |= {"w_2": normal(2, 4), "b_2": normal(4), "starts": np.array(starts, np.int64)}
-    ends = np.array([2**31 - 1, starts[1] + 2], np.int64)
+    weights |= {"w_2": normal(2, 4), "b_2": normal(4), "starts": np.array([0, 0], np.int64)}
+    ends = np.array([2**31 - 1, 2], np.int64)
     return Graph(nodes, weights | {"ends": ends, "axes": np.array([0, 1], np.int64)})
 
 
@@ -165,11 +175,42 @@ def test_products_of_a_code_and_of_its_first_columns_become_one():
     assert weight.shape == (5, 12 + 3 + 4) and rest.nodes[0].op_type == "Split"
 
 
-def test_products_of_other_columns_stay():
-    graph, x = modulated(starts=(0, 1)), normal(4, 5)
+def test_products_without_biases_become_one_too():
+    graph, x = modulated(), normal(4, 5)
+    del graph.nodes[3], graph.nodes[0].input[2:]
+    graph.nodes[5].input[2] = "p_1"
     before = run(graph, x)
     join_products(graph, "x")
-    assert len(graph.nodes) == 7
+    assert [node.op_type for node in graph.nodes] == ["Gemm", "Split", "Concat"]
+    np.testing.assert_allclose(run(graph, x), before, atol=1e-6)
+
+
+def not_from_the_first(graph):
+    graph.weights["starts"][1], graph.weights["ends"][1] = 1, 3
+
+
+def not_every(graph):
+    graph.weights |= {"steps": np.array([1, 2], np.int64), "ends": np.array([2**31 - 1, 4], np.int64)}
+    graph.nodes[1].input.append("steps")
+
+
+def not_multiplied(graph):
+    graph.nodes[2].op_type, graph.weights["w_1"] = "Add", normal(1, 2)
+    graph.nodes[3].op_type, graph.weights["b_1"] = "Mul", normal(2)
+
+
+def not_constant(graph):
+    graph.nodes.insert(0, helper.make_node("Identity", ["kernel"], ["w"]))
+    graph.weights["kernel"] = graph.weights.pop("w")
+
+
+@pytest.mark.parametrize("change", [not_from_the_first, not_every, not_multiplied, not_constant])
+def test_other_products_stay(change):
+    graph, x = modulated(), normal(4, 5)
+    change(graph)
+    before, nodes = run(graph, x), len(graph.nodes)
+    join_products(graph, "x")
+    assert len(graph.nodes) == nodes
     np.testing.assert_array_equal(run(graph, x), before)
 
 
@@ -220,6 +261,18 @@ def test_half_precision_is_near_and_keeps_the_interface():
     assert found.dtype == np.float32
     assert 0 < np.abs(found - expected).max() < 2e-2 * np.abs(expected).max()
     assert {value.dtype for value in half.weights.values()} == {np.dtype(np.float16)}
+
+
+def test_half_precision_leaves_the_scales_of_a_resize_in_float32():
+    nodes = [
+        helper.make_node("Resize", ["x", "region", "scales"], ["large"], mode="linear"),
+        helper.make_node("Mul", ["large", "factor"], ["y"]),
+    ]
+    constants = {"region": np.empty(0, np.float32), "scales": np.array([1, 1, 2, 2], np.float32), "factor": normal(1)}
+    graph, x = Graph(nodes, constants), normal(2, 3, 4, 4)
+    half = half_precision(graph, "half", ["x"], "y")
+    assert half.weights["scales"].dtype == np.float32 and half.weights["factor"].dtype == np.float16
+    np.testing.assert_allclose(run(half, x), run(graph, x), atol=1e-2)
 
 
 def test_a_weight_beyond_half_precision_is_refused():

@@ -1,14 +1,18 @@
 """What a person gets from the two commands: a proven bundle, or one line that says why not."""
 
+import importlib.util
 import json
+import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 
 import pytest
 
-from export import dependencies, source, verify
+from export import __main__ as commands
+from export import source
 from export.contract import read_contract
 from export.model_card import model_card
 from export.source import open_run
@@ -23,6 +27,12 @@ def command(*arguments, before=""):
     program = f"{before}\nimport runpy, sys\nsys.argv = ['export', *{list(map(str, arguments))!r}]\n"
     program += "runpy.run_module('export', run_name='__main__')"
     return subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+
+
+def module(name, *arguments, **options):
+    """Runs a module in a process of its own."""
+    command = [sys.executable, "-m", name, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, **{"cwd": ROOT, **options})
 
 
 def one_error_line(run):
@@ -48,7 +58,7 @@ def test_a_run_becomes_a_bundle_that_verifies(run_dir, tmp_path):
     contract, described = read_contract(out)
     assert contract.frame_buckets == (4, 6)
     assert described["provenance"]["config"]["ngf"] == 4
-    assert verify.main(["verify", str(out)]) == 0
+    assert commands.main_verify(["verify", str(out)]) == 0
 
 
 @pytest.mark.slow
@@ -62,7 +72,7 @@ def test_a_disk_that_fills_leaves_nothing(run_dir, tmp_path):
 
 def test_an_expected_error_is_one_line(tmp_path):
     run = command(f"--run_dir={tmp_path / 'none'}", f"--out={tmp_path / 'bundle'}")
-    assert "none/config.json" in one_error_line(run)
+    assert f"{tmp_path / 'none'} is no run: it has no config.json" in one_error_line(run)
     assert not any(tmp_path.iterdir())
 
 
@@ -139,22 +149,36 @@ def test_an_unknown_checkpoint_is_refused(run_dir):
         open_run(run_dir, "99")
 
 
-@pytest.mark.parametrize("name", dependencies.PACKAGES)
-def test_a_missing_package_is_named_with_its_cure(monkeypatch, capsys, name):
-    find_spec = dependencies.importlib.util.find_spec
-    monkeypatch.setattr(dependencies.importlib.util, "find_spec", lambda x: None if x == name else find_spec(x))
-    assert verify.main(["verify", "bundle"]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert f"pip install '{dependencies.PACKAGES[name]}'" in line
+@pytest.mark.parametrize("name", commands.PACKAGES)
+def test_a_missing_package_is_named_with_its_cure(monkeypatch, name):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda x: None if x == name else find_spec(x))
+    with pytest.raises(ValueError, match=re.escape(f"pip install '{commands.PACKAGES[name]}'")):
+        commands.main_verify(["verify", "bundle"])
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [([], "usage"), (["--help"], "usage"), (["nowhere"], "is no bundle")]
+    ("arguments", "message"),
+    [([], "export.verify BUNDLE"), (["a", "b"], "unexpected argument 'b'"), (["nowhere"], "is no bundle")],
 )
-def test_verify_says_in_one_line_what_it_cannot_do(capsys, arguments, message):
-    assert verify.main(["verify", *arguments]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert message in line
+def test_verify_says_in_one_line_what_it_cannot_do(arguments, message):
+    run = module("export.verify", *arguments)
+    assert message in one_error_line(run)
+    assert run.stdout == ""
+
+
+@pytest.mark.parametrize(("name", "shown"), [("export", "--run_dir"), ("export.verify", "export.verify BUNDLE")])
+def test_help_from_another_folder_ends_well(tmp_path, name, shown):
+    run = module(name, "--help", cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert run.returncode == 0 and shown in run.stdout and run.stderr == ""
+
+
+def test_the_installed_command_is_the_same(tmp_path):
+    # What a console script of setuptools does.
+    program = "import sys; from export.__main__ import run; sys.exit(run())"
+    arguments = [f"--run_dir={tmp_path / 'none'}", f"--out={tmp_path / 'bundle'}"]
+    installed = subprocess.run([sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert one_error_line(installed) == one_error_line(module("export", *arguments))
 
 
 def test_verify_ends_with_1_and_names_the_flipped_byte(exported, tmp_path, capsys):
@@ -163,5 +187,5 @@ def test_verify_ends_with_1_and_names_the_flipped_byte(exported, tmp_path, capsy
     content = bytearray(path.read_bytes())
     content[1000] ^= 1
     path.write_bytes(content)
-    assert verify.main(["verify", str(bundle)]) == 1
+    assert commands.main_verify(["verify", str(bundle)]) == 1
     assert "saved_model/1/saved_model.pb differs from its checksum" in capsys.readouterr().out

@@ -7,14 +7,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from keras import layers
+from keras import layers, ops
 
 from export.lint import lint_onnx
 from export.onnx_model import motion_graph, part_inputs, to_onnx
 from mocogan_tf.latents import sample_latents
 from mocogan_tf.video import to_uint8
 from tests.export.conftest import make_contract, make_generator, run_keras
-from tests.support.reference import gru
+from tests.support.reference import gru, random_weights
 
 TOLERANCE = 1e-4
 
@@ -31,9 +31,9 @@ def run(session, inputs):
 
 def make_both(changes):
     """A contract and a generator that fits it."""
-    sizes = {name: value for name, value in changes.items() if name != "content_modulation"}
-    contract = make_contract(**sizes)
-    return contract, make_generator(contract, content_modulation="content_modulation" in changes)
+    of_decoder = {"content_modulation", "decoder", "still_ground"}
+    contract = make_contract(**{name: value for name, value in changes.items() if name not in of_decoder})
+    return contract, make_generator(contract, **{name: changes[name] for name in of_decoder & set(changes)})
 
 
 CONFIGURATIONS = [
@@ -45,6 +45,9 @@ CONFIGURATIONS = [
     {"dim_category": 0, "image_size": 32, "channels": 1},
     {"category_to": "image", "image_size": 128},
     {"category_to": "motion", "image_size": 32, "dim_motion": 1, "dim_content": 1, "dim_category": 1},
+    {"category_to": "motion", "image_size": 64, "decoder": "fine", "content_modulation": True},
+    {"category_to": "motion", "image_size": 64, "decoder": "fine", "content_modulation": True, "still_ground": True},
+    {"category_to": "image", "image_size": 32, "decoder": "fine", "dim_motion": 4, "channels": 1, "still_ground": True},
 ]
 
 
@@ -173,7 +176,7 @@ def test_a_gru_of_another_kind_is_refused():
         motion_graph(types.SimpleNamespace(motion=layers.GRU(5, reset_after=False)), make_contract())
 
 
-def other_decoder(first):
+def chain_of_other_layers(first):
     """A decoder that shares no layer with the library's, from codes [N, 8] to pictures [N, 8, 8, 2]."""
     codes = keras.Input((8,))
     x = layers.Rescaling(0.5, offset=0.25)(codes) if first == "normalisation" else codes
@@ -188,24 +191,91 @@ def other_decoder(first):
     return decoder
 
 
+class LowPassUp(layers.Layer):
+    """Doubles a map by a 3x3 kernel that is joined with a 2x2 box into one of 4x4."""
+
+    def __init__(self, filters):
+        super().__init__()
+        self.filters = filters
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(3, 3, self.filters, shape[-1]), name="kernel")
+
+    def call(self, x):
+        padded = ops.pad(self.kernel, [[1, 1], [1, 1], [0, 0], [0, 0]])
+        kernel = (padded[1:, 1:] + padded[:-1, 1:] + padded[1:, :-1] + padded[:-1, :-1]) / 4
+        return ops.conv_transpose(x, kernel, strides=2, padding="same")
+
+
+def resampling_decoder(background):
+    """Low-pass doubling, sums of colours enlarged bilinearly, biased layers at full size; perhaps a still background.
+
+    From codes [N, 8], whose first five modulate, to pictures [N, 16, 16, 2].
+    """
+    codes = keras.Input((8,))
+    x = layers.Conv2DTranspose(6, 4, use_bias=False)(layers.Reshape((1, 1, 8))(codes))
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    colours = layers.Conv2D(2, 1)(x)
+    for _ in range(2):
+        x = layers.BatchNormalization()(LowPassUp(6)(x))
+        x = layers.Multiply()([x, layers.Reshape((1, 1, 6))(layers.Dense(6)(codes[:, :5]))])
+        x = layers.ReLU()(x)
+        colours = layers.UpSampling2D(interpolation="bilinear")(colours) + layers.Conv2D(2, 1)(x)
+    x = layers.Conv2D(5, 3, padding="same", activation="relu")(x)
+    frames = layers.Activation("tanh")(colours + layers.Conv2D(2, 3, padding="same")(x))
+    if background:
+        still = layers.Reshape((4, 4, 6))(layers.Dense(4 * 4 * 6, activation="relu")(codes[:, :5]))
+        still = layers.Conv2DTranspose(4, 4, strides=2, padding="same", activation="relu")(still)
+        still = layers.Conv2DTranspose(2, 4, strides=2, padding="same", activation="tanh")(still)
+        mask = layers.Conv2D(1, 3, padding="same", activation="sigmoid")(x)
+        frames = mask * frames + (1.0 - mask) * still
+    decoder = keras.Model(codes, frames)
+    random_weights(decoder, 0)
+    for layer in decoder.layers:
+        if isinstance(layer, (layers.Conv2D, layers.Conv2DTranspose, layers.Dense, LowPassUp)):
+            layer.kernel.assign(layer.kernel * 3)  # Clips use the whole range of values.
+    return decoder
+
+
 def made_gru(dim_input, units):
     gru = layers.GRU(units, return_sequences=True)
     gru.build((None, None, dim_input))
     return gru
 
 
-@pytest.mark.parametrize("first", ["product", "normalisation"])
-def test_a_decoder_of_other_layers_is_converted_too(first):
-    contract = make_contract(dim_category=0, dim_content=5, dim_motion=3, channels=2, image_size=8)
-    decoder = other_decoder(first)
-    models = to_onnx(types.SimpleNamespace(motion=made_gru(3, 3), motion_init_scale=1, decoder=decoder), contract)
+DECODERS = {
+    "other layers": lambda: chain_of_other_layers("product"),
+    "other layers, normalised first": lambda: chain_of_other_layers("normalisation"),
+    "resampling": lambda: resampling_decoder(background=False),
+    "resampling over a still background": lambda: resampling_decoder(background=True),
+}
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_decoder_of_other_layers_is_converted_too(name):
+    decoder = DECODERS[name]()
+    size = decoder.output_shape[1]
+    contract = make_contract(dim_category=0, dim_content=5, dim_motion=3, channels=2, image_size=size)
+    generator = types.SimpleNamespace(motion=made_gru(3, 3), motion_init_scale=1, decoder=decoder, ground=None)
+    models = to_onnx(generator, contract, uint8=True)
     latents = sample_latents(contract.latents, 2, 3, seed=0)
     motion = run(session_of(models["motion"]), latents)["motion"]
     codes = np.concatenate([np.repeat(latents["content"][:, None], 3, axis=1), motion], axis=-1)
-    expected = decoder.predict(codes.reshape(6, 8), verbose=0).reshape(2, 3, 8, 8, 2)
-    for role in ("onnx", "frames"):
+    expected = decoder.predict(codes.reshape(6, 8), verbose=0).reshape(2, 3, size, size, 2)
+    limits = {"onnx": TOLERANCE, "frames": TOLERANCE, "onnx_fp16": 2e-2, "frames_fp16": 2e-2}
+    for role, limit in limits.items():
         found = run(session_of(models[role]), {**latents, "motion": motion})
-        np.testing.assert_allclose(found["video"], expected, atol=1e-5)
+        np.testing.assert_allclose(found["video"], expected, atol=limit)
+    inputs, outputs = list(contract.inputs.values()), list(contract.outputs.values())
+    for role in ("onnx", "onnx_fp16"):
+        assert lint_onnx(models[role], inputs, outputs, contract) == []
+    if name.startswith("resampling"):
+        assert expected.std() > 0.1
+        kinds = [node.op_type for node in models["frames"].graph.node]
+        assert kinds.count("Resize") == 2
+        # The joined kernels are constants, normalisation is folded away, and the modulation is one product per clip.
+        assert kinds.count("ConvTranspose") == (4 if "background" in name else 2)
+        assert kinds.count("Split") == 1 and "Slice" not in kinds and kinds.count("Shape") == 1
 
 
 def test_an_architecture_without_builder_is_named():

@@ -6,12 +6,17 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 
-from export.contract import FILES
-from export.saved_model import signatures
-from export.tf_serving import batching_parameters, compose, kubernetes, models_config
-from export.triton import compose as triton_compose
-from export.triton import inference_service, model_config
-from export.warmup import BATCH_SIZES, read_warmup
+from export.contract import BATCH_SIZES, FILES
+from export.packs import (
+    batching_parameters,
+    inference_service,
+    kubernetes,
+    models_config,
+    tf_serving_compose,
+    triton_compose,
+    triton_config,
+)
+from export.saved_model import read_warmup, signatures
 from tests.export.conftest import make_contract
 
 yaml = pytest.importorskip("yaml")
@@ -46,7 +51,7 @@ def test_warmup_covers_every_signature_at_every_allowed_batch_size(exported):
 
 
 def test_the_compose_file_mounts_what_the_configuration_names():
-    services = yaml.safe_load(compose(make_contract()))["services"]
+    services = yaml.safe_load(tf_serving_compose(make_contract()))["services"]
     assert set(services) == {"cpu", "gpu"}
     for service in services.values():
         assert f"../{FILES['saved_model']}:/models/mocogan-test:ro" in service["volumes"]
@@ -76,7 +81,7 @@ def test_the_kubernetes_manifest_waits_for_the_model_and_drains(gpu):
 @pytest.mark.parametrize("changes", [{}, {"dim_category": 0}, {"channels": 1}])
 def test_triton_s_tensors_are_the_contract_s_without_the_batch(changes):
     contract = make_contract(**changes)
-    text = model_config(contract)
+    text = triton_config(contract)
     found = dict(re.findall(r'^  \{ name: "(\w+)" data_type: TYPE_FP32 dims: \[ ([-\d, ]+) \] \}', text, re.M))
     expected = {**contract.inputs, **contract.outputs}
     assert found == {
@@ -90,7 +95,7 @@ def test_triton_s_tensors_are_the_contract_s_without_the_batch(changes):
 def test_triton_parses_its_configuration():
     config_pb2 = pytest.importorskip("tritonclient.grpc.model_config_pb2")
     contract = make_contract()
-    parsed = text_format.Parse(model_config(contract), config_pb2.ModelConfig())
+    parsed = text_format.Parse(triton_config(contract), config_pb2.ModelConfig())
     assert [item.name for item in parsed.input] == list(contract.inputs)
     assert parsed.model_warmup[0].inputs["motion_noise"].dims == [contract.frame_buckets[0], contract.dim_motion]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from export.seeded import draw_latents, philox4x32
+from export.saved_model import draw_latents, philox4x32
 from mocogan_tf import latents
 from mocogan_tf.latents import LatentSpec, sample_latents
 

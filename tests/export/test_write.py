@@ -146,7 +146,7 @@ def test_whatever_ends_the_export_nothing_is_left(quick, tmp_path, interrupt):
     def fail(*_):
         raise interrupt
 
-    quick.setattr(write, "write_triton", fail)
+    quick.setattr(write, "write_packs", fail)
     with pytest.raises(type(interrupt)):
         export(tmp_path / "bundle")
     assert not any(tmp_path.iterdir())

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from mocogan_tf.gans import base
 from mocogan_tf.gans.build import build_gan
+from mocogan_tf.models.discriminators import VideoDiscriminator
 from tests.support.tiny import tiny_batch, tiny_config
 
 pytestmark = pytest.mark.core
@@ -175,13 +176,101 @@ def test_fake_images_are_single_frames_of_clips_any_of_them():
     config = tiny_config(image_batch=64)
     gan = build_gan(config)
     decoded = []
-    gan.generator.decoder, decoder = (lambda codes, training: decoded.append(codes.numpy())), gan.generator.decoder
+    gan.generator.frames, frames = (
+        (lambda codes, training: decoded.append(codes.numpy()) or codes),
+        gan.generator.frames,
+    )
     gan._fake_images(gan._draw_images(64, 0))
-    gan.generator.decoder = decoder
+    gan.generator.frames = frames
     codes = gan.generator.codes(gan._latents(64, config.video_length, 0)).numpy()
-    is_frame = np.all(np.abs(codes - decoded[0][:, None]) < 1e-6, axis=-1)  # [clip, frame]
+    is_frame = np.all(np.abs(codes - decoded[0]) < 1e-6, axis=-1)  # [clip, frame]
     assert np.all(is_frame.sum(axis=1) == 1)
     assert np.all(is_frame.sum(axis=0) > 4)
+
+
+FINE = {
+    "decoder": "fine",
+    "image_discriminator": "fine",
+    "discriminator_norm": "none",
+    "he_start": True,
+    "video_size": "half",
+}
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"share_fakes": True, "still_ground": True, "early_frames": True, "content_modulation": True},
+        {"image_frames": 2},
+    ],
+)
+def test_the_fine_networks_train(policy, changes):
+    config = tiny_config(precision=policy, r1_image=1.0, r1_video=1.0, final_rate=0.1, **FINE, **changes)
+    gan = build_gan(config, policy=policy)
+    before = {name: weights(network) for name, network in gan.networks.items()}
+    logs = step(gan, tiny_batch(config), times=3)
+    assert all(math.isfinite(value) for value in logs.values())
+    assert all(not np.array_equal(weights(network), before[name]) for name, network in gan.networks.items())
+
+
+def test_half_clips_are_judged_at_half_the_height_and_width(monkeypatch):
+    seen = []
+    call = VideoDiscriminator.call
+
+    def spy(self, videos, **kwargs):
+        seen.append(videos)
+        return call(self, videos, **kwargs)
+
+    monkeypatch.setattr(VideoDiscriminator, "call", spy)
+    config = tiny_config(**FINE, still_ground=True, share_fakes=True)
+    gan, batch = build_gan(config), tiny_batch(config)
+    seen.clear()
+    expected = gan.generator.half_frames(gan.generator.codes(gan._latents(4, 4, 1)), training=True)
+    step(gan, batch)
+    fakes, real = (np.asarray(videos) for videos in seen)
+    assert fakes.shape == real.shape == (4, 4, 16, 16, 3)
+    np.testing.assert_allclose(real, batch["videos"].reshape(4, 4, 16, 2, 16, 2, 3).mean(axis=(3, 5)), atol=1e-6)
+    np.testing.assert_allclose(fakes, expected, atol=1e-5)
+
+
+def test_the_mask_costs_the_generator_its_mean():
+    losses = {}
+    for weight in (0.0, 2.0):
+        config = tiny_config(**FINE, still_ground=True, share_fakes=True, category_loss="none", mask_weight=weight)
+        gan = build_gan(config)
+        *_, mask = gan._fake_videos(gan._draw_videos(4, 4, 1))
+        assert float(mask) == pytest.approx(0.12, abs=0.02)  # The ground is learnt first.
+        nothing = tf.zeros((4, 1))
+        losses[weight] = float(gan._loss_g(nothing, nothing, None, None, mask)[0])
+    assert losses[2.0] - losses[0.0] == pytest.approx(2 * float(mask), abs=1e-5)
+
+
+def test_the_mask_s_cost_falls_to_nothing_over_its_steps():
+    gan = build_gan(tiny_config(**FINE, still_ground=True, mask_weight=2.0, mask_steps=100))
+    found = []
+    for at in (0, 25, 100, 200):
+        gan.step.assign(at)
+        found.append(float(gan._mask_weight()))
+    assert found == pytest.approx([2.0, 1.5, 0.0, 0.0])
+
+
+def test_early_frames_are_drawn_more_often():
+    gan = build_gan(tiny_config(early_frames=True, video_length=16))
+    frames = gan._draw_frames((40_000,), tf.constant([1, 2])).numpy()
+    edges = np.sqrt(np.arange(17) / 16)
+    found = np.bincount(frames, minlength=16) / len(frames)
+    np.testing.assert_allclose(found, np.diff(edges), atol=0.01)
+    assert edges[1] == 0.25  # First frames.
+
+
+def test_step_sizes_fall_on_half_a_cosine():
+    gan = build_gan(tiny_config(steps=200, final_rate=0.1, learning_rate=1e-3, learning_rate_d=5e-4, warmup_steps=2))
+    for optimizer, rate in ((gan.g_optimizer, 1e-3), (gan.d_video_optimizer, 5e-4)):
+        schedule = optimizer._learning_rate
+        found = [float(schedule(step)) / rate for step in (0, 50, 100, 200, 300)]
+        halfway_down = 0.1 + 0.9 * (1 + np.sqrt(0.5)) / 2
+        np.testing.assert_allclose(found, [0.5, halfway_down, 0.55, 0.1, 0.1], rtol=1e-5)
 
 
 def test_training_latents_have_the_contracts_shapes_and_distributions():

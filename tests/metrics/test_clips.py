@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mocogan_tf.config import Config
-from mocogan_tf.data.videos import VideoSet
+from mocogan_tf.data.cache import VideoSet
 from mocogan_tf.gans.build import build_gan
 from mocogan_tf.latents import LatentSpec, sample_latents
 from mocogan_tf.metrics.clips import compared, generated_clips, real_clips

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from mocogan_tf.data.cache import VideoSet
 from mocogan_tf.data.rendered import shapes
-from mocogan_tf.data.videos import VideoSet
 from mocogan_tf.latents import LatentSpec
-from mocogan_tf.metrics import monitor
 from mocogan_tf.metrics.monitor import Monitor
 from mocogan_tf.metrics.network import Recipe
 from mocogan_tf.video import from_uint8
@@ -76,7 +75,8 @@ def test_scores_of_shapes_have_the_promised_names_and_are_plain_finite_numbers(w
     scores = watched(Replay(shape_videos()))
     assert tuple(scores) == watched.names
     assert set(watched.names) == {
-        *("frechet_video", "frechet_frame", "mcs", "acd_color", "coverage", "color_diversity"),
+        *("frechet_video", "frechet_frame", "kernel_video", "swd_32", "swd_16", "spectrum_high", "spectrum_checker"),
+        *("mcs", "acd_color", "coverage", "color_diversity"),
         *("diversity", "motion", "diversity_real", "motion_real"),
     }
     assert all(type(value) is float and np.isfinite(value) for value in scores.values())
@@ -175,10 +175,3 @@ def test_global_random_states_are_left_alone(config, tmp_path):
 def test_too_few_clips_are_refused(config):
     with pytest.raises(ValueError, match="at least 128. Received: num_clips=127"):
         Monitor(config, shape_videos(), 127)
-
-
-def test_direction_and_default_of_metrics(config):
-    assert monitor.higher_is_better("mcs") and not monitor.higher_is_better("frechet_video")
-    assert monitor.default_metric(config) == "frechet_video"
-    with pytest.raises(ValueError, match="'motion'. Choose one of frechet_video"):
-        monitor.higher_is_better("motion")

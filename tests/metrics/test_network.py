@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from mocogan_tf.config import Config
+from mocogan_tf.data.cache import VideoSet
 from mocogan_tf.data.datasets import open_videos
-from mocogan_tf.metrics import kept_network, network
+from mocogan_tf.metrics import network
 from mocogan_tf.metrics.clips import Clips, real_clips
 from mocogan_tf.metrics.network import Recipe
 from tests.metrics.test_monitor import shape_videos
@@ -67,10 +68,10 @@ def test_shrinking_averages_and_refuses_what_it_cannot_halve():
 def test_the_same_clips_and_recipe_give_the_same_network(tmp_path):
     clips = Clips(shape_videos(40).frames[:80].reshape(20, 4, 32, 32, 3))
     options = {"num_frames": 4, "every_nth": 1, "recipe": QUICK}
-    first, second = (kept_network.open_network(shape_videos(40), cache_dir=str(tmp_path / n), **options) for n in "ab")
+    first, second = (network.open_network(shape_videos(40), cache_dir=str(tmp_path / n), **options) for n in "ab")
     assert first.name == second.name
     np.testing.assert_array_equal(first(clips).features, second(clips).features)
-    loaded = kept_network.open_network(shape_videos(40), cache_dir=str(tmp_path / "a"), **options)
+    loaded = network.open_network(shape_videos(40), cache_dir=str(tmp_path / "a"), **options)
     np.testing.assert_array_equal(loaded(clips).features, first(clips).features)
     assert loaded.accuracy == first.accuracy
 
@@ -84,16 +85,32 @@ def test_other_clips_labels_or_recipes_give_a_network_of_another_name():
         (dataclasses.replace(videos, frames=pixels), QUICK),
         (videos, dataclasses.replace(QUICK, seed=1)),
     ]
-    names = {kept_network._digest(found, 4, 1, recipe) for found, recipe in [(videos, QUICK), *others]}
+    names = {network._digest(found, 4, 1, recipe) for found, recipe in [(videos, QUICK), *others]}
     assert len(names) == 4
+
+
+def test_kept_networks_go_by_the_same_name_as_in_version_0_1():
+    lengths = np.full(6, 4, np.int64)
+    frames = (np.arange(24 * 32 * 32 * 3) % 251).astype(np.uint8).reshape(24, 32, 32, 3)
+    videos = VideoSet(
+        name="few",
+        categories=("up", "left"),
+        fps=8.0,
+        labels=np.array([0, 1] * 3, np.int32),
+        lengths=lengths,
+        offsets=np.cumsum(lengths) - lengths,
+        names=tuple("abcdef"),
+        frames=frames,
+    )
+    assert network._digest(videos, 4, 1, Recipe()) == "796161a576bb7299"
 
 
 def test_a_damaged_file_is_made_again(tmp_path, caplog):
     options = {"num_frames": 4, "every_nth": 1, "recipe": QUICK, "cache_dir": str(tmp_path)}
-    first = kept_network.open_network(shape_videos(40), **options)
+    first = network.open_network(shape_videos(40), **options)
     path = pathlib.Path(tmp_path) / f"{first.name}.npz"
     path.write_bytes(path.read_bytes()[:1000])
-    again = kept_network.open_network(shape_videos(40), **options)
+    again = network.open_network(shape_videos(40), **options)
     clips = Clips(shape_videos(40).frames[:16].reshape(4, 4, 32, 32, 3))
     np.testing.assert_array_equal(again(clips).features, first(clips).features)
 
@@ -101,13 +118,13 @@ def test_a_damaged_file_is_made_again(tmp_path, caplog):
 def test_features_of_real_clips_have_deviation_1(tmp_path):
     options = {"num_frames": 4, "every_nth": 1, "recipe": QUICK, "cache_dir": str(tmp_path)}
     videos = shape_videos(160)
-    features = kept_network.open_network(videos, **options)(real_clips(videos, 300, 4, 1, seed=0)).features
+    features = network.open_network(videos, **options)(real_clips(videos, 300, 4, 1, seed=0)).features
     assert np.median(features.std(axis=0)) == pytest.approx(1.0, abs=0.2)
 
 
 def test_too_few_videos_are_refused(tmp_path):
     with pytest.raises(ValueError, match="at least 5 real videos .* has 4"):
-        kept_network.open_network(shape_videos(4), num_frames=4, every_nth=1, cache_dir=str(tmp_path))
+        network.open_network(shape_videos(4), num_frames=4, every_nth=1, cache_dir=str(tmp_path))
 
 
 @pytest.mark.slow
@@ -115,5 +132,5 @@ def test_too_few_videos_are_refused(tmp_path):
 def test_classes_of_the_rendered_sets_are_told_on_clips_held_out(dataset, tmp_path):
     config = Config(dataset=dataset, num_clips=2000, cache_dir=str(tmp_path))
     videos = open_videos(config)
-    found = kept_network.open_network(videos, num_frames=16, every_nth=2, cache_dir=str(tmp_path))
+    found = network.open_network(videos, num_frames=16, every_nth=2, cache_dir=str(tmp_path))
     assert found.accuracy["category"] >= 0.95

@@ -137,3 +137,18 @@ def test_mean_pairwise_distance_is_the_loop_over_pairs():
 def test_features_must_be_finite_and_enough(bad):
     with pytest.raises(ValueError, match="features"):
         statistics.mean_and_covariance(bad)
+
+
+@pytest.mark.parametrize("number", [statistics.MANY + 1, 3 * statistics.MANY])
+def test_distances_of_many_vectors_are_those_of_their_differences(number, monkeypatch):
+    monkeypatch.setattr(statistics, "_ROWS", 50)
+    vectors = 1000 + rng.normal(size=(number, 20))
+    differences = [np.linalg.norm(vectors[i] - vectors[j]) for i in range(number) for j in range(i)]
+    assert statistics.mean_pairwise_distance(vectors) == pytest.approx(np.mean(differences), rel=1e-9)
+
+
+def test_equal_vectors_have_no_distance_however_many():
+    vectors = np.tile(rng.normal(size=(1, 50)), (200, 1))
+    assert statistics.mean_pairwise_distance(vectors) == 0.0
+    vectors[100:] += 3.0
+    assert statistics.mean_pairwise_distance(vectors) == pytest.approx(3 * np.sqrt(50) * 100 * 100 / (100 * 199))

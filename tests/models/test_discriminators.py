@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from mocogan_tf.models.discriminators import (
+    BatchDeviation,
+    FineImageDiscriminator,
     ImageDiscriminator,
     PatchImageDiscriminator,
     VideoDiscriminator,
@@ -162,3 +164,47 @@ def test_spectral_normalisation_divides_by_the_largest_singular_value(make, poli
     left = layer.left.numpy()
     discriminator(clips, training=False)
     np.testing.assert_array_equal(layer.left.numpy(), left)
+
+
+@pytest.mark.parametrize("image_size", [32, 64, 128])
+@pytest.mark.parametrize("channels", [1, 3, 6])
+def test_the_fine_image_discriminator_at_every_size(image_size, channels):
+    discriminator = built(FineImageDiscriminator(ndf=4, image_size=image_size), image_size, image_size, channels)
+    logits = discriminator(np.zeros((3, image_size, image_size, channels), np.float32))
+    assert logits.shape == (3, 1)
+    first, *others = [layer.kernel.shape for layer in (discriminator.first, *discriminator.convolutions)]
+    assert first == (3, 3, channels, 2)
+    assert [shape[-1] for shape in others] == [4 * 2**i for i in range(len(others))]
+
+
+def test_the_batch_s_deviation_is_what_a_channel_of_it_would_add():
+    layer = BatchDeviation(5)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(8, 4, 4, 3)).astype(np.float32)
+    layer.build(x.shape)
+    deviation = np.sqrt(x.var(axis=0) + 1e-8).mean()
+    np.testing.assert_allclose(np.asarray(layer(x)), deviation * layer.kernel.numpy(), rtol=1e-5)
+    # Under a convolution a constant channel is its constant times the sum of the kernel, away from the border.
+    kernel = rng.normal(size=(3, 3, 4, 5)).astype(np.float32)
+    beside = np.concatenate([x, np.full((8, 4, 4, 1), deviation, np.float32)], axis=-1)
+    layer.kernel.assign(kernel[:, :, 3].sum(axis=(0, 1)))
+    expected = np.asarray(keras.ops.conv(beside, kernel)) - np.asarray(keras.ops.conv(x, kernel[:, :, :3]))
+    np.testing.assert_allclose(expected, np.broadcast_to(np.asarray(layer(x)), expected.shape), atol=1e-4)
+
+
+def test_a_batch_of_one_picture_has_no_deviation():
+    layer = BatchDeviation(2)
+    x = np.repeat(np.random.default_rng(0).normal(size=(1, 4, 4, 3)), 4, axis=0).astype(np.float32)
+    assert np.abs(np.asarray(layer(x))).max() < 1e-5
+
+
+def test_signals_keep_their_size_through_layers_that_start_as_he_s():
+    rng = np.random.default_rng(0)
+    sizes = {}
+    for he_start in (False, True):
+        keras.utils.set_random_seed(0)
+        discriminator = VideoDiscriminator(ndf=24, image_size=32, norm="none", he_start=he_start)
+        features = discriminator.features(rng.normal(size=(2, 16, 32, 32, 3)).astype(np.float32))
+        sizes[he_start] = np.sqrt(np.mean(np.square(features)))
+    assert 0.4 < sizes[True] < 2.0
+    assert sizes[False] < 0.3 * sizes[True]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mocogan_tf.latents import sample_latents
-from mocogan_tf.models.generator import VideoGenerator
+from mocogan_tf.models.generator import VideoGenerator, compose, halved
 from tests.support import reference
 
 pytestmark = pytest.mark.core
@@ -128,7 +128,16 @@ def test_configuration_and_file_round_trips(tmp_path):
     np.testing.assert_array_equal(run(loaded, latents)["video"], expected)
 
 
-@pytest.mark.parametrize("wrong", [{"image_size": 48}, {"category_to": "content"}, {"motion_init_scale": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"image_size": 48},
+        {"category_to": "content"},
+        {"motion_init_scale": 0},
+        {"decoder": "x"},
+        {"still_ground": True},
+    ],
+)
 def test_unsupported_arguments_are_refused(wrong):
     with pytest.raises(ValueError, match="Received"):
         make(**wrong)
@@ -185,3 +194,91 @@ def test_the_update_gate_starts_where_it_is_told_and_slows_motion():
         return np.abs(np.diff(codes.numpy()[:, 5:, 4:], axis=1)).mean()
 
     assert mean_change(2.0) < 0.5 * mean_change(0.0)
+
+
+def make_fine(**changes):
+    generator = make(**{"decoder": "fine", **changes})
+    reference.random_weights(generator)
+    return generator
+
+
+@pytest.mark.parametrize("still_ground", [False, True])
+@pytest.mark.parametrize("image_size", [32, 64, 128])
+def test_the_fine_decoder_makes_clips_of_every_size_and_of_half_of_it(image_size, still_ground):
+    generator = make_fine(image_size=image_size, ngf=2, channels=1, content_modulation=True, still_ground=still_ground)
+    latents = sample_latents(generator.latents, 2, 5, seed=0)
+    video = run(generator, latents)["video"]
+    half = np.asarray(generator.half_frames(generator.codes(latents), training=False))
+    assert video.shape == (2, 5, image_size, image_size, 1)
+    assert half.shape == (2, 5, image_size // 2, image_size // 2, 1)
+    assert max(np.abs(video).max(), np.abs(half).max()) <= 1.0
+    assert half.dtype == video.dtype == np.float32
+
+
+def test_both_sizes_of_the_fine_decoder_share_their_weights():
+    generator = make_fine(still_ground=True)
+    half = {id(variable) for variable in generator.half_frames.trainable_variables}
+    whole = {id(variable) for variable in generator.trainable_variables}
+    assert half < whole
+    assert len(whole) == len(generator.trainable_variables)
+    assert generator.count_params() == sum(variable.numpy().size for variable in generator.weights)
+
+
+def test_figures_stand_before_a_ground_that_content_alone_decides():
+    generator = make_fine(still_ground=True)
+    latents = sample_latents(generator.latents, 2, 5, seed=1)
+    codes = np.asarray(generator.codes(latents))
+    ground = np.asarray(generator.ground(latents["content"], training=False))
+    figures = np.asarray(generator.decoder(codes.reshape(10, -1), training=False)).reshape(2, 5, 32, 32, 4)
+    colours, mask = figures[..., :3], figures[..., 3:]
+    assert 0.0 <= mask.min() and mask.max() <= 1.0 and np.abs(colours).max() <= 1.0
+    expected = mask * colours + (1 - mask) * ground[:, None]
+    np.testing.assert_allclose(run(generator, latents)["video"], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("mask", "kept"), [(0.0, "ground"), (1.0, "figures")])
+def test_a_mask_of_zero_shows_the_ground_and_one_the_figures(mask, kept):
+    rng = np.random.default_rng(0)
+    pictures = {"figures": rng.normal(size=(2, 3, 4, 4, 3)), "ground": rng.normal(size=(2, 4, 4, 3))}
+    figures = np.concatenate([pictures["figures"], np.full((2, 3, 4, 4, 1), mask)], axis=-1)
+    expected = pictures["figures"] if kept == "figures" else np.repeat(pictures["ground"][:, None], 3, axis=1)
+    np.testing.assert_allclose(np.asarray(compose(figures, pictures["ground"])), expected, atol=1e-12)
+
+
+def test_halving_averages_two_by_two_pixels():
+    pictures = np.arange(2 * 4 * 6 * 1, dtype=np.float32).reshape(2, 4, 6, 1)
+    expected = (pictures[:, ::2, ::2] + pictures[:, 1::2, ::2] + pictures[:, ::2, 1::2] + pictures[:, 1::2, 1::2]) / 4
+    np.testing.assert_allclose(np.asarray(halved(pictures)), expected)
+
+
+def test_fine_configuration_and_file_round_trips(tmp_path):
+    generator = make_fine(still_ground=True, content_modulation=True, category_to="image")
+    latents = sample_latents(generator.latents, 1, 4, seed=0)
+    expected = run(generator, latents)["video"]
+    generator.save(tmp_path / "generator.keras")
+    loaded = keras.saving.load_model(tmp_path / "generator.keras")
+    np.testing.assert_array_equal(run(loaded, latents)["video"], expected)
+    copy = VideoGenerator.from_config(generator.get_config())
+    copy.set_weights(generator.get_weights())
+    np.testing.assert_array_equal(run(copy, latents)["video"], expected)
+    generator.save_weights(tmp_path / "generator.weights.h5")
+    other = VideoGenerator.from_config(generator.get_config())
+    other.load_weights(tmp_path / "generator.weights.h5")
+    np.testing.assert_array_equal(run(other, latents)["video"], expected)
+
+
+def test_the_last_layers_of_the_fine_decoder_add_detail_only():
+    generator = make_fine(image_size=32)
+    codes = np.random.default_rng(0).normal(size=(2, 1, 6 + 3)).astype(np.float32)
+    decoder = generator.decoder
+    inner = keras.Model(
+        decoder.input, [decoder.get_layer(name).output for name in ("doubled_3", "picture_3", "sum_full")]
+    )
+    doubled, picture, whole = (np.asarray(part) for part in inner(codes[:, 0]))
+    average = picture.reshape(2, 16, 2, 16, 2, 3).mean(axis=(2, 4))
+    expected = doubled + picture - np.asarray(keras.layers.UpSampling2D(2, interpolation="bilinear")(average))
+    np.testing.assert_allclose(whole, expected, atol=1e-5)
+    # Another brightness is no detail.
+    before = np.asarray(generator.frames(codes, training=False))
+    decoder.get_layer("picture_3").bias.assign([5.0, -3.0, 1.0])
+    np.testing.assert_allclose(np.asarray(generator.frames(codes, training=False)), before, atol=1e-5)

@@ -77,7 +77,7 @@ def test_the_load_generator_counts_what_it_sent(server, capsys):
         "http://h --rate=1 --seconds=-1",
     ],
 )
-def test_a_load_that_cannot_be_is_one_line(capsys, flags):
+def test_a_bad_load_is_refused_in_one_line(capsys, flags):
     assert main(flags.split()) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("python -m serving.load: an http:// URL and positive, finite --rate and --seconds")

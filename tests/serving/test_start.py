@@ -1,4 +1,4 @@
-"""What cannot start says so in one line that names the flag or the file, before anything is loaded where it can."""
+"""A start that fails says why in one line that names the flag or the file."""
 
 import io
 import json
@@ -56,7 +56,7 @@ def test_help_lists_every_flag_by_group_and_ends_well(capsys):
         (["bundle"], "unexpected argument 'bundle'"),
     ],
 )
-def test_a_flag_that_is_none_is_one_line_and_exit_code_2(capsys, flags, said):
+def test_a_bad_flag_is_one_line_and_exit_code_2(capsys, flags, said):
     with pytest.raises(SystemExit) as ended:
         main(flags)
     (line,) = capsys.readouterr().err.splitlines()
@@ -109,7 +109,7 @@ def test_a_damaged_golden_file_is_named(loose):
     np.savez_compressed(packed, **np.load(loose / "golden.npz"))
     kinds = set()
     for data in (whole, packed.getvalue()):
-        # One after the other, everywhere where a zip file keeps what it is, and in a part of the arrays.
+        # Bit after bit in the zip file's headers and directory, and in some of the arrays.
         damaged = [data[:length] for length in (0, 1, 100, len(data) // 2, len(data) - 1)]
         for at in (*range(400), *range(len(data) - 300, len(data))):
             damaged.append(data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :])
@@ -147,7 +147,7 @@ def test_golden_arrays_that_do_not_fit_are_named(refusal, loose, change, message
 
 
 @pytest.mark.parametrize("buckets", [None, 16, "16", [16, None], ["16"], [0], [True], {}])
-def test_frame_buckets_that_are_none_are_named(loose, buckets):
+def test_bad_frame_buckets_are_named(loose, buckets):
     path = loose / "bundle.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"frame_buckets": buckets}))
     with pytest.raises(BundleError, match="bundle.json: `frame_buckets` must be a list of numbers of frames"):

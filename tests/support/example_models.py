@@ -34,14 +34,14 @@ def with_metadata(path: pathlib.Path, out: pathlib.Path, change: Callable[[dict[
 
 
 def grey(folder: pathlib.Path) -> pathlib.Path:
-    """A small model of random weights: one channel, no categories, odd sizes."""
+    """Writes a small model with random weights, one channel, no categories and odd sizes."""
     spec = BundleSpec("grey", dim_content=5, dim_motion=3, categories=(), channels=1, image_size=16, video_length=7)
     write_bundle(folder, spec)
     return with_metadata(folder / "model.onnx", folder / "model.onnx", lambda found: found.update(contract(spec)))
 
 
 def contract(spec: BundleSpec) -> dict[str, str]:
-    """Metadata as the export writes them."""
+    """Returns the metadata that the export would write."""
     return Contract(
         name=spec.name,
         version=spec.version,
@@ -60,9 +60,9 @@ def contract(spec: BundleSpec) -> dict[str, str]:
 
 
 def mirror(path: pathlib.Path) -> pathlib.Path:
-    """Writes a model whose frames, one pixel high, are its inputs: content, category, motion_init, the frame's noise.
+    """Writes a model whose frames, one pixel high, show its inputs: content, category, motion_init, the frame's noise.
 
-    Its `motion_state` is the last noise, so that from the second piece on, frames also show whether it was handed over.
+    Its `motion_state` is the last noise, so from the second piece on, frames also show whether the state was passed on.
     """
     spec = BundleSpec("mirror", dim_content=6, dim_motion=5, categories=("a", "b", "c"), channels=1, video_length=4)
     width = spec.dim_content + spec.dim_category + 2 * spec.dim_motion
@@ -106,7 +106,7 @@ def mirror(path: pathlib.Path) -> pathlib.Path:
 
 
 def reference(path: pathlib.Path, seed: int, frames: int, **draw: int) -> np.ndarray:
-    """The clip of a seed in one run, by the draw of `serving` and ONNX Runtime: float32 `[frames, H, W, C]`."""
+    """Makes the clip of a seed in one run of ONNX Runtime: float32 `[frames, H, W, C]`."""
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map
     spec = LatentSpec(*(int(metadata[name]) for name in ("dim_content", "dim_motion", "dim_category")))
@@ -114,6 +114,6 @@ def reference(path: pathlib.Path, seed: int, frames: int, **draw: int) -> np.nda
 
 
 def pixels(video: np.ndarray) -> np.ndarray:
-    """float32 in [-1, 1] to uint8 `[T, H, W, 3]`, by the contract's rule written out once more."""
+    """Turns float32 in [-1, 1] into uint8 `[T, H, W, 3]`, by a second copy of the contract's rule."""
     levels = np.clip(np.rint((video + np.float32(1)) * np.float32(127.5)), 0, 255).astype(np.uint8)
     return np.broadcast_to(levels, (*levels.shape[:-1], 3))

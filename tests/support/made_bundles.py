@@ -1,7 +1,7 @@
 """Small, valid bundles for the tests: ONNX graphs built by hand from a seed, no training and no TensorFlow.
 
 The graphs have the shape of an exported generator: a GRU node for motion, a dense layer, transposed convolutions, tanh.
-`python tests/serving/made_bundles.py OUT --ngf=64 --image_size=64` writes the one that the load measurements use.
+`python -m tests.support.made_bundles OUT --ngf=64 --image_size=64` writes the one that the load measurements use.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ def manifest(spec: BundleSpec) -> dict[str, object]:
             {"name": "video", "shape": ["batch", "time", size, size, channels], "dtype": "float32"},
             {"name": "motion_state", "shape": ["batch", spec.dim_motion], "dtype": "float32"},
         ],
-        "provenance": {"made_by": "tests/serving/made_bundles.py", "weight_seed": spec.weight_seed},
+        "provenance": {"made_by": "tests/support/made_bundles.py", "weight_seed": spec.weight_seed},
     }
 
 

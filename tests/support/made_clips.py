@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from mocogan_tf.data.sources.fitting import Recipe, read_clip
+from mocogan_tf.data.sources.fitting import FitOptions, read_clip
 
 REAL_CLIPS = pathlib.Path(__file__).parents[3] / "shared" / "data"
 
@@ -20,7 +20,7 @@ def frames_of(num_frames, *, first=0, size=32, channels=3):
 
 def decode_clip(source, image_size, channels):
     """uint8 [F, image_size, image_size, channels]: all frames of a clip, as the readers give them."""
-    return read_clip(source, Recipe(image_size=image_size, channels=channels)).frames
+    return read_clip(source, FitOptions(image_size=image_size, channels=channels)).frames
 
 
 def save_strip(path, frames, *, across=True, mode="RGB"):
@@ -31,8 +31,19 @@ def save_strip(path, frames, *, across=True, mode="RGB"):
     return path
 
 
-def save_video(path, frames, *, codec="ffv1", fps=10, container=None, milliseconds=None):
-    """Writes [F, H, W, 3] as a video file; `milliseconds` are the frames' times, evenly spaced if None."""
+def save_frames(folder, *, size=(40, 32), suffix="png"):
+    """Writes a folder of four black frames."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(4):
+        Image.new("RGB", size).save(folder / f"{i}.{suffix}")
+    return folder
+
+
+def save_video(path, frames, *, codec="ffv1", fps=10, container=None, every=1, milliseconds=None):
+    """Writes [F, H, W, 3] as a video file.
+
+    Frames lie at every `every`-th position of the rate, or at the times `milliseconds`.
+    """
     from fractions import Fraction
 
     import av
@@ -48,6 +59,7 @@ def save_video(path, frames, *, codec="ffv1", fps=10, container=None, millisecon
             stream.bit_rate = 2_000_000
         for index, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = every * index, Fraction(1, fps)
             if milliseconds:
                 frame.pts, frame.time_base = milliseconds[index], Fraction(1, 1000)
             output.mux(stream.encode(frame))

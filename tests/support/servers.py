@@ -102,7 +102,7 @@ class Load:
                 try:
                     response = client.get(f"/v1/generate?seed={seed}&format=npy&category=1")
                 except httpx.ConnectError:
-                    return  # The door is shut: the request was never taken.
+                    return  # The server no longer listens: it never took the request.
                 except httpx.HTTPError as error:
                     self.failures.append(repr(error))
                     return

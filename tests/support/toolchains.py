@@ -1,4 +1,4 @@
-"""How each example is built and started. What is missing on this machine skips the tests that need it, by name."""
+"""How each example is built and started. A tool that this machine lacks skips the tests that need it, by name."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-DOWNLOADS = ROOT / "build" / "examples"  # Ignored by git; kept, so that a download happens once.
+DOWNLOADS = ROOT / "build" / "examples"  # Ignored by git, and kept so that each file is downloaded once.
 
-# The runtime's headers are in no Python or Node package of its own. This one, for Unity, carries them unchanged, with
+# The runtime's Python and Node packages have no headers. This package for Unity carries them unchanged, together with
 # the .NET sources and, inside Android's archive, the Java classes.
 UNITY = "com.github.asus4.onnxruntime@0.4.9"
 UNITY_SHA256 = "e59788788818fdde1b2e522e766a21ba0f7d8391de55737abf81e32cc801785d"
 
 
 def tool(name: str) -> str:
-    """Path of a program; skips without it."""
+    """Returns the path of a program; skips the test if there is none."""
     path = shutil.which(name)
     if path is None:
         pytest.skip(f"no {name} on this machine")
@@ -33,14 +33,14 @@ def tool(name: str) -> str:
 
 
 def done(*command: object, **options: object) -> str:
-    """Runs a build step, which must succeed."""
+    """Runs a build step and fails the test if it fails."""
     result = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)
     assert result.returncode == 0, f"{' '.join(map(str, command))}\n{result.stdout}\n{result.stderr}"
     return result.stdout
 
 
 def downloaded(what: str, *command: object, **options: object) -> None:
-    """Runs a step that needs the network; skips without it."""
+    """Runs a step that needs the network; skips the test if it fails."""
     result = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300, **options)
     if result.returncode:
         said = (result.stdout + result.stderr).strip().splitlines() or [f"exit code {result.returncode}"]
@@ -49,7 +49,7 @@ def downloaded(what: str, *command: object, **options: object) -> None:
 
 @functools.cache
 def node_modules(folder: pathlib.Path) -> pathlib.Path:
-    """The packages of an example, by its own lock file."""
+    """Installs the packages of an example by its lock file."""
     npm = tool("npm")
     if not (folder / "node_modules").is_dir():
         downloaded(f"the packages of {folder.name}", npm, "ci", cwd=folder)
@@ -58,7 +58,7 @@ def node_modules(folder: pathlib.Path) -> pathlib.Path:
 
 @functools.cache
 def unity_package() -> pathlib.Path:
-    """A folder with the package's `headers`, `csharp` and `classes.jar`."""
+    """Returns a folder with the package's `headers`, `csharp` and `classes.jar`."""
     folder = DOWNLOADS / "unity"
     if folder.is_dir():
         return folder
@@ -95,7 +95,7 @@ def unity_package() -> pathlib.Path:
 
 @functools.cache
 def onnxruntime_root() -> pathlib.Path:
-    """A folder like the runtime's release archives: `include`, and `lib` with the library of the installed wheel."""
+    """Returns a folder like the runtime's release archives: `include`, and `lib` with the installed wheel's library."""
     given = os.environ.get("ONNXRUNTIME_ROOT")
     if given:
         return pathlib.Path(given)
@@ -104,7 +104,7 @@ def onnxruntime_root() -> pathlib.Path:
         pytest.skip("this wheel of onnxruntime has no shared library to link against")
     root = DOWNLOADS / f"onnxruntime-{onnxruntime.__version__}"
     (root / "lib").mkdir(parents=True, exist_ok=True)
-    # Linked under its plain name, loaded under the one it gives itself.
+    # The linker looks for the plain name, the loader for the name that the library gives itself.
     for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
         (root / "lib" / name).unlink(missing_ok=True)
         (root / "lib" / name).symlink_to(libraries[-1])
@@ -124,7 +124,7 @@ def node(_: pathlib.Path) -> list[str]:
 
 
 def cmake(language: str, compiler: str, flags: str, build: pathlib.Path) -> list[str]:
-    """Configures and builds as the README says; warnings are errors."""
+    """Configures and builds as the README says, with warnings as errors."""
     program, _ = tool("cmake"), tool(compiler)
     variable = {"c": "CMAKE_C_FLAGS", "cpp": "CMAKE_CXX_FLAGS"}[language]
     settings = [f"-DONNXRUNTIME_ROOT={onnxruntime_root()}", "-DCMAKE_BUILD_TYPE=Release", f"-D{variable}={flags}"]

@@ -1,6 +1,7 @@
 """Promises of checkpoints: whole, loud, and never fewer than before."""
 
 import contextlib
+import json
 import os
 import resource
 import shutil
@@ -67,18 +68,41 @@ def test_the_best_and_every_kth_outlive_the_latest(gan, tmp_path):
     scores = {1: 5.0, 2: 1.0, 3: 4.0, 4: 3.0, 5: float("nan"), 6: 2.0, 7: 1.0}
     for step, score in scores.items():
         gan.step.assign(step)
-        checkpoints.save(gan, tmp_path, keep=2, keep_every=4, best_of=("frechet_video", False), frechet_video=score)
+        about = {"frechet_video": score, "coverage": score}
+        checkpoints.save(gan, tmp_path, keep=2, keep_every=4, best_of="frechet_video", **about)
     assert checkpoints.steps(tmp_path) == [2, 4, 6, 7]
-    assert checkpoints.best(tmp_path, "frechet_video", higher_is_better=False) == 2
-    assert checkpoints.best(tmp_path, "frechet_video", higher_is_better=True) == 4
-    assert checkpoints.best(tmp_path, "mcs", higher_is_better=True) is None
+    assert checkpoints.best(tmp_path, "frechet_video") == 2
+    assert checkpoints.best(tmp_path, "coverage") == 4
+    assert checkpoints.best(tmp_path, "mcs") is None
+
+
+def test_the_best_by_rank_outlives_the_latest_and_is_ranked_among_steps_that_are_gone(gan, tmp_path):
+    texture = {"swd_32": 50.0, "spectrum_high": -1.0, "spectrum_checker": -1.0}
+    # Step 2 is the best in distance and class. Step 4 beats it in distance and texture by a little, and three steps
+    # that are gone are better in class.
+    scores = {
+        1: {"kernel_video": 9.0, "mcs": 0.6, **texture},
+        2: {"kernel_video": 2.0, "mcs": 0.9, **texture},
+        3: {"kernel_video": 8.0, "mcs": 0.7, **texture},
+        4: {"kernel_video": 1.9, "mcs": 0.5, **texture, "swd_32": 49.0},
+    }
+    lines = []
+    for step, of_step in scores.items():
+        gan.step.assign(step)
+        lines.append(json.dumps({"step": step, "frechet_video": 5.0, **of_step}))
+        (tmp_path / checkpoints.EVALUATIONS).write_text("\n".join(lines))
+        checkpoints.save(gan, tmp_path, keep=1, best_of="auto", frechet_video=5.0, **of_step)
+    assert checkpoints.steps(tmp_path) == [2, 4]
+    assert checkpoints.best(tmp_path, "auto") == 2
+    (tmp_path / checkpoints.EVALUATIONS).unlink()
+    assert checkpoints.best(tmp_path, "auto") == 4
 
 
 def test_the_best_is_loaded_by_name_or_says_that_nothing_was_scored(gan, config, tmp_path):
     (tmp_path / "config.json").write_text(config.to_json())
     gan.step.assign(1)
     checkpoints.save(gan, tmp_path, keep=9)
-    with pytest.raises(ValueError, match="No checkpoint .* has a score in frechet_video. Use latest"):
+    with pytest.raises(ValueError, match="No checkpoint .* has scores. Use latest"):
         trained.load_generator(tmp_path, "best")
     for step, score in {2: 1.5, 3: 2.5}.items():
         gan.step.assign(step)

@@ -1,1 +1,1 @@
-"""Sets that are rendered on the spot."""
+"""Sets that this project renders."""

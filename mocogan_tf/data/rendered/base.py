@@ -1,4 +1,4 @@
-"""What the generated sets share: a clip with its ground truth, and random numbers from (seed, index) alone."""
+"""What the rendered sets have in common: a clip with its ground truth, and random numbers from (seed, index) alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Clip:
     Args:
         frames: uint8 `[F, H, W, 3]`.
         label: Index into the set's `CATEGORIES`.
-        truth: What the clip was rendered from, by name; each set's `render_clip` says what is in it.
+        truth: What the clip was rendered from, by name; each set's `render_clip` lists it.
     """
 
     frames: NDArray[np.uint8]
@@ -29,9 +29,9 @@ class Clip:
 
 
 def clip_rng(seed: int, index: int, stream: int = 0) -> np.random.Generator:
-    """Returns the random numbers of one clip: Philox, keyed by seed and index, so that no clip depends on another.
+    """Returns a source of random numbers for one clip: Philox keyed by seed and index, so no clip depends on another.
 
-    Callers draw with `random()` only, whose stream NumPy keeps; the distributions built upon it may change.
+    Callers draw with `random()` only: NumPy keeps its stream, but may change the distributions built upon it.
     """
     return np.random.Generator(np.random.Philox(key=np.array([seed, index], np.uint64), counter=[0, 0, 0, stream]))
 

@@ -1,19 +1,19 @@
-"""Moving shapes: a coloured circle or square on black that travels upwards or to the left along a random Bezier curve.
+"""Moving shapes: a coloured circle or square on black travels upwards or to the left along a random Bezier curve.
 
-Made from the published description and from statistics of the authors' strips, without a pixel of theirs. In units of
-pixels at 64x64, with w the shape's width:
+The set follows the published description and statistics of the authors' strips; it has no pixel of theirs. In pixels at
+64x64, with w the shape's width:
 
-* circle or square, half each; w one of 8, 10, 12, 14; each colour channel uniform in 0..255;
-* the corner of the bounding box starts at 64 - w - 2 and ends at 1 on the main axis (class 0: y, class 1: x), and has
-  the same coordinate at both ends of the other axis;
-* in between it follows a Bezier curve of degree four whose three inner control points are uniform over the frame,
-  rounded to pixels. Fitted to 3,000 of the authors' strips, degree three leaves an rms of 0.95 px, degree four 0.28 px
-  (that of rounding, 0.29), with control points uniform and uncorrelated. Over 3,000 strips of theirs and 3,000 of
-  ours the excursion across the main axis is 14.2 +- 7.6 and 14.1 +- 7.5 px, and no speed along it (-1 to 7 px per
-  frame, most often 1) differs in its share by more than 0.004.
+* half of the shapes are circles, half squares; w is 8, 10, 12 or 14; each colour channel is uniform in 0..255;
+* the corner of the bounding box starts at 64 - w - 2 and ends at 1 on the main axis (class 0: y, class 1: x); on the
+  other axis it ends where it started;
+* in between it follows a Bezier curve of degree four, rounded to pixels, whose three inner control points are uniform
+  over the frame. Fitted to 3,000 of the authors' strips, degree three leaves an rms error of 0.95 px and degree four
+  one of 0.28 px (rounding alone: 0.29), with uniform and uncorrelated control points. Over 3,000 of their strips and
+  3,000 of our clips, the excursion across the main axis is 14.2 +- 7.6 and 14.1 +- 7.5 px, and the shares of each speed
+  along it (-1 to 7 px per frame, most often 1) differ by at most 0.004.
 
-No antialiasing: every frame has exactly two colours. A colour whose largest channel is below `MIN_BRIGHTEST` is drawn
-again (1 clip in 4,096), so that `frame.max(-1) >= MIN_BRIGHTEST` is the shape and nothing but the shape.
+Nothing is antialiased, so every frame has exactly two colours. A colour whose largest channel is below `MIN_BRIGHTEST`
+is drawn again (1 clip in 4,096), so that `frame.max(-1) >= MIN_BRIGHTEST` is exactly the shape.
 
 Source: Tulyakov et al., "MoCoGAN: Decomposing Motion and Content for Video Generation", CVPR 2018, "shape motion".
 """
@@ -35,14 +35,12 @@ DIAMETERS = (8, 10, 12, 14)
 MIN_BRIGHTEST = 16
 
 _DEGREE = 4
-_FIRST, _MARGIN = (
-    1,
-    2,
-)  # Pixels at 64x64: the corner's smallest coordinate, and what the path keeps clear at the far side.
+_FIRST = 1  # The corner's smallest coordinate, in pixels at 64x64.
+_MARGIN = 2  # Pixels at 64x64 that the path keeps clear at the far side.
 
 
 def _bezier(points: NDArray[np.float64], num_frames: int) -> NDArray[np.float64]:
-    """Positions `[F, 2]` along a Bezier curve with control points `[degree + 1, 2]`."""
+    """Returns positions `[F, 2]` along a Bezier curve with control points `[degree + 1, 2]`."""
     t = np.linspace(0.0, 1.0, num_frames)[:, None]
     degree = len(points) - 1
     weights = np.concatenate([math.comb(degree, k) * t**k * (1 - t) ** (degree - k) for k in range(degree + 1)], axis=1)
@@ -50,7 +48,7 @@ def _bezier(points: NDArray[np.float64], num_frames: int) -> NDArray[np.float64]
 
 
 def _mask(kind: str, diameter: int) -> NDArray[np.bool_]:
-    """The shape's pixels, `[diameter, diameter]`."""
+    """Returns which pixels are the shape's, bool `[diameter, diameter]`."""
     if kind == "square":
         return np.ones((diameter, diameter), bool)
     offset = np.arange(diameter) - (diameter - 1) / 2
@@ -60,8 +58,8 @@ def _mask(kind: str, diameter: int) -> NDArray[np.bool_]:
 def render_clip(index: int, *, seed: int, num_frames: int = NUM_FRAMES, image_size: int = 64) -> Clip:
     """Renders clip `index` of a seed.
 
-    The path spans the clip: more frames mean a slower shape on the same path, not a longer one. Other image sizes
-    scale shape and path and round again.
+    The path spans the clip: with more frames the shape is slower on the same path. At other image sizes shape and path
+    are scaled and rounded again.
 
     Args:
         index: Which clip, in [0, 2^64).

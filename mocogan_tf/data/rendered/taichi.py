@@ -1,7 +1,7 @@
-"""An articulated figure that practises Tai-Chi: the form is the label, the performer and the place are the content.
+"""An articulated figure practises Tai-Chi: the form is the label, performer and place are the content.
 
 Motion (form, side, tempo, phase) and content (proportions, clothes, skin, hair, background, camera) are drawn
-independently of each other, content once per clip. A clip is a pure function of seed and index.
+independently, and content once per clip. A clip is a pure function of seed and index.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["CATEGORIES", "FPS", "JOINTS", "NUM_FRAMES", "render_clip"]
 CATEGORIES = tuple(FORMS)
 FPS = 16.0
 NUM_FRAMES = 40
-CYCLE = (36.0, 52.0)  # Frames that one cycle of a form of pace 1 takes, fastest and slowest.
+CYCLE = (36.0, 52.0)  # Frames of the fastest and the slowest cycle of a form of pace 1.
 
 _STREAM_MOTION, _STREAM_CONTENT = 0, 1
 _MIRRORED = [JOINTS.index(n.replace("left", "?").replace("right", "left").replace("?", "right")) for n in JOINTS]
@@ -51,12 +51,12 @@ def _rgb(code: str) -> Array:
 
 
 def _difference(a: Array, b: Array) -> float:
-    """How far apart two colours look: weighted Euclidean distance, about 0 to 1."""
+    """Returns how different two colours look: a weighted Euclidean distance, about 0 to 1."""
     return float(np.sqrt((np.array([0.3, 0.5, 0.2]) * (a - b) ** 2).sum()))
 
 
 class _Draws:
-    """Choices made from `random()` only."""
+    """Draws from `random()` only; see `clip_rng`."""
 
     def __init__(self, rng: np.random.Generator):
         self.rng = rng
@@ -70,7 +70,7 @@ class _Draws:
     def colour(
         self, codes: Sequence[str], against: Sequence[Array] = (), jitter: float = 0.05, contrast: float = 0.22
     ) -> Array:
-        """One of the colours that stand out from all of `against` (or the one that does so most), slightly changed."""
+        """Draws a colour that stands out from all of `against`, or takes the best; changes it slightly."""
         colours = [_rgb(code) for code in codes]
         margins = [min((_difference(c, other) for other in against), default=1.0) for c in colours]
         fit = [c for c, margin in zip(colours, margins, strict=True) if margin >= contrast]
@@ -80,7 +80,7 @@ class _Draws:
 
 
 def _draw_content(rng: np.random.Generator) -> tuple[Proportions, Look, Scene, Camera, float]:
-    """Performer, place and camera of one clip; the last number turns the performer (degrees)."""
+    """Draws performer, place and camera of one clip, and the angle in degrees by which the performer is turned."""
     draw_from = _Draws(rng)
     codes = draw_from.choice(_PLACES)
     top, bottom, far, near = (draw_from.colour((code,), jitter=0.06) for code in codes)
@@ -123,7 +123,7 @@ def _draw_content(rng: np.random.Generator) -> tuple[Proportions, Look, Scene, C
 
 
 def render_clip(index: int, *, seed: int, num_frames: int = NUM_FRAMES, image_size: int = 64) -> Clip:
-    """Renders clip `index` of a seed; a longer clip begins with the shorter one.
+    """Renders clip `index` of a seed; a longer clip begins like a shorter one.
 
     Args:
         index: Which clip, in [0, 2^64).
@@ -169,7 +169,7 @@ def render_clip(index: int, *, seed: int, num_frames: int = NUM_FRAMES, image_si
 
 
 def _gaze(joints: Array) -> Array:
-    """Where the head looks, `[F, 2]` right and down: across the shoulders, to the front."""
+    """Returns where the head looks, `[F, 2]` to the right and down: to the front, at a right angle to the shoulders."""
     left, right = joints[:, JOINTS.index("left_shoulder")], joints[:, JOINTS.index("right_shoulder")]
     across = left - right
     front = np.stack([across[:, 2] * -1, np.zeros(len(across)), across[:, 0]], 1)

@@ -1,7 +1,7 @@
 """Draws a dressed figure and its background from joint positions: signed distances, antialiased, all frames at once.
 
-Every part of the body is a union of capsules with a radius at either end. Its pixels are found inside one small patch
-per frame, so that the cost follows the figure and not the picture.
+Every part of the body is a union of capsules with a radius at either end. Only the pixels of one small patch per frame
+are computed, so the cost grows with the figure, not with the picture.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ Array = NDArray[np.floating]
 Points = dict[str, Array]  # [F, 3]: x and y in pixels, depth in body heights.
 Capsule = tuple[Array, Array, float, float]  # From and to, [F, 2] in pixels; the radii there, in body heights.
 
-_OUTLINE = 0.016  # Width of the darker rim of a part, in body heights: it keeps an arm visible before the jacket.
-_FAR_BRIGHTNESS, _FAR = 0.80, 0.16  # Of a limb that is so many body heights behind its partner.
+_OUTLINE = 0.016  # Width of a part's darker rim, in body heights; it keeps an arm visible in front of the jacket.
+_FAR_BRIGHTNESS, _FAR = 0.80, 0.16  # A limb that is 0.16 body heights behind its partner is this bright.
 
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """What a performer looks like: colours (RGB in 0..1), widths (in body heights) and hair."""
+    """A performer's looks: colours (RGB in 0..1), widths (in body heights) and hair."""
 
     skin: Array
     hair: Array
@@ -31,7 +31,7 @@ class Look:
     trousers: Array
     sash: Array
     shoes: Array
-    bulk: float = 1.0  # Factor of all widths of the clothes.
+    bulk: float = 1.0  # Factor on all widths of the clothes.
     head: float = 0.068  # Radius.
     hair_style: str = "short"
 
@@ -53,9 +53,9 @@ class Camera:
 
     Args:
         scale: Picture heights per body height.
-        x: Where the middle of the stance is, as a fraction of the picture from the left.
-        floor: Where the floor below it is, as a fraction from the top.
-        pitch: Degrees downwards.
+        x: Middle of the stance, as a fraction of the picture's width from the left.
+        floor: Floor below it, as a fraction of the picture's height from the top.
+        pitch: Degrees by which it looks downwards.
     """
 
     scale: float = 0.86
@@ -74,12 +74,12 @@ class Camera:
 
 
 def _edge(colour: Array) -> Array:
-    """The rim's colour: darker than the part, or lighter where the part is nearly black."""
+    """Returns the rim's colour: darker than the part, or lighter if the part is nearly black."""
     return np.where(colour.mean(-1, keepdims=True) > 0.28, 0.6 * colour, 0.8 * colour + 0.2)
 
 
 def _patch(low: Array, high: Array, size: int) -> tuple[Array, Array, NDArray[np.intp]]:
-    """Pixel centres and indices of the smallest equal patches `[n, h, w]` that hold the boxes from `low` to `high`."""
+    """Returns pixel centres and indices of the smallest equal patches `[n, h, w]` that hold boxes `low` to `high`."""
     corner = np.floor(low).astype(np.intp)
     extent = np.minimum((np.ceil(high).astype(np.intp) - corner).max(0), size)
     corner = np.clip(corner, 0, size - extent)
@@ -89,16 +89,16 @@ def _patch(low: Array, high: Array, size: int) -> tuple[Array, Array, NDArray[np
 
 
 class Canvas:
-    """Frames `[F, size, size, 3]`, float32 in 0..1, that parts are painted onto from back to front."""
+    """Frames `[F, size, size, 3]`, float32 in 0..1; parts are painted onto them from back to front."""
 
     def __init__(self, background: Array, num_frames: int, unit: float):
-        """Args: background `[size, size, 3]`; frames; unit, pixels per body height."""
+        """Starts with a background `[size, size, 3]` in all frames; `unit` is pixels per body height."""
         self.size, self.unit = background.shape[0], unit
         self.frames = np.repeat(background[None], num_frames, axis=0)
         self._pixels = self.frames.reshape(num_frames, -1, 3)
 
     def shadow(self, centre: Array, radii: tuple[float, float], strength: float) -> None:
-        """Darkens soft ellipses: centre `[F, 2]` in pixels, radii in body heights, beyond which there is no shadow."""
+        """Darkens a soft ellipse per frame: `centre` `[F, 2]` in pixels, outer `radii` in body heights."""
         radius = np.array(radii, np.float32) * self.unit
         x, y, index = _patch(centre - radius, centre + radius, self.size)
         dx = np.clip(1 - ((x - centre[:, :1]) / radius[0]) ** 2, 0, 1) ** 2
@@ -110,9 +110,9 @@ class Canvas:
         """Paints one part of the body.
 
         Args:
-            capsules: Their union is the part.
-            colour: `[3]` or `[F, 3]`.
-            frames: Which frames; all if None.
+            capsules: The part is their union.
+            colour: RGB, `[3]` or `[F, 3]`.
+            frames: Numbers of the frames to paint; None: all.
         """
         chosen = np.arange(len(self.frames)) if frames is None else frames
         if not len(chosen):
@@ -143,7 +143,7 @@ class Canvas:
 
 
 def background(scene: Scene, size: int) -> Array:
-    """A wall or sky above a floor, each a vertical gradient, `[size, size, 3]`."""
+    """Returns a wall or sky above a floor, each a vertical gradient, `[size, size, 3]`."""
     y = ((np.arange(size) + 0.5) / size).astype(np.float32)[:, None]
     up = y / scene.horizon
     down = (y - scene.horizon) / (1 - scene.horizon)
@@ -154,9 +154,9 @@ def background(scene: Scene, size: int) -> Array:
 
 
 def _far_and_near(places: Points, names: tuple[str, ...], depth_of: tuple[str, str]) -> list[tuple[Points, Array]]:
-    """The farther and the nearer limb of a pair: its joints, each `[F, 3]`, and its brightness `[F, 1]`.
+    """Returns the farther and the nearer limb of a pair: its joints, each `[F, 3]`, and its brightness `[F, 1]`.
 
-    The farther limb is darker, the more so the farther it is: no brightness jumps where limbs change places.
+    The farther a limb is behind the other, the darker it is, so brightness does not jump when they change places.
     """
     left, right = (sum(places[f"{side}_{name}"][:, 2:] for name in depth_of) / 2 for side in ("left", "right"))
     brightness = 1 - (1 - _FAR_BRIGHTNESS) * np.clip(np.abs(left - right) / _FAR, 0, 1)
@@ -173,10 +173,10 @@ def draw(
 
     Args:
         joints: `[F, J, 3]` in body heights, see `taichi_motion.perform`.
-        facing: `[F, 2]`: how far the head looks to the right of the picture and down, as parts of a unit vector.
+        facing: `[F, 2]`: the part of the unit vector of sight that points right and down in the picture.
         look: The performer.
         scene: The background.
-        camera: Where all that is seen from.
+        camera: The point of view.
         image_size: H = W.
 
     Returns:
@@ -207,7 +207,7 @@ def draw(
 
 
 def _draw_leg(canvas: Canvas, leg: Points, brightness: Array, look: Look) -> None:
-    """A shoe and one wide trouser leg."""
+    """Draws a shoe and one wide trouser leg."""
     b = look.bulk
     down = np.array([0.0, 0.018 * canvas.unit])
     canvas.part([(leg["ankle"][:, :2] + down, leg["toe"][:, :2] + down, 0.026, 0.018)], brightness * look.shoes)
@@ -218,7 +218,7 @@ def _draw_leg(canvas: Canvas, leg: Points, brightness: Array, look: Look) -> Non
 
 
 def _draw_arm(canvas: Canvas, arm: Points, brightness: Array, look: Look, frames: NDArray[np.intp]) -> None:
-    """A hand and one sleeve that widens towards the wrist, in some frames only."""
+    """Draws, in the given frames, a hand and one sleeve that widens towards the wrist."""
     b = look.bulk
     cuff = 0.14 * arm["elbow"] + 0.86 * arm["wrist"]
     canvas.part([(arm["wrist"], arm["hand"], 0.034, 0.028)], brightness * look.skin, frames)
@@ -230,7 +230,7 @@ def _draw_arm(canvas: Canvas, arm: Points, brightness: Array, look: Look, frames
 
 
 def _draw_torso(canvas: Canvas, places: Points, look: Look) -> None:
-    """The neck, the jacket from the shoulders to below the hips, and a sash."""
+    """Draws the neck, the jacket from the shoulders to below the hips, and a sash."""
     b = look.bulk
     pelvis, neck = places["pelvis"], places["neck"]
     left, right = places["left_shoulder"], places["right_shoulder"]
@@ -256,7 +256,7 @@ def _draw_torso(canvas: Canvas, places: Points, look: Look) -> None:
 
 
 def _draw_head(canvas: Canvas, places: Points, facing: Array, look: Look) -> None:
-    """Hair behind and above a face that looks where the torso does."""
+    """Draws hair behind and above a face that looks where the torso does."""
     r = look.head
     head = places["head"][:, :2]
     step = (r * canvas.unit * facing).astype(np.float32)

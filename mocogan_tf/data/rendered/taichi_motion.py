@@ -1,9 +1,9 @@
 """Tai-Chi forms as keyframed joint angles, and the skeleton that performs them.
 
-A form is a cycle of key poses. Arms and torso are keyed by joint angles; legs by where the pelvis and the feet are, and
-two-bone inverse kinematics finds hips and knees, so that a foot that carries weight does not slide. Between keys every
-number follows a monotone cubic (Fritsch and Carlson 1980), periodic: it comes to rest at the turning points, as the
-movement does, and never overshoots, so that no foot sinks into the floor.
+A form is a cycle of key poses. Arms and torso are keyed by joint angles, legs by the places of pelvis and feet.
+Two-bone inverse kinematics then finds the knees, so that a foot that carries weight does not slide. Between keys every
+number follows a periodic monotone cubic (Fritsch and Carlson 1980): it rests at the turning points, as the movement
+does, and never overshoots, so that no foot sinks into the floor.
 
 Lengths are in body heights. World axes: x to the right of the picture, y up, z towards the viewer.
 """
@@ -59,18 +59,18 @@ class Arm:
 
     upper: tuple[float, float]
     forearm: tuple[float, float]
-    bend: float = 0.0  # Of the hand, upwards from the forearm.
+    bend: float = 0.0  # Degrees of the hand upwards from the forearm.
 
 
 @dataclasses.dataclass(frozen=True)
 class Foot:
-    """Where an ankle is above the floor, in leg lengths, and how the foot points, in degrees."""
+    """The place of an ankle, in leg lengths, and the direction of the foot, in degrees."""
 
     left: float  # To the performer's left.
     forward: float
     yaw: float = 0.0  # To the performer's left.
     lift: float = 0.0
-    pitch: float = 0.0  # Of the toes, upwards.
+    pitch: float = 0.0  # Upwards.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +91,10 @@ class Form:
     """A cycle of key poses.
 
     Args:
-        facing: Where the performer faces, in degrees: 0 to the viewer, 90 to the picture's right.
-        poses: The keys, in order of time.
-        shift: World x of the stance, in body heights: it brings the whole movement to the middle of the picture.
-        pace: Factor of the tempo, smaller where there is more to do in a cycle.
+        facing: Direction in degrees that the performer faces: 0 to the viewer, 90 to the picture's right.
+        poses: The keys in order of time.
+        shift: World x of the stance, in body heights; it centres the whole movement in the picture.
+        pace: Factor on the tempo, smaller if a cycle has more movement.
     """
 
     facing: float
@@ -123,7 +123,7 @@ def _raise_hands() -> Form:
 
 
 def _cloud_hands() -> Form:
-    """Wave hands like clouds: the hands circle in turn before face and belly as the weight goes from side to side."""
+    """Wave hands like clouds: the hands circle in turn before face and belly as the weight shifts from side to side."""
     left, right = Foot(0.46, 0.0, 25), Foot(-0.46, 0.0, -25)
     circle = (  # One hand, from before the face outwards, down, and back across the belly.
         Arm((25, -18), (-38, 42), 10),
@@ -240,7 +240,7 @@ def _flatten(pose: Pose) -> list[float]:
 
 
 def interpolate(times: Array, values: Array, phase: Array) -> Array:
-    """Periodic monotone cubic through keys.
+    """Evaluates a periodic monotone cubic through keys.
 
     Args:
         times: `[K]`, ascending in [0, 1).
@@ -269,13 +269,13 @@ def interpolate(times: Array, values: Array, phase: Array) -> Array:
 
 
 def _direction(azimuth: Array, elevation: Array, forward: Array, outward: Array, up: Array) -> Array:
-    """Unit vectors `[F, 3]` from angles `[F]` in degrees and axes `[F, 3]`."""
+    """Returns unit vectors `[F, 3]` from angles `[F]` in degrees and axes `[F, 3]`."""
     a, e = np.radians(azimuth)[:, None], np.radians(elevation)[:, None]
     return np.asarray(np.cos(e) * (np.cos(a) * forward + np.sin(a) * outward) + np.sin(e) * up)
 
 
 def _knee(hip: Array, ankle: Array, bone: float, forward: Array) -> Array:
-    """Knees `[F, 3]` of legs with two equal bones that bend towards `forward`."""
+    """Returns the knees `[F, 3]` of legs with two equal bones that bend towards `forward`."""
     line = ankle - hip
     distance = np.linalg.norm(line, axis=1, keepdims=True)
     along = line / distance
@@ -291,7 +291,7 @@ def perform(form: str, phase: Array, body: Proportions, turn: float = 0.0) -> Ar
         form: A key of `FORMS`.
         phase: `[F]`, in cycles.
         body: Proportions of the performer.
-        turn: Degrees by which the performer faces further to the picture's right.
+        turn: Degrees by which the performer is turned further to the picture's right.
 
     Returns:
         float64 `[F, J, 3]`, the `JOINTS` in body heights; the floor is y = 0 and the stance is about x = z = 0.

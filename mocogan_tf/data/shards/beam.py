@@ -1,9 +1,9 @@
-"""Prepares clips on many machines with Apache Beam, extra `beam`: the same work per clip, the same files at the end.
+"""Prepares clips on many machines with Apache Beam (extra `beam`); the files are those of `prepare.py`.
 
     python -m mocogan_tf.data.shards.beam SOURCE --out=DIR [--flags of prepare.py] -- [--flags of Beam]
 
 SOURCE and DIR must be paths that every worker sees (a network or mounted file system). Beam's flags choose the runner:
-nothing for this machine, `--runner=DataflowRunner`, `--runner=FlinkRunner`, `--runner=SparkRunner` with their own.
+none for this machine, else `--runner=DataflowRunner`, `--runner=FlinkRunner` or `--runner=SparkRunner` with its flags.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from mocogan_tf.data.shards import options as prepare_options
 from mocogan_tf.data.shards import prepare, records
 from mocogan_tf.data.shards.clip import prepare_clip
 from mocogan_tf.data.shards.options import PrepareOptions
-from mocogan_tf.data.sources.layouts import STATE, natural_key
+from mocogan_tf.data.sources.labels import natural_key
+from mocogan_tf.data.sources.layouts import STATE
 from mocogan_tf.data.sources.readers import ClipSource
 
-RESULTS = "beam"  # In the state folder: what the workers report.
+RESULTS = "beam"  # Subfolder of the state folder, for what the workers report.
 
 
 def make_with_beam(
@@ -36,7 +37,7 @@ def make_with_beam(
     *,
     beam_flags: Iterable[str] = (),
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Makes shards on the workers of a Beam runner; see `prepare.Maker`.
+    """Makes shards on the workers of a Beam runner, as a `prepare.Maker` does.
 
     Raises:
         ValueError: Apache Beam is missing.
@@ -73,27 +74,28 @@ def _prepare_one(shard: str, clip: ClipSource, options: PrepareOptions) -> tuple
 
 
 def _write_one(shard: str, outcomes: Iterable[Outcome], out: str) -> str:
-    # A runner hands a group over in any order.
+    # A runner gives the clips of a group in any order.
     ordered = sorted(outcomes, key=lambda outcome: natural_key(outcome.item.name))
     return json.dumps([shard, records.write_shard(pathlib.Path(out), shard, ordered)])
 
 
 def main(argv: list[str]) -> None:
-    """Prepares SOURCE into --out on a Beam runner; what follows SOURCE goes to Beam."""
+    """Prepares SOURCE into --out on a Beam runner; the arguments after SOURCE go to Beam."""
     try:
         if len(argv) < 2 or not flags.FLAGS.out:
             raise ValueError(f"Give a source and --out. Received: {argv[1:]}")
         make = functools.partial(make_with_beam, beam_flags=argv[2:])
         manifest = prepare.prepare(argv[1], flags.FLAGS.out, prepare_options.from_flags(), make)
     except ValueError as error:
-        sys.exit(f"beam_pipeline: {error}")
+        sys.exit(f"error: {error}")
     print(prepare.summary(manifest, prepare.read_rejected(flags.FLAGS.out)))
+    print(f"Train with: {prepare.training_command(flags.FLAGS.out, manifest)}")
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("out", None, "Folder to write, seen by every worker.")
     prepare_options.define_flags()
-    # Not this module under the name __main__, which workers elsewhere could not import.
+    # Workers elsewhere could not import this module under the name __main__.
     from mocogan_tf.data.shards import beam
 
     app.run(beam.main)

@@ -1,4 +1,4 @@
-"""One clip, from its files to its encoded frames: the work that runs in processes here and on workers elsewhere.
+"""Takes one clip from its files to its encoded frames, in processes of this machine or on workers of others.
 
 TensorFlow is not imported here.
 """
@@ -23,7 +23,7 @@ from mocogan_tf.data.sources.readers import ClipSource
 
 @dataclasses.dataclass(frozen=True)
 class PreparedClip:
-    """One clip as it goes into a shard: its line of the manifest, and its frames encoded (`raw`: all in one)."""
+    """One clip as it goes into a shard: its entry in the manifest, and its encoded frames (for `raw`, all in one)."""
 
     entry: dict[str, Any]
     frames: tuple[bytes, ...]
@@ -35,7 +35,7 @@ def prepare_clip(source: ClipSource, options: PrepareOptions) -> PreparedClip:
     Raises:
         ValueError: The clip cannot be read or is too short; one line that says why.
     """
-    clip = fitting.read_clip(source, options.recipe())
+    clip = fitting.read_clip(source, options.fit_options())
     if len(clip.frames) < options.min_frames:
         raise ValueError(f"{len(clip.frames)} frames; --min_frames={options.min_frames}")
     try:
@@ -61,7 +61,7 @@ def _content_hash(source: ClipSource) -> str:
     return _hash_files(tuple((path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in source.paths()))
 
 
-@functools.lru_cache(maxsize=8)  # Many clips lie in one array file or long video.
+@functools.lru_cache(maxsize=8)  # One array file or long video may hold many clips.
 def _hash_files(files: tuple[tuple[str, int, int], ...]) -> str:
     digest = hashlib.sha256()
     for path, _, _ in files:
@@ -72,7 +72,7 @@ def _hash_files(files: tuple[tuple[str, int, int], ...]) -> str:
 
 
 def encode_frames(frames: NDArray[np.uint8], encoding: str, quality: int = 95) -> tuple[bytes, ...]:
-    """Encodes uint8 `[F, H, W, C]`: one picture per frame, or for `raw` all pixels in one piece."""
+    """Encodes uint8 `[F, H, W, C]` as one picture per frame, or for `raw` as one piece that has all pixels."""
     if encoding == "raw":
         return (np.ascontiguousarray(frames).tobytes(),)
     settings: dict[str, dict[str, Any]] = {"jpeg": {"quality": quality}, "webp": {"lossless": True}}

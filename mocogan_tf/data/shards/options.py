@@ -1,4 +1,4 @@
-"""What a person can choose when clips are prepared. TensorFlow is not imported here."""
+"""The options of `prepare.py`. TensorFlow is not imported here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from mocogan_tf import IMAGE_SIZES, dataclass_flags
-from mocogan_tf.data.sources import fitting, layouts
+from mocogan_tf.data.sources import fitting, labels
 
 ENCODINGS = ("png", "raw", "webp", "jpeg")
 
@@ -19,37 +19,38 @@ def _opt(default: Any, help: str, choices: tuple[Any, ...] = ()) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrepareOptions:
-    """Everything that decides what `prepare` writes. Flags of `prepare.py` are made from these fields.
+    """What `prepare` writes, and whether it may replace what is there. The flags of `prepare.py` are these fields.
 
     Raises:
         ValueError: A field is out of its range.
     """
 
-    format: str = _opt("auto", "Layout of the source; `auto`: by looking.", layouts.LAYOUTS)
+    format: str = _opt("auto", "Layout of the source; `auto` recognises it.", ("auto", *labels.LAYOUTS))
     image_size: int = _opt(64, "Height and width of the frames: 32, 64 or 128.", IMAGE_SIZES)
     channels: int = _opt(3, "Colour channels: 3, or 1 for grey.", (1, 3))
     fit: str = _opt("centre_crop", "How frames become square.", fitting.FITS)
     resize_to: str = _opt("", "WIDTHxHEIGHT before the crop of --fit=resize_crop. Empty: 4:3, as 85x64.")
-    boxes: str = _opt("", "The csv with the boxes of taichi_hd. Empty: the one in the source.")
-    array_axes: str = _opt("", "Axes of array files, such as TNHW or NTHWC. Empty: by looking.")
-    fps: float = _opt(0.0, "Frame rate before --every_nth, by repeating or leaving out frames. 0: as they are.")
-    source_fps: float = _opt(0.0, "Frame rate of strips, frames and arrays, which do not say it. 0: unknown.")
-    every_nth: int = _opt(1, "Keep one frame in this many. (Training has its own --every_nth.)")
+    boxes: str = _opt("", "The csv with the boxes of --format=taichi_hd. Empty: the one in the source.")
+    array_axes: str = _opt("", "Axes of array files, such as TNHW or NTHWC. Empty: guessed from the shape.")
+    fps: float = _opt(0.0, "Frame rate before --every_nth, by repeating or leaving out frames. 0: the clips' own.")
+    source_fps: float = _opt(0.0, "Frame rate of strips, frames and arrays, which do not say theirs. 0: unknown.")
+    every_nth: int = _opt(1, "Keep one frame in this many. Training has an --every_nth of its own.")
     min_frames: int = _opt(31, "Leave out shorter clips. Training on 16 frames at stride 2 needs 31.")
     max_frames: int = _opt(0, "Cut longer clips after this many frames. 0: never.")
     classes: str = _opt("", "Names of the classes to keep, separated by commas; their order is the label. Empty: all.")
     class_map: str = _opt("", "OLD=NEW,... or a JSON file of such pairs: renames and merges classes, before --classes.")
-    split: str = _opt("", "As train:0.8,val:0.1,test:0.1: divides the clips, groups kept together. Empty: as they lie.")
+    split: str = _opt("", "Divides the clips, as train:0.8,val:0.1,test:0.1; groups stay together. Empty: as they lie.")
     group_pattern: str = _opt(
-        "", "Regular expression on clips' names; its first (...) is the group. Empty: the layout's."
+        "", "Regular expression on clips' names, whose first (...) is the group. Empty: the layout's groups."
     )
-    ucf_split: int = _opt(1, "Which published split of UCF-101.", (1, 2, 3))
-    mirror: str = _opt("", "Classes of which mirrored copies are added, separated by commas, or `all`.")
-    encoding: str = _opt("png", "How frames are kept: png, raw and webp are lossless.", ENCODINGS)
+    ucf_split: int = _opt(1, "Published split of UCF-101 to use.", (1, 2, 3))
+    mirror: str = _opt("", "Classes to which mirrored copies are added, separated by commas, or `all`.")
+    encoding: str = _opt("png", "How frames are stored; png, raw and webp are lossless.", ENCODINGS)
     quality: int = _opt(95, "Quality of jpeg, 1 to 100.")
-    clips_per_shard: int = _opt(64, "About how many clips a shard gets.")
+    clips_per_shard: int = _opt(64, "Clips per shard, about.")
     seed: int = _opt(0, "Seed of --split.")
     licence: str = _opt("", "A note on the licence of the clips, kept in the manifest.")
+    overwrite: bool = _opt(False, "Replace a finished folder that was prepared with other options.")
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -70,7 +71,7 @@ class PrepareOptions:
             )
         if not 1 <= self.quality <= 100:
             raise ValueError(f"`quality` must be in 1..100. Received: quality={self.quality}")
-        self.recipe()
+        self.fit_options()
         parse_split(self.split)
         try:
             groups = re.compile(self.group_pattern).groups
@@ -79,12 +80,20 @@ class PrepareOptions:
         if self.group_pattern and not groups:
             raise ValueError(f"`group_pattern` needs a group in parentheses. Received: {self.group_pattern}")
 
-    def recipe(self) -> fitting.Recipe:
-        """Returns what is done to each clip."""
+    def deciding(self) -> dict[str, Any]:
+        """Returns the fields that decide what is written, by name."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "overwrite"}
+
+    def layout_options(self) -> labels.LayoutOptions:
+        """Returns what is known of the source."""
+        return labels.LayoutOptions(self.format, self.array_axes, self.boxes, self.ucf_split, self.group_pattern)
+
+    def fit_options(self) -> fitting.FitOptions:
+        """Returns what is done to the frames of each clip."""
         match = re.fullmatch(r"(\d+)x(\d+)", self.resize_to or "0x0")
         if not match:
             raise ValueError(f"`resize_to` must be WIDTHxHEIGHT, as 85x64. Received: resize_to={self.resize_to}")
-        return fitting.Recipe(
+        return fitting.FitOptions(
             image_size=self.image_size,
             channels=self.channels,
             fit=self.fit,
@@ -97,7 +106,7 @@ class PrepareOptions:
 
 
 def parse_split(split: str) -> dict[str, float]:
-    """Reads `train:0.8,test:0.2` as fractions by name.
+    """Reads fractions by name from text such as `train:0.8,test:0.2`.
 
     Raises:
         ValueError: It has another form, or the fractions do not sum to 1.

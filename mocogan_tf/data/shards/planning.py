@@ -1,4 +1,4 @@
-"""Which clips go into which shard, decided before anything is decoded: classes, splits, mirrored copies."""
+"""Decides, before anything is decoded, which clips go into which shard: classes, splits, mirrored copies."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from mocogan_tf.data.shards.options import PrepareOptions, parse_split
-from mocogan_tf.data.sources import layouts
-from mocogan_tf.data.sources.layouts import Rejected
+from mocogan_tf.data.sources.labels import Found, Rejected, natural_key
 from mocogan_tf.data.sources.readers import ClipSource
 
 
 @dataclasses.dataclass
 class Plan:
-    """Which clips go into which shard, the classes in label order, and what is left out before anything is decoded."""
+    """The clips of each shard, the classes in label order, what is left out so far, and the layout of the source."""
 
     shards: dict[str, list[ClipSource]]
     categories: tuple[str, ...]
@@ -27,7 +26,7 @@ class Plan:
     layout: str
 
 
-def make_plan(found: layouts.Found, options: PrepareOptions) -> Plan:
+def make_plan(found: Found, options: PrepareOptions) -> Plan:
     """Chooses classes, splits, mirrored copies and shards for the clips that were found.
 
     Raises:
@@ -40,7 +39,7 @@ def make_plan(found: layouts.Found, options: PrepareOptions) -> Plan:
     shards: dict[str, list[ClipSource]] = {}
     for split in sorted({clip.split for clip in clips}):
         members = [clip for clip in clips if clip.split == split]
-        # A power of two, so that some more clips do not move all the others into other shards.
+        # A power of two, so that a few more clips seldom move the others into other shards.
         number = 1 << max(0, (len(members) - 1) // options.clips_per_shard).bit_length()
         for clip in members:
             index = int.from_bytes(hashlib.sha256(clip.name.encode()).digest()[:8]) % number
@@ -50,7 +49,7 @@ def make_plan(found: layouts.Found, options: PrepareOptions) -> Plan:
 
 
 def _choose_classes(
-    found: layouts.Found, options: PrepareOptions, rejected: list[Rejected]
+    found: Found, options: PrepareOptions, rejected: list[Rejected]
 ) -> tuple[list[ClipSource], tuple[str, ...]]:
     renamed = _class_map(options.class_map)
     _check_known("class_map", renamed, found.categories)
@@ -89,7 +88,7 @@ def _check_known(option: str, names: Sequence[str] | dict[str, str], categories:
 
 
 def _assign_splits(clips: list[ClipSource], options: PrepareOptions) -> list[ClipSource]:
-    """Divides the clips, whole groups at a time, in an order that follows from the seed and the groups' names."""
+    """Divides the clips by whole groups, in an order that the seed and the groups' names decide."""
     fractions = parse_split(options.split)
     if not fractions:
         return clips
@@ -119,4 +118,4 @@ def _add_mirrored(clips: list[ClipSource], categories: tuple[str, ...], options:
         for clip in clips
         if classes == ["all"] or clip.category in classes
     ]
-    return sorted([*clips, *copies], key=lambda clip: layouts.natural_key(clip.name))
+    return sorted([*clips, *copies], key=lambda clip: natural_key(clip.name))

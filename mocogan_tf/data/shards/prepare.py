@@ -1,21 +1,20 @@
-"""Prepares clips for training: from whatever lies in a folder to shards, a manifest, and a list of what was left out.
+"""Prepares the clips of a folder, archive or array file: shards, a manifest, and a list of what is left out.
 
 The folder that is written holds
 
-* `NAME-00000-of-00004.tfrecord`: the clips (see `records.py`). Which shard a clip is in follows from its name alone;
-* `manifest.json`: all parameters, the shards, and of each clip its source, hash, frames, rate, class, group and split.
-  It has no times and no absolute paths: equal input gives an equal file. It is written last: a folder that has one is
-  complete;
+* `NAME-00000-of-00004.tfrecord`: the clips (see `records.py`). A clip's name alone decides which shard it is in;
+* `manifest.json`: all parameters, the shards, and each clip's source, hash, frames, rate, class, group and split. It
+  has no times and no absolute paths, so equal input gives an equal file. It is written last, so a folder that has one
+  is finished;
 * `rejected.csv`: path and reason of everything that is not in the shards;
-* `.state`: of each finished shard, what it was made from, so that the same command goes on where it was stopped and
-  makes again only what has changed.
+* `.state`: what each finished shard was made from. The same command goes on where it was stopped, and makes again only
+  what has changed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
-import dataclasses
 import functools
 import hashlib
 import io
@@ -23,12 +22,12 @@ import itertools
 import json
 import os
 import pathlib
-import re
+import shlex
 import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,30 +35,31 @@ from absl import logging
 from tqdm import tqdm
 
 from mocogan_tf import files
-from mocogan_tf.data import parallel
+from mocogan_tf.config import Config
+from mocogan_tf.data import advice, parallel
 from mocogan_tf.data.shards import records
 from mocogan_tf.data.shards.clip import prepare_clip
 from mocogan_tf.data.shards.options import PrepareOptions
 from mocogan_tf.data.shards.planning import Plan, make_plan
 from mocogan_tf.data.shards.records import FORMAT_VERSION
 from mocogan_tf.data.sources import layouts
-from mocogan_tf.data.sources.layouts import MANIFEST, STATE, Rejected
+from mocogan_tf.data.sources.labels import Rejected, natural_key
+from mocogan_tf.data.sources.layouts import MANIFEST, STATE
 from mocogan_tf.data.sources.readers import ClipSource
 
 REJECTED = "rejected.csv"
 
-
-# Makes shards, given by name with their clips, in a folder, and yields (shard, what `records.write_shard` returns).
+# Makes shards in a folder, given by name with their clips, and yields (shard, what `records.write_shard` returns).
 Maker = Callable[[pathlib.Path, dict[str, list[ClipSource]], PrepareOptions], Iterator[tuple[str, dict[str, Any]]]]
 
 
 def make_in_processes(
     out: pathlib.Path, shards: dict[str, list[ClipSource]], options: PrepareOptions, *, workers: int | None = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Makes shards one after the other, their clips in as many processes as there are processors, or in `workers`."""
+    """Makes shards one after the other; `workers` processes, or as many as there are processors, read their clips."""
     clips = [clip for members in shards.values() for clip in members]
     outcomes = parallel.map_in_processes(functools.partial(prepare_clip, options=options), clips, workers=workers)
-    # A bar is for a person who watches; a log file gets one line.
+    # Only a person who watches gets a bar; a log file gets the one line before.
     progress = iter(tqdm(outcomes, "Preparing", len(clips), unit="clip", disable=not sys.stderr.isatty()))
     for shard, members in shards.items():
         yield shard, records.write_shard(out, shard, itertools.islice(progress, len(members)))
@@ -73,61 +73,86 @@ def prepare(
 ) -> dict[str, Any]:
     """Prepares the clips of a folder, archive or array file into the folder `out`, and returns the manifest.
 
-    Shards that a stopped or earlier run has made from the same files with the same options are kept.
+    Shards that an earlier run made from the same files with the same options are kept.
 
     Args:
         source: What to prepare; nothing in it is changed.
         out: Folder to write; new, empty, or written by an earlier run.
-        options: How.
-        make_shards: Where the work is done. Does not change the result.
+        options: How to prepare it.
+        make_shards: Where the work is done. It does not change the result.
 
     Raises:
-        ValueError: Nothing can be prepared, the options do not fit, or the disk is full or not writable.
+        ValueError: Nothing can be prepared, the options do not fit, `out` is finished and was prepared from something
+            else, or the disk is full or not writable.
     """
     source, out = pathlib.Path(source), pathlib.Path(out)
     try:
         with _claimed(source, out) as state, tempfile.TemporaryDirectory(prefix="unpacked-", dir=state) as unpacked:
-            found = layouts.find(source, _layout_options(options), pathlib.Path(unpacked))
+            found = layouts.find(source, options.layout_options(), pathlib.Path(unpacked))
             plan = make_plan(found, options)
+            _check_finished(out, plan, options)
             results = _make_missing_shards(out, state, plan, options, make_shards)
             return _finish(out, state, plan, results, options)
     except OSError as error:
         raise ValueError(f"Cannot write to {out}: {error.strerror or error}. Finished shards are kept.") from error
 
 
-def _layout_options(options: PrepareOptions) -> layouts.LayoutOptions:
-    return layouts.LayoutOptions(
-        options.format, options.array_axes, options.boxes, options.ucf_split, options.group_pattern
-    )
-
-
 @contextlib.contextmanager
 def _claimed(source: pathlib.Path, out: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields the state folder of `out`, which no other process may be writing."""
+    """Yields the state folder of `out`, which no other process may be writing; an error leaves no empty folder."""
     if source.exists() and out.resolve().is_relative_to(source.resolve()):
         raise ValueError(f"--out={out} lies inside the source {source}. Choose a folder outside of it.")
     state = out / STATE
     if out.exists() and not state.is_dir() and any(out.iterdir()):
         raise ValueError(f"--out={out} holds other files. Choose a new or empty folder.")
+    made = [folder for folder in (state, *state.parents) if not folder.exists()]
     state.mkdir(parents=True, exist_ok=True)
     with files.held(state / "lock", f"Another process is writing to {out}."):
         for left in state.glob("unpacked-*"):
             shutil.rmtree(left)
         for left in out.glob("*.partial"):
             left.unlink()
-        yield state
+        try:
+            yield state
+        except BaseException:
+            if state in made and list(out.iterdir()) == [state]:
+                shutil.rmtree(state)
+                for folder in made[1:]:
+                    folder.rmdir()
+            raise
+
+
+def _check_finished(out: pathlib.Path, plan: Plan, options: PrepareOptions) -> None:
+    """Refuses to replace a finished folder that was prepared from other clips or with other options."""
+    try:
+        manifest = json.loads((out / MANIFEST).read_text())
+        before, names = manifest["parameters"], {clip["name"] for clip in manifest["clips"]}
+    except (OSError, ValueError, KeyError, TypeError):  # It is not finished, or damaged.
+        return
+    changed = [
+        f"--{name}={before[name]}, now {value}"
+        for name, value in _parameters(options).items()
+        if before.get(name, value) != value
+    ]
+    if names.isdisjoint(clip.name for clips in plan.shards.values() for clip in clips):
+        changed.append("other clips")
+    if changed and not options.overwrite:
+        raise ValueError(
+            f"--out={out} is finished and was prepared from something else ({'; '.join(changed)}). Choose another "
+            "folder, or add --overwrite to replace it."
+        )
 
 
 def _make_missing_shards(
     out: pathlib.Path, state: pathlib.Path, plan: Plan, options: PrepareOptions, make_shards: Maker
 ) -> dict[str, dict[str, Any]]:
-    """Makes the shards that are not there yet and returns, of each, what the state folder says of it."""
+    """Makes the shards that are not there yet, and returns what the state folder says of each shard."""
     keys = {shard: shard_key(clips, options) for shard, clips in plan.shards.items()}
     results = {shard: _finished(out, state, shard, key) for shard, key in keys.items()}
     waiting = {shard: clips for shard, clips in plan.shards.items() if not results[shard]}
     stale = [path for path in sorted(out.glob("*-of-*.tfrecord")) if path.name not in plan.shards]
     if waiting or stale:
-        (out / MANIFEST).unlink(missing_ok=True)  # What it says is no longer so.
+        (out / MANIFEST).unlink(missing_ok=True)  # It is no longer true.
     for path in stale:
         path.unlink()
     if waiting:
@@ -141,8 +166,8 @@ def _make_missing_shards(
 
 
 def shard_key(clips: Sequence[ClipSource], options: PrepareOptions) -> str:
-    """Hash of everything that decides a shard's content."""
-    parts = [FORMAT_VERSION, dataclasses.asdict(options), [clip.fingerprint() for clip in clips]]
+    """Returns a hash of everything that decides a shard's content."""
+    parts = [FORMAT_VERSION, options.deciding(), [clip.fingerprint() for clip in clips]]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -163,7 +188,7 @@ def _finish(
     rows = io.StringIO()
     writer = csv.writer(rows, lineterminator="\n")
     writer.writerow(["path", "reason"])
-    rejected.sort(key=lambda row: (layouts.natural_key(row.name), row.reason))
+    rejected.sort(key=lambda row: (natural_key(row.name), row.reason))
     writer.writerows(rejected)
     files.write_whole(out / REJECTED, rows.getvalue())
     for left in state.glob("*.tfrecord.json"):
@@ -206,21 +231,24 @@ def make_manifest(plan: Plan, results: dict[str, dict[str, Any]], options: Prepa
             for shard, result in results.items()
             if result["clips"]
         ],
-        "clips": sorted(entries, key=lambda entry: layouts.natural_key(entry["name"])),
+        "clips": sorted(entries, key=lambda entry: natural_key(entry["name"])),
     }
 
 
 def _parameters(options: PrepareOptions) -> dict[str, Any]:
-    """The options as they stand in the manifest: of files their names only."""
-    parameters = dataclasses.asdict(options)
+    """Returns the options as they stand in the manifest, where files have names but no folders."""
+    parameters = options.deciding()
     for name in ("boxes", "class_map"):
         if parameters[name].endswith((".csv", ".json")):
             parameters[name] = pathlib.PurePath(parameters[name]).name
     return parameters
 
 
-def summary(manifest: dict[str, Any], rejected: Sequence[Sequence[str]]) -> str:
-    """Returns what a person wants to know at the end: counts by class, size, and rejections by kind of reason."""
+def summary(manifest: dict[str, Any], rejected: Iterable[Sequence[str]]) -> str:
+    """Returns what a person wants to know at the end: counts by class and split, size, remarks and rejections.
+
+    Each kind of remark and each reason comes with the name of one clip or file.
+    """
     clips, size = manifest["clips"], sum(shard["bytes"] for shard in manifest["shards"])
     frames = sum(clip["frames"] for clip in clips)
     lines = [f"{len(clips)} clips, {frames} frames, {len(manifest['shards'])} shards, {size / 1e6:.1f} MB."]
@@ -231,14 +259,29 @@ def summary(manifest: dict[str, Any], rejected: Sequence[Sequence[str]]) -> str:
     splits = Counter(clip["split"] for clip in clips if clip["split"])
     if splits:
         lines.append("Splits: " + ", ".join(f"{name} {number}" for name, number in sorted(splits.items())) + ".")
-    noted = sum("notes" in clip for clip in clips)
-    if noted:
-        lines.append(f"Remarks on {noted} clips stand in {MANIFEST}.")
-    # Reasons that differ in numbers only are one reason.
-    reasons = Counter(re.sub(r"\d+", "N", reason) for _, reason in rejected)
-    lines += [f"Rejected {number}: {reason}" for reason, number in reasons.most_common(10)]
+    rates = advice.about_rates(clip["fps"] or 0.0 for clip in clips)
+    if rates:
+        lines.append(f"{rates[0].upper()}{rates[1:]}.")
+    notes = [(clip["name"], note) for clip in clips for note in clip.get("notes", ())]
+    lines += [_counted("Remark on", remark) for remark in advice.grouped(notes)[:10]]
+    rejected = list(rejected)
+    lines += [_counted("Rejected", remark) for remark in advice.grouped(rejected)[:10]]
     lines.append(f"Rejected in all: {len(rejected)}" + (f", listed in {REJECTED}." if rejected else "."))
     return "\n".join(lines)
+
+
+def _counted(what: str, remark: advice.Remark) -> str:
+    number = f"{remark.number}, such as " if remark.number > 1 else ""
+    return f"{what} {number}{remark.name}: {remark.text}"
+
+
+def training_command(out: str | os.PathLike[str], manifest: dict[str, Any]) -> str:
+    """Returns the command that trains on a prepared folder without leaving out a clip."""
+    lengths = [clip["frames"] for clip in manifest["clips"] if clip["split"] in ("", "train")]
+    words = ["python train.py --dataset=folder", f"--data_dir={shlex.quote(os.fspath(out))}"]
+    words.append(f"--image_size={manifest['image_size']}")
+    words += [f"--channels={manifest['channels']}"] * (manifest["channels"] != 3)
+    return " ".join([*words, *advice.training_flags(Config(), min(lengths, default=Config().source_frames))])
 
 
 def read_rejected(out: str | os.PathLike[str]) -> list[tuple[str, str]]:

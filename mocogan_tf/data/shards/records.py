@@ -1,8 +1,8 @@
-"""Shards: TFRecord files of clips, written and read.
+"""Writes and reads shards, which are TFRecord files of clips.
 
 A record is one clip, a `tf.train.Example` with `name`, `category`, `split`, `group` (bytes), `num_frames` (int64),
 `fps` (float, 0 if unknown) and `frames` (bytes: one encoded picture per frame, or with `raw` encoding all pixels in one
-piece). What is common to all clips stands in the manifest, the order of the classes among it.
+piece). The manifest says what all clips have in common, such as the order of the classes.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ import numpy as np
 import tensorflow as tf
 
 from mocogan_tf.config import Config
-from mocogan_tf.data.cache import DEFAULT_FPS, CachedVideo, cached_videos
+from mocogan_tf.data.cache import DEFAULT_FPS, CachedVideo, VideoSet, cached_videos
 from mocogan_tf.data.parallel import Outcome
 from mocogan_tf.data.shards.clip import PreparedClip
 from mocogan_tf.data.sources.layouts import MANIFEST, choose_split
-from mocogan_tf.data.videos import VideoSet
 from mocogan_tf.files import sha256
 
 FORMAT_VERSION = 1
@@ -42,15 +41,15 @@ def to_example(clip: PreparedClip) -> bytes:
     features["num_frames"] = tf.train.Feature(int64_list=tf.train.Int64List(value=[entry["frames"]]))
     features["fps"] = tf.train.Feature(float_list=tf.train.FloatList(value=[entry["fps"] or 0.0]))
     features["frames"] = texts(*clip.frames)
-    # Maps have no order of their own; the same clip must give the same bytes.
+    # A map's entries have no order of their own, but the same clip must give the same bytes.
     return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)
 
 
 def write_shard(out: pathlib.Path, shard: str, outcomes: Iterable[Outcome]) -> dict[str, Any]:
-    """Writes the clips that could be prepared under a temporary name and renames the file when it is whole.
+    """Writes the clips that could be prepared under a temporary name, and renames the file when it is whole.
 
     Returns:
-        `clips`: their lines of the manifest; `rejected`: pairs of name and reason; `bytes` and `sha256` of the file.
+        `clips`: their entries in the manifest; `rejected`: pairs of name and reason; `bytes` and `sha256` of the file.
         Without clips there is no file.
 
     Raises:
@@ -81,7 +80,7 @@ def read_manifest(folder: str) -> dict[str, Any]:
     """Reads the manifest of a prepared folder, which may be a URI.
 
     Raises:
-        ValueError: There is none, or it is of another version.
+        ValueError: There is none, or it has another version.
     """
     path = f"{folder.rstrip('/')}/{MANIFEST}"
     try:
@@ -96,16 +95,16 @@ def read_manifest(folder: str) -> dict[str, Any]:
 
 
 def open_prepared(config: Config, split: str, decode_webp: Decoder | None = None, few: int = 0) -> VideoSet:
-    """Opens a prepared folder, path or URI, reading its shards once into the cache; `few` as in `cached_videos`.
+    """Opens a prepared folder (path or URI) and reads its shards once into the cache; `few` as in `cached_videos`.
 
     Raises:
-        ValueError: It is no prepared folder, a damaged one, or one prepared for another size or colour.
+        ValueError: The folder is not a prepared one, is damaged, or was prepared for another size or colour.
     """
     manifest = read_manifest(config.data_dir)
     for field in ("image_size", "channels"):
         if manifest[field] != getattr(config, field):
             raise ValueError(
-                f"{config.data_dir} was prepared with --{field}={manifest[field]}: train with that, or prepare again. "
+                f"{config.data_dir} was prepared with --{field}={manifest[field]}. Train with that, or prepare again. "
                 f"Received: --{field}={getattr(config, field)}"
             )
     chosen = choose_split({clip["split"] for clip in manifest["clips"]}, split, config.data_dir)
@@ -129,7 +128,7 @@ def read_clips(
 ) -> Iterator[Outcome]:
     """Yields the clips of a prepared folder as `CachedVideo`s, in a fixed order, one shard after the other.
 
-    The shards are read once, in sequence, so they can be streamed; frames are decoded in the graph.
+    Each shard is read once and in sequence, so it can be streamed; frames are decoded in the graph.
 
     Args:
         folder: Path or URI.
@@ -138,7 +137,7 @@ def read_clips(
         decode_webp: Decoder of WebP frames; Pillow if None.
 
     Raises:
-        ValueError: A shard is missing or damaged, or has not as many clips as the manifest says.
+        ValueError: A shard is missing or damaged, or does not have as many clips as the manifest says.
     """
     shards = Counter(clip["shard"] for clip in manifest["clips"] if clip["split"] == split)
     shape = [manifest["image_size"], manifest["image_size"], manifest["channels"]]
@@ -172,14 +171,14 @@ def _parse(record: tf.Tensor) -> dict[str, tf.Tensor]:
 
 
 def _frame_decoder(encoding: str, shape: list[int], decode_webp: Decoder) -> Callable[..., dict[str, tf.Tensor]]:
-    """Returns a function that replaces a parsed clip's encoded `frames` by uint8 `[F, H, W, C]`."""
+    """Returns a function that replaces the encoded `frames` of a parsed clip with uint8 `[F, H, W, C]`."""
     channels = shape[-1]
 
     def one(frame: tf.Tensor) -> tf.Tensor:
         if encoding == "webp":
             pixels = decode_webp(frame, channels)
         elif encoding == "jpeg":
-            # The exact method, so that frames do not depend on the machine.
+            # The fast method would make frames depend on the machine.
             pixels = tf.io.decode_jpeg(frame, channels=channels, dct_method="INTEGER_ACCURATE")
         else:
             pixels = tf.io.decode_png(frame, channels=channels)

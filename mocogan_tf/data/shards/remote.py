@@ -1,8 +1,8 @@
-"""Prepared folders at a URI: `s3://`, `http(s)://`, `az://`, `hdfs://` by tensorflow-io, `gs://` by TensorFlow itself.
+"""Opens prepared folders at a URI: tensorflow-io reads `s3://`, `http(s)://`, `az://` and `hdfs://`, TensorFlow `gs://`.
 
-The shards stream, once, into the same cache as local clips, in a process of their own. That process loads
-tensorflow-io, which may abort at the interpreter's exit after it has read from S3, and leaves without that exit; the
-process that trains never loads it.
+The shards stream once into the same cache as local clips. A process of its own does this, because tensorflow-io may
+abort when the interpreter exits after it has read from S3: that process ends without such an exit, and the process that
+trains never loads tensorflow-io.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 
 import mocogan_tf
 from mocogan_tf.config import Config
-from mocogan_tf.data.videos import VideoSet, load_videos
+from mocogan_tf.data.cache import VideoSet, load_videos
 
 WITH_TENSORFLOW_IO = ("s3", "http", "https", "az", "azfs", "hdfs", "viewfs", "har")
 
@@ -27,7 +27,7 @@ def open_remote(config: Config, split: str, few: int = 0) -> VideoSet:
     """Opens the prepared folder at the URI `config.data_dir`; `few` as in `cached_videos`.
 
     Raises:
-        ValueError: tensorflow-io is needed and missing, or as `records.open_prepared`.
+        ValueError: tensorflow-io is needed and missing, or as for `records.open_prepared`.
     """
     scheme = config.data_dir.split("://")[0].lower()
     if scheme in WITH_TENSORFLOW_IO and importlib.util.find_spec("tensorflow_io") is None:
@@ -40,7 +40,7 @@ def open_remote(config: Config, split: str, few: int = 0) -> VideoSet:
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
-        "CUDA_VISIBLE_DEVICES": "",  # It only reads; the GPU belongs to the process that trains.
+        "CUDA_VISIBLE_DEVICES": "",  # The GPU belongs to the process that trains.
     }
     command = [sys.executable, "-m", "mocogan_tf.data.shards.remote"]
     child = subprocess.run(command, input=request, stdout=subprocess.PIPE, text=True, env=environment)
@@ -53,7 +53,7 @@ def open_remote(config: Config, split: str, few: int = 0) -> VideoSet:
 
 
 def _main() -> None:
-    """Fills the cache as a request on standard input says, and answers with one line of JSON."""
+    """Fills the cache as a JSON request on standard input says, and answers with one line of JSON."""
     from mocogan_tf.data.shards import records
 
     request = json.loads(sys.stdin.read())
@@ -72,7 +72,7 @@ def _main() -> None:
         answer = {"error": str(error)}
     print(json.dumps(answer), flush=True)
     sys.stderr.flush()
-    os._exit(0)  # Without the exit at which tensorflow-io may abort.
+    os._exit(0)  # Skips the interpreter's exit, at which tensorflow-io may abort.
 
 
 if __name__ == "__main__":

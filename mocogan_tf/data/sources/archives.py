@@ -1,7 +1,7 @@
-"""Unpacks zip and tar files that a stranger may have made, beside the folder that they lie in, never over anything.
+"""Unpacks zip and tar files, which a stranger may have made, into new folders.
 
-Refused as a whole: members that would land outside, and archives that unpack to very much more than they weigh.
-Left out: links and devices, encrypted members, second members of a name, archives inside archives.
+An archive is refused as a whole if a member would land outside the folder, or if it unpacks to very much more than its
+own size. Links, devices, encrypted members and second members of a name are left out.
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ import zlib
 from collections.abc import Iterator
 from typing import IO, Any
 
-# Clips are compressed already: an archive of them hardly shrinks.
+# Clips are compressed already, so an archive of them is hardly smaller.
 MAX_RATIO = 200
 RATIO_MATTERS_ABOVE = 64 * 2**20
-
-
 _DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError)
 
 
@@ -29,7 +27,7 @@ def unpack(archive: pathlib.Path, folder: pathlib.Path) -> list[tuple[str, str]]
 
     Args:
         archive: A zip or tar file, compressed or not.
-        folder: Made here; on an error nothing of it is left.
+        folder: Made here, and removed after an error.
 
     Returns:
         Members that were left out, and why.
@@ -46,7 +44,7 @@ def unpack(archive: pathlib.Path, folder: pathlib.Path) -> list[tuple[str, str]]
         return left_out
     except BaseException as error:
         shutil.rmtree(folder)
-        # gzip and lzma report damage as an OSError without a number; the others come from zip and tar themselves.
+        # gzip and lzma report damage as an OSError without a number, zip and tar as errors of their own.
         without_number = isinstance(error, OSError) and error.errno is None
         if without_number or isinstance(error, (*_DAMAGE, EOFError, NotImplementedError, RuntimeError)):
             raise ValueError("the archive is damaged, or no zip or tar file") from error
@@ -77,13 +75,13 @@ def _unpack(archive: pathlib.Path, folder: pathlib.Path) -> list[tuple[str, str]
             continue
         with target, open_member() as source:
             allowed -= _copy(source, target, size)
-        # A member is as old as its archive: another archive, other clips.
+        # Members get the time of their archive, so that a new archive means new clips.
         os.utime(path, ns=(archive.stat().st_mtime_ns, archive.stat().st_mtime_ns))
     return left_out
 
 
 def _copy(source: IO[bytes], target: IO[bytes], size: int) -> int:
-    """Copies at most what the archive's table says that there is, which may be a lie."""
+    """Copies a member, but never more than the size in the archive's table, which may be false."""
     copied = 0
     while block := source.read(min(2**20, size - copied + 1)):
         copied += len(block)
@@ -94,7 +92,7 @@ def _copy(source: IO[bytes], target: IO[bytes], size: int) -> int:
 
 
 def _members(archive: pathlib.Path) -> Iterator[tuple[str, int, str, Any]]:
-    """Yields (name, size, why it is left out, function that opens it) of every member that is no folder."""
+    """Yields (name, size, why it is left out or "", function that opens it) for every member that is no folder."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as opened:
             for info in opened.infolist():

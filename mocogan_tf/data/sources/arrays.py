@@ -1,8 +1,8 @@
-"""Clips in array files: which clips a `.npy`, `.npz` or HDF5 file holds, and one of them as frames.
+"""Lists the clips in a `.npy`, `.npz` or HDF5 file, and reads one of them as frames.
 
 Axes are written with letters: N clips, T frames, H, W, C. An HDF5 file of TGAN's layout has all frames in one dataset
 `image` [sum T, C, H, W] and beside it a `.json` file of the same stem with `start`, `end` and `category` per clip.
-Nothing is unpickled: a pickle runs code.
+Nothing is unpickled, because a pickle can run code.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LABELS = ("labels", "label", "y")
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where one clip lies in an array file: which member, the axes' letters, index along N, or a range along T."""
+    """Where one clip lies in an array file: the member, its axes' letters, and the index along N or a range along T."""
 
     member: str
     axes: str
@@ -31,7 +31,7 @@ class Place:
 
 
 def list_array_clips(path: pathlib.Path, axes: str = "") -> list[tuple[Place, str]]:
-    """Lists the clips of a file as (place, class name); the class is empty where the file has no labels.
+    """Lists the clips of a file as (place, class name); the class is "" if the file has no labels.
 
     Args:
         path: The file.
@@ -44,7 +44,7 @@ def list_array_clips(path: pathlib.Path, axes: str = "") -> list[tuple[Place, st
         members = _open(str(path))
     except ValueError:
         raise
-    except Exception as error:  # Readers raise anything on broken files.
+    except Exception as error:  # Readers raise what they like on broken files.
         raise ValueError(f"{type(error).__name__}: {error}") from error
     labels = next((np.atleast_1d(members[name]) for name in _LABELS if name in members), None)
     index_file = path.with_suffix(".json")
@@ -110,7 +110,7 @@ def _listed_in_json(path: pathlib.Path) -> list[tuple[Place, str]]:
 
 @functools.lru_cache(maxsize=2)
 def _open(path: str) -> Any:
-    """Returns a mapping of names to arrays that are read when they are sliced (`.npz`: at once)."""
+    """Returns a mapping of names to arrays, which are read when they are sliced (those of a `.npz` file at once)."""
     with open(path, "rb") as file:
         head = file.read(8)
     if head.startswith(b"\x89HDF"):

@@ -1,10 +1,10 @@
 """Reads one clip: the frames in a strip, a folder of frames, an animation, a video file or an array.
 
-What a file is follows from its first bytes, and only where these say nothing from its name's ending: published strips
-are PNG files called .jpg.
+The first bytes of a file say what it is, and its name's ending counts only if they say nothing: published strips are
+PNG files called .jpg.
 
-* A strip is one image with a clip's frames side by side or one below the other: square frames, as many as the shorter
-  side goes into the longer one.
+* A strip is one image with a clip's square frames side by side or one below the other, as many as the shorter side fits
+  into the longer one.
 * A folder of frames is one clip, its images in natural order of their names.
 * A video file is anything that PyAV opens (extra `video`).
 * An animation is a GIF, a WebP, or a PNG that has an `acTL` chunk before its pixels or is called .apng.
@@ -28,7 +28,7 @@ from PIL import Image, ImageOps
 
 from mocogan_tf.data.sources import arrays
 
-# Larger images are refused before they are decoded: a small file can hold a picture that fills the memory.
+# A small file can hold a picture that fills the memory, so larger images are refused before they are decoded.
 MAX_PIXELS = 2**26
 MAX_FRAME_SIDE = 8192
 MIN_FRAME_SIDE = 8
@@ -57,7 +57,7 @@ _VIDEO_SUFFIXES = (
     ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .h264 .h265 .hevc .ivf .m1v .m2ts .m2v .m4v .mkv .mov .mp4 .mpeg .mpg "
     ".mts .mxf .nut .ogm .ogv .qt .ts .vob .webm .wmv .y4m"
 ).split()
-# Damaged or empty files that were meant as clips must be reported and not overlooked.
+# A damaged or empty file that was meant as a clip must be reported, not overlooked.
 _KIND_OF_SUFFIX = {
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"), "image"),
     **dict.fromkeys((".gif", ".webp", ".apng"), "animation"),
@@ -69,7 +69,7 @@ _KIND_OF_SUFFIX = {
 
 @dataclasses.dataclass(frozen=True)
 class Box:
-    """A crop in pixels, measured on frames of `width` x `height`; other sizes scale it."""
+    """A crop in pixels of frames of `width` x `height`; on frames of another size it is scaled."""
 
     left: float
     top: float
@@ -79,10 +79,10 @@ class Box:
     height: float
 
     def on(self, image: Image.Image) -> tuple[int, int, int, int]:
-        """Returns (left, top, right, bottom) on an image.
+        """Returns (left, top, right, bottom) in pixels of an image.
 
         Raises:
-            ValueError: Nothing of the image lies in the box.
+            ValueError: Less than a frame of the smallest size lies in the box.
         """
         across, down = image.width / self.width, image.height / self.height
         left, right = max(0, round(self.left * across)), min(image.width, round(self.right * across))
@@ -95,7 +95,7 @@ class Box:
 def _size_and_time(path: str) -> list[Any]:
     try:
         stat = os.stat(path)
-    except OSError:  # Gone, or a broken link: decoding will say so.
+    except OSError:  # The file is gone or a broken link; decoding will say so.
         return [os.path.basename(path)]
     return [os.path.basename(path), stat.st_size, stat.st_mtime_ns]
 
@@ -106,17 +106,17 @@ class ClipSource:
 
     Args:
         path: The file, or the folder of frames.
-        name: Path below the data folder, with slashes: what messages and manifests call it.
-        origin: Path below the data folder of the file or folder of frames, of which the clip may be a part.
+        name: Path below the data folder, with slashes; messages and manifests use it.
+        origin: Path below the data folder of the file or folder of frames that the clip is, or is a part of.
         kind: `strip`, `frames`, `animation`, `video` or `array`.
         category: Name of its class; empty if there are none.
-        group: What must not be divided between splits, such as a person; empty: the clip is its own group.
+        group: Clips of one group, such as those of a person, stay in one split; empty: the clip is its own group.
         split: `train`, `val`, `test`, or empty.
-        files: Of a folder of frames, the frames' file names in order.
-        place: Of an array, where in the file the clip lies.
-        span: First and last (exclusive) second of a longer video.
-        box: Crop.
-        mirrored: Left and right are exchanged.
+        files: For a folder of frames, the frames' file names in order.
+        place: For an array, where in the file the clip lies.
+        span: First and last (exclusive) second, if the clip is a part of a longer video.
+        box: Crop, if there is one.
+        mirrored: Whether left and right are exchanged.
     """
 
     path: str
@@ -137,7 +137,7 @@ class ClipSource:
         return [os.path.join(self.path, file) for file in self.files] or [self.path]
 
     def fingerprint(self) -> list[Any]:
-        """Returns, as JSON, everything that a change of the clip would change, but for its pixels."""
+        """Returns a JSON value that changes whenever the clip or one of its files does."""
         described = dataclasses.asdict(dataclasses.replace(self, path="", files=()))
         return [described, [_size_and_time(path) for path in self.paths()]]
 
@@ -147,10 +147,10 @@ Frames = Generator[tuple[float | None, Image.Image], None, None]
 
 @dataclasses.dataclass
 class Footage:
-    """A clip being read: pairs of time in seconds (None if unknown) and frame, the frame rate (0 if unknown), remarks.
+    """A clip that is being read: (time in seconds or None, frame) pairs, frame rate (0 if unknown) and remarks.
 
-    The frames are upright RGB or L, of any size. The rate is that of the frames read so far; remarks are complete when
-    all have been read.
+    The frames are upright RGB or L, of any size. The rate is that of the frames read so far; rate and remarks are
+    final when all frames have been read.
     """
 
     frames: Frames
@@ -163,7 +163,7 @@ def _no_frames() -> Frames:
 
 
 def open_footage(source: ClipSource) -> Footage:
-    """Opens one clip; whatever is wrong with its files is raised here or while its frames are read."""
+    """Opens one clip. Any exception may be raised here or while its frames are read: decoders raise what they like."""
     reader = {
         "strip": _strip,
         "frames": _frames,
@@ -172,6 +172,11 @@ def open_footage(source: ClipSource) -> Footage:
         "array": _array,
     }[source.kind]
     return reader(source)
+
+
+def reason(error: BaseException) -> str:
+    """Returns why a file cannot be read in one line, without error numbers and logs."""
+    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
 
 
 def file_kind(path: str | pathlib.Path) -> str:
@@ -200,19 +205,19 @@ def file_kind(path: str | pathlib.Path) -> str:
 
 
 def suffix_kind(path: str | pathlib.Path) -> str:
-    """Returns what `file_kind` would, from the name's ending alone."""
+    """Returns what `file_kind` does, but judges by the name's ending alone."""
     return _KIND_OF_SUFFIX.get(pathlib.Path(path).suffix.lower(), "")
 
 
 def _is_video(head: bytes) -> bool:
     is_avi = head[:4] == b"RIFF" and head[8:12] == b"AVI "
-    # Packets of 188 bytes that begin with G; on discs a time of 4 bytes comes before each.
+    # Packets have 188 bytes and begin with G; on discs a time stamp of 4 bytes precedes each.
     is_mpegts = any(head[at : at + 1] == head[at + step : at + step + 1] == b"G" for at, step in ((0, 188), (4, 192)))
     return is_avi or is_mpegts or head[4:8] in _MP4_ATOMS or head.startswith(_VIDEO_SIGNATURES)
 
 
 def _has_actl(file: IO[bytes]) -> bool:
-    """Whether a PNG is animated: its `acTL` chunk may follow any number of others, but comes before the pixels."""
+    """Whether a PNG is animated: it has an `acTL` chunk, after any number of others but before the pixels."""
     file.seek(len(_PNG_SIGNATURE))
     while len(start := file.read(8)) == 8:
         length, chunk = int.from_bytes(start[:4]), start[4:]
@@ -226,7 +231,7 @@ def _open_image(path: str) -> Image.Image:
     if os.path.getsize(path) == 0:
         raise ValueError("the file is empty")
     with warnings.catch_warnings():
-        # Below is a stricter limit than the one at which Pillow warns; its own error comes at twice that.
+        # The limit below is stricter than the one at which Pillow warns.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         image = Image.open(path)
     if image.width * image.height > MAX_PIXELS:
@@ -243,7 +248,7 @@ def check_frame_size(width: int, height: int) -> None:
 
 
 def plain(image: Image.Image, notes: list[str]) -> Image.Image:
-    """Returns the upright image as 8 bit RGB or L: 16 bit are scaled, palettes looked up, alpha is dropped."""
+    """Returns the upright image as 8 bit RGB or L: 16 bit are scaled, palettes are looked up, alpha is dropped."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 bit grey; Pillow's own conversion would clip it to white.
         return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
@@ -292,7 +297,7 @@ def _frames(source: ClipSource) -> Footage:
                     sizes = f"{image.width}x{image.height}, the first frame {first_size[0]}x{first_size[1]}"
                     raise ValueError(f"it is {sizes}")
             except Exception as error:  # Decoders raise anything on broken files.
-                raise ValueError(f"frame {os.path.basename(path)}: {error}") from error
+                raise ValueError(f"frame {os.path.basename(path)}: {reason(error)}") from error
             yield None, image
 
     return Footage(read(), notes=notes)
@@ -314,11 +319,12 @@ def _animation_frames(image: Image.Image, num_frames: int, footage: Footage) -> 
     with image:
         for index in range(num_frames):
             image.seek(index)
-            image.load()  # A WebP frame tells its duration only now.
+            image.load()  # Only a loaded WebP frame has a duration.
             duration = image.info.get("duration", 0) / 1000
             start, time = time, time + duration
             durations.append(duration)
-            footage.fps = len(durations) / time if time else 0.0  # Here: who cuts the clip does not come back.
+            # Set with each frame, because a reader that cuts the clip does not come back.
+            footage.fps = len(durations) / time if time else 0.0
             yield start if duration else None, plain(image, footage.notes)
     if max(durations) > 1.5 * min(durations):
         footage.notes.append("the frame rate varies")
@@ -331,8 +337,8 @@ def _video(source: ClipSource) -> Footage:
         raise ValueError("reading video files needs PyAV: pip install 'mocogan-tf[video]'") from error
     if os.path.getsize(source.path) == 0:
         raise ValueError("the file is empty")
-    av.logging.set_level(av.logging.PANIC)  # What matters is raised; the rest would be printed by every worker.
-    # Playlists and the like, under whatever name, would have FFmpeg open other files and addresses.
+    av.logging.set_level(av.logging.PANIC)  # What matters is raised; every worker would print the rest.
+    # A playlist, whatever its name, would make FFmpeg open other files and addresses.
     options = {"format_whitelist": _VIDEO_FORMATS, "protocol_whitelist": "file"}
     container = av.open(f"file:{source.path}", options=options)
     if not container.streams.video:
@@ -342,36 +348,42 @@ def _video(source: ClipSource) -> Footage:
     check_frame_size(stream.width, stream.height)
     stream.thread_type = "NONE"  # The clips are spread over processes already.
     footage = Footage(_no_frames(), fps=float(stream.average_rate or 0))
-    footage.frames = _video_frames(container, stream, footage.notes)
+    footage.frames = _video_frames(container, stream, footage)
     return footage
 
 
-def _video_frames(container: Any, stream: Any, notes: list[str]) -> Frames:
-    count, previous, gaps = 0, None, [float("inf"), 0.0]
+def _video_frames(container: Any, stream: Any, footage: Footage) -> Frames:
+    count, first, last, gaps = 0, None, None, [float("inf"), 0.0]
     with container:
         try:
-            for frame in container.decode(stream):
-                if frame.is_corrupt:
-                    raise ValueError("it is damaged")
-                time = frame.time
-                if time is not None and previous is not None:
-                    gaps = [min(gaps[0], time - previous), max(gaps[1], time - previous)]
-                previous, count = time, count + 1
-                if count > MAX_FRAMES:
-                    raise ValueError(f"more than {MAX_FRAMES} frames are refused")
-                # ffmpeg's angle is counter-clockwise, as Pillow's.
-                image = frame.to_image()
-                yield time, image.rotate(frame.rotation, expand=True) if frame.rotation else image
+            for packet in container.demux(stream):
+                if packet.is_corrupt:
+                    raise ValueError("it is damaged or cut off")
+                for frame in packet.decode():
+                    if frame.is_corrupt:
+                        raise ValueError("it is damaged")
+                    time = frame.time
+                    if time is not None and last is not None:
+                        gaps = [min(gaps[0], time - last), max(gaps[1], time - last)]
+                    first, last, count = time if first is None else first, time, count + 1
+                    if count > MAX_FRAMES:
+                        raise ValueError(f"more than {MAX_FRAMES} frames are refused")
+                    # FFmpeg's angle is counter-clockwise, as is Pillow's.
+                    image = frame.to_image()
+                    yield time, image.rotate(frame.rotation, expand=True) if frame.rotation else image
         except GeneratorExit:
             raise
-        except Exception as error:  # PyAV's errors have no common ground.
-            raise ValueError(f"after {count} frames: {error}") from error
+        except Exception as error:  # PyAV's errors have no common base.
+            raise ValueError(f"after {count} frames: {reason(error)}") from error
         if not count:
             raise ValueError("the video has no frames")
         if stream.frames and count < 0.95 * stream.frames - 1:
-            raise ValueError(f"it is damaged or cut off: {count} of {stream.frames} frames can be decoded")
+            # A doubled rate leaves every other frame empty, and an edit list hides frames: the file is whole.
+            footage.notes.append(f"it has {count} frames, its header claims {stream.frames}")
+            if first is not None and last is not None and last > first:
+                footage.fps = (count - 1) / (last - first)
         if gaps[1] > 1.5 * gaps[0]:
-            notes.append("the frame rate varies")
+            footage.notes.append("the frame rate varies")
 
 
 def _array(source: ClipSource) -> Footage:

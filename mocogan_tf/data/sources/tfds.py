@@ -1,4 +1,4 @@
-"""Videos of TensorFlow Datasets, extra `tfds`: `--dataset=tfds:NAME` for any of its sets that has a video."""
+"""Videos of TensorFlow Datasets (extra `tfds`): `--dataset=tfds:NAME` opens any of its sets that has a video."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ import numpy as np
 from PIL import Image
 
 from mocogan_tf.config import Config
-from mocogan_tf.data.cache import DEFAULT_FPS, CachedVideo, cached_videos
+from mocogan_tf.data.cache import DEFAULT_FPS, CachedVideo, VideoSet, cached_videos
 from mocogan_tf.data.parallel import Outcome
-from mocogan_tf.data.sources.fitting import Recipe, fit_frame
+from mocogan_tf.data.sources.fitting import FitOptions, fit_frame
 from mocogan_tf.data.sources.readers import ClipSource
-from mocogan_tf.data.videos import VideoSet
 
 
 def open_tfds(config: Config, split: str, few: int = 0) -> VideoSet:
     """Opens the set `NAME` of `config.dataset == "tfds:NAME"`, decoding it once into the cache.
 
-    `config.data_dir` is the folder in which that library keeps its sets (empty: its own default). A set that is not
-    there yet is downloaded and prepared by the library, on its terms.
+    `config.data_dir` is the folder in which the library keeps its sets; empty: the library's default. The library
+    downloads a set that is not there yet, on its own terms.
 
     Args:
         config: Names the set, and the size and colour of its frames.
-        split: Split of the set; a set without it is read from its first split.
+        split: Split of the set; if there is none of this name, the first.
         few: As in `cached_videos`.
 
     Raises:
@@ -40,7 +39,7 @@ def open_tfds(config: Config, split: str, few: int = 0) -> VideoSet:
     try:
         builder = tfds.builder(name, data_dir=config.data_dir or None)
         builder.download_and_prepare()
-    except Exception as error:  # The library's errors have no common ground, and some are many lines long.
+    except Exception as error:  # The library's errors have no common base, and some are many lines long.
         first = str(error).strip().split("\n")[0] or type(error).__name__
         raise ValueError(f"TensorFlow Datasets cannot give {name}: {first}") from error
     video, label = _features(builder.info.features, tfds)
@@ -64,7 +63,7 @@ def open_tfds(config: Config, split: str, few: int = 0) -> VideoSet:
 
 
 def _features(features: Any, tfds: Any) -> tuple[str, str]:
-    """Returns the names of the video and of the class among a set's features, "" where there is none."""
+    """Returns the names of a set's video feature and of its class feature, each "" if there is none."""
     video = next((name for name, feature in features.items() if isinstance(feature, tfds.features.Video)), "")
     if not video:  # Moving MNIST calls its video `image_sequence`, of the same shape.
         video = next((name for name, feature in features.items() if feature.shape and len(feature.shape) == 4), "")
@@ -73,7 +72,7 @@ def _features(features: Any, tfds: Any) -> tuple[str, str]:
 
 
 def _clips(dataset: Any, video: str, label: str, categories: tuple[str, ...], config: Config) -> Iterator[Outcome]:
-    recipe = Recipe(image_size=config.image_size, channels=config.channels)
+    options = FitOptions(image_size=config.image_size, channels=config.channels)
     for index, example in enumerate(dataset.as_numpy_iterator()):
         name = f"{index:06d}"
         source = ClipSource("", name, "array")
@@ -81,9 +80,9 @@ def _clips(dataset: Any, video: str, label: str, categories: tuple[str, ...], co
             pictures = [
                 Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame[..., :3]) for frame in example[video]
             ]
-            frames = np.stack([fit_frame(picture, recipe, source) for picture in pictures])
+            frames = np.stack([fit_frame(picture, options, source) for picture in pictures])
             category = categories[int(example[label])] if label else ""
         except (ValueError, IndexError, TypeError) as error:
-            yield Outcome(name, error=f"{name}: {error}")
+            yield Outcome(name, error=str(error))
             continue
         yield Outcome(name, CachedVideo(name, category, frames))

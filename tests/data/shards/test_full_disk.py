@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
+from mocogan_tf.data.cache import FRAMES_FILE, INDEX_FILE, VideoSetWriter
 from mocogan_tf.data.shards.options import PrepareOptions
 from mocogan_tf.data.shards.prepare import prepare
-from mocogan_tf.data.videos import FRAMES_FILE, INDEX_FILE, VideoSetWriter
 from tests.support.made_clips import frames_of, save_strip
 
 pytestmark = pytest.mark.core

@@ -1,9 +1,11 @@
 """From a folder of clips to shards and back: what is written, what is left out, what a second run does."""
 
+import dataclasses
 import functools
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +18,8 @@ from PIL import Image
 from mocogan_tf.data.datasets import open_videos
 from mocogan_tf.data.shards import prepare as prepare_module
 from mocogan_tf.data.shards.options import PrepareOptions
-from mocogan_tf.data.shards.prepare import make_in_processes, prepare, read_rejected, summary
+from mocogan_tf.data.shards.prepare import make_in_processes, prepare, read_rejected, summary, training_command
+from mocogan_tf.video import write_video
 from tests.support.made_clips import frames_of, save_strip
 
 pytestmark = pytest.mark.core
@@ -62,7 +65,8 @@ def test_the_manifest_lists_every_clip_and_the_rejections_everything_else(clips,
     assert rejected[1][1].startswith("cannot identify image file")
     assert rejected[2][1] == "5 frames; --min_frames=7"
     text = summary(manifest, rejected)
-    assert "8 clips, 66 frames" in text and "down 4, up 4" in text and "Rejected 1: N frames; --min_frames=N" in text
+    assert "8 clips, 66 frames" in text and "down 4, up 4" in text
+    assert "Rejected up/short.png: 5 frames; --min_frames=7" in text
 
 
 @pytest.mark.parametrize("channels", [3, 1])
@@ -120,7 +124,7 @@ def test_a_second_run_makes_only_what_has_changed(clips, tmp_path, monkeypatch):
     ]
 
 
-def test_clips_that_went_away_leave_the_shards(clips, tmp_path):
+def test_clips_that_are_gone_leave_the_shards(clips, tmp_path):
     prepare(clips, tmp_path / "out", options())
     for i in range(4):
         (clips / "down" / f"{i}.png").unlink()
@@ -193,9 +197,9 @@ def test_training_reads_the_train_split_only(clips, tmp_path, make_config):
 def test_classes_are_chosen_ordered_renamed_and_merged(clips, tmp_path):
     manifest = prepare(clips, tmp_path / "out", options(class_map="up=vertical,down=vertical"))
     assert manifest["categories"] == ["vertical"]
-    manifest = prepare(clips, tmp_path / "out", options(classes="up,down"))
+    manifest = prepare(clips, tmp_path / "out", options(classes="up,down", overwrite=True))
     assert manifest["categories"] == ["up", "down"]
-    manifest = prepare(clips, tmp_path / "out", options(classes="down"))
+    manifest = prepare(clips, tmp_path / "out", options(classes="down", overwrite=True))
     assert len(manifest["clips"]) == 4
     assert ("up/0.png", "class up is not in --classes") in read_rejected(tmp_path / "out")
 
@@ -311,7 +315,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_shard(clips, tmp_path, monke
         patch.setattr(tf.io, "TFRecordWriter", Full)
         with pytest.raises(ValueError, match="Cannot write to .*No space left on device"):
             prepare(clips, tmp_path / "out", options())
-    assert files_of(tmp_path / "out") == {}
+    assert not (tmp_path / "out").exists()
     prepare(clips, tmp_path / "out", options())
     prepare(clips, tmp_path / "fresh", options())
     assert files_of(tmp_path / "out") == files_of(tmp_path / "fresh")
@@ -355,6 +359,89 @@ def test_the_command_ends_with_a_summary_or_with_one_line_and_code_1(clips, tmp_
     command = [sys.executable, "prepare.py", str(clips), f"--out={tmp_path / 'out'}", "--image_size=32"]
     good = subprocess.run([*command, "--min_frames=7"], cwd=ROOT, capture_output=True, text=True)
     assert good.returncode == 0 and "8 clips" in good.stdout and "--data_dir" in good.stdout
-    bad = subprocess.run([*command, "--min_frames=100"], cwd=ROOT, capture_output=True, text=True)
+    other = subprocess.run([*command, "--min_frames=8"], cwd=ROOT, capture_output=True, text=True)
+    assert other.returncode == 1 and "(--min_frames=7, now 8). Choose another folder, or add --ov" in other.stderr
+    bad = subprocess.run([*command, "--min_frames=100", "--overwrite"], cwd=ROOT, capture_output=True, text=True)
     assert bad.returncode == 1 and bad.stderr.splitlines()[-1].startswith("error: No clip could be prepared")
     assert "Traceback" not in bad.stderr
+
+
+@pytest.mark.parametrize(
+    "lengths, fields, flags",
+    [
+        ([31, 40], {}, ""),
+        ([20, 40], {}, " --every_nth=1"),  # As after --fps=12.5.
+        ([12, 40], {}, " --every_nth=1 --video_length=12"),
+        ([31], {"channels": 1}, " --channels=1"),
+    ],
+)
+def test_the_suggested_command_trains_on_every_clip(tmp_path, make_config, lengths, fields, flags):
+    for i, length in enumerate(lengths):
+        save_strip(tmp_path / "clips" / f"{i}.png", frames_of(length))
+    manifest = prepare(tmp_path / "clips", tmp_path / "my out", options(**fields))
+    command = training_command(tmp_path / "my out", manifest)
+    assert command == f"python train.py --dataset=folder --data_dir='{tmp_path}/my out' --image_size=32{flags}"
+    given = dict(word.removeprefix("--").split("=") for word in flags.split())
+    config = make_config(**{"video_length": 16, "every_nth": 2, **{name: int(text) for name, text in given.items()}})
+    videos = open_videos(dataclasses.replace(config, data_dir=str(tmp_path / "my out")))
+    assert len(videos) == len(lengths)
+
+
+def test_the_summary_names_a_clip_for_each_remark_and_a_file_for_each_reason(clips, tmp_path):
+    for i in range(3):
+        save_strip(clips / "up" / f"short {i}.png", frames_of(3 + i))
+        (clips / "up" / f"broken {i}.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
+    manifest = prepare(clips, tmp_path / "out", options(max_frames=8))
+    lines = summary(manifest, read_rejected(tmp_path / "out")).splitlines()
+    assert "Remark on 2, such as up/2.png: cut after 8 frames (--max_frames)" in lines
+    assert "Rejected 4, such as up/short 0.png: 3 frames; --min_frames=7" in lines
+    assert "Rejected 4, such as up/broken 0.png: cannot identify image file 'broken 0.png'" in lines
+    assert "Rejected notes.txt: no image, animation, video or array" in lines
+
+
+def test_mixed_frame_rates_are_said_and_the_proposed_rate_makes_them_one(tmp_path):
+    (tmp_path / "clips").mkdir()
+    for name, rate in (("a", 15), ("b", 30), ("c", 60)):
+        write_video(tmp_path / "clips" / f"{name}.webp", frames_of(32), fps=rate)
+    manifest = prepare(tmp_path / "clips", tmp_path / "out", options())
+    text = summary(manifest, [])
+    (rate,) = re.findall(r"^Frame rates differ, from 1\S+ to [56]\S+ per second.*--fps=(\S+)", text, re.M)
+    manifest = prepare(tmp_path / "clips", tmp_path / "even", options(fps=float(rate)))
+    assert len({clip["fps"] for clip in manifest["clips"]}) == 1 and "rates differ" not in summary(manifest, [])
+
+
+def test_a_finished_folder_is_replaced_only_if_that_is_meant(clips, tmp_path):
+    out = tmp_path / "out"
+    before = prepare(clips, out, options())
+    content = files_of(out)
+    with pytest.raises(ValueError, match=r"finished.*\(--channels=3, now 1; --fps=0.0, now 12.5\)"):
+        prepare(clips, out, options(fps=12.5, source_fps=0.0, channels=1))
+    save_strip(tmp_path / "others" / "other.png", frames_of(8))
+    with pytest.raises(ValueError, match=r"\(other clips\). Choose another folder, or add --overwrite"):
+        prepare(tmp_path / "others", out, options())
+    assert files_of(out) == content
+    assert prepare(clips, out, options(overwrite=True)) == before and files_of(out) == content
+    assert prepare(clips, out, options(channels=1, overwrite=True))["channels"] == 1
+    replaced = prepare(tmp_path / "others", out, options(overwrite=True))
+    assert [clip["name"] for clip in replaced["clips"]] == ["other.png"]
+
+
+def test_an_error_leaves_no_empty_folder_and_nothing_else_changed(clips, tmp_path):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+        yield
+
+    (tmp_path / "empty").mkdir()
+    for out in (tmp_path / "new" / "out", tmp_path / "empty"):
+        with pytest.raises(ValueError, match="does not exist"):
+            prepare(tmp_path / "nowhere", out, options())
+        with pytest.raises(ValueError, match="not there: sideways"):
+            prepare(clips, out, options(classes="sideways"))
+        with pytest.raises(KeyboardInterrupt):
+            prepare(clips, out, options(), interrupted)
+    assert not (tmp_path / "new").exists() and list((tmp_path / "empty").iterdir()) == []
+    prepare(clips, tmp_path / "out", options())
+    content = files_of(tmp_path / "out")
+    with pytest.raises(ValueError, match="does not exist"):
+        prepare(tmp_path / "nowhere", tmp_path / "out", options())
+    assert files_of(tmp_path / "out") == content and (tmp_path / "out" / ".state").is_dir()

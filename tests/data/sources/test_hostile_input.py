@@ -28,7 +28,7 @@ def folder(tmp_path):
 def reasons(folder, **fields):
     """Prepares the folder, whose clip `good.png` must come through, and returns the rejections."""
     out = folder.parent / "out"
-    manifest = prepare(folder, out, PrepareOptions(**{"image_size": 32, "min_frames": 4, **fields}))
+    manifest = prepare(folder, out, PrepareOptions(**{"image_size": 32, "min_frames": 4, "overwrite": True, **fields}))
     assert "good.png" in [clip["name"] for clip in manifest["clips"]]
     rejected = dict(read_rejected(out))
     assert not any("\n" in reason or str(folder) in reason for reason in rejected.values())
@@ -170,7 +170,7 @@ def test_a_frame_that_cannot_be_opened_rejects_its_clip(folder):
     assert found.rejected == [("class/take", "frame 3.png: no such file or directory")]
 
 
-def test_a_circle_of_links_is_reported_and_left(folder):
+def test_a_circle_of_links_is_reported_and_left_out(folder):
     (folder / "inside").mkdir()
     (folder / "inside" / "again").symlink_to(folder, target_is_directory=True)
     rejected, kept = reasons(folder)
@@ -211,6 +211,13 @@ class TestVideos:
         (folder / "damaged.avi").write_bytes(damaged)
         rejected, _ = reasons(folder)
         assert set(rejected) == {"cut.avi", "head.avi", "cut.mp4", "damaged.avi"}
+
+    def test_a_rate_doubled_without_new_frames_is_a_remark_and_the_true_rate_is_kept(self, folder):
+        # As `ffmpeg -r` writes it: every other of the frames that the header counts is empty.
+        save_video(folder / "doubled.avi", noise(40), codec="mpeg4", fps=50, every=2)
+        rejected, kept = reasons(folder)
+        assert rejected == {} and kept["doubled.avi"]["frames"] == 40 and kept["doubled.avi"]["fps"] == 25
+        assert kept["doubled.avi"]["notes"] == ["it has 40 frames, its header claims 79"]
 
     def test_a_playlist_does_not_open_other_files(self, folder):
         secret = save_video(folder.parent / "secret.mpg", noise(), codec="mpeg1video", fps=25)

@@ -11,7 +11,7 @@ from mocogan_tf.data.shards.options import PrepareOptions
 from mocogan_tf.data.shards.prepare import prepare, read_rejected
 from mocogan_tf.data.sources.arrays import guess_axes
 from mocogan_tf.data.sources.layouts import LayoutOptions, find
-from tests.support.made_clips import frames_of, save_strip, save_video
+from tests.support.made_clips import frames_of, save_frames, save_strip, save_video
 
 pytestmark = pytest.mark.core
 
@@ -39,9 +39,7 @@ def test_splits_above_classes(tmp_path):
 
 def test_splits_above_clips_without_classes(tmp_path):
     for name in ("train/a", "train/b", "test/a"):
-        (tmp_path / name).mkdir(parents=True)
-        for i in range(4):
-            Image.new("RGB", (32, 32)).save(tmp_path / name / f"{i}.png")
+        save_frames(tmp_path / name, size=(32, 32))
     found = find(tmp_path)
     assert rows(found) == [("test/a", "", "", "test"), ("train/a", "", "", "train"), ("train/b", "", "", "train")]
     assert found.categories == ()
@@ -136,9 +134,7 @@ def test_weizmann_persons_are_groups(tmp_path):
 
 def test_mug_subjects_are_groups(tmp_path):
     for name in ("001/anger/take000", "001/anger/take001", "052/surprise/take000"):
-        (tmp_path / name).mkdir(parents=True)
-        for i in range(4):
-            Image.new("RGB", (40, 32)).save(tmp_path / name / f"img_{i:04}.jpg")
+        save_frames(tmp_path / name, suffix="jpg")
     found = find(tmp_path)
     assert found.layout == "mug" and found.categories == ("anger", "surprise")
     assert [(clip.category, clip.group) for clip in found.clips] == [
@@ -149,11 +145,9 @@ def test_mug_subjects_are_groups(tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["auto", "mug"])
-def test_a_group_pattern_goes_before_the_groups_of_a_layout(tmp_path, layout):
+def test_a_group_pattern_takes_precedence_over_the_groups_of_a_layout(tmp_path, layout):
     for name in ("001/anger/take000", "001/anger/take001", "052/surprise/other"):
-        (tmp_path / name).mkdir(parents=True)
-        for i in range(4):
-            Image.new("RGB", (40, 32)).save(tmp_path / name / f"img_{i:04}.jpg")
+        save_frames(tmp_path / name, suffix="jpg")
     found = find(tmp_path, LayoutOptions(layout, group_pattern=r"take(\d+)"))
     assert found.layout == "mug"
     # A name without it stays with its subject.
@@ -161,7 +155,7 @@ def test_a_group_pattern_goes_before_the_groups_of_a_layout(tmp_path, layout):
 
 
 @pytest.mark.parametrize("layout", ["auto", "ucf101"])
-def test_a_group_pattern_goes_before_the_groups_of_ucf101(tmp_path, layout):
+def test_a_group_pattern_takes_precedence_over_the_groups_of_ucf101(tmp_path, layout):
     touch_clips(tmp_path, UCF)
     found = find(tmp_path, LayoutOptions(layout, group_pattern=r"_(c\d+)"))
     assert found.layout == "ucf101" and {clip.group for clip in found.clips} == {"c01", "c02"}

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mocogan_tf.data.sources.fitting import Recipe, read_clip
+from mocogan_tf.data.sources.fitting import FitOptions, read_clip
 from mocogan_tf.data.sources.layouts import find_clips
 from mocogan_tf.video import write_video
-from tests.support.made_clips import REAL_CLIPS, decode_clip, frames_of, save_huge_png, save_strip
+from tests.support.made_clips import REAL_CLIPS, decode_clip, frames_of, save_frames, save_huge_png, save_strip
 
 pytestmark = pytest.mark.core
 
 
-RECIPE = Recipe(image_size=32)
+OPTIONS = FitOptions(image_size=32)
 
 
 def only_clip(folder):
@@ -41,7 +41,7 @@ def test_a_file_is_what_its_content_says_and_not_its_name(tmp_path):
 
 def test_remainder_pixels_of_a_strip_are_reported(tmp_path):
     Image.new("RGB", (32 * 5 + 7, 32)).save(tmp_path / "a.png")
-    clip = read_clip(only_clip(tmp_path), RECIPE)
+    clip = read_clip(only_clip(tmp_path), OPTIONS)
     assert len(clip.frames) == 5
     assert clip.notes == ("7 pixels after the last of 5 frames are left out",)
 
@@ -91,7 +91,7 @@ def test_animated_gif_and_webp_are_clips_with_a_rate(tmp_path):
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=50)
     frames[0].save(tmp_path / "b.webp", save_all=True, append_images=frames[1:], duration=50, lossless=True)
     for source in find_clips(tmp_path).clips:
-        clip = read_clip(source, RECIPE)
+        clip = read_clip(source, OPTIONS)
         np.testing.assert_array_equal(clip.frames[:, 0, 0, 0], [0, 20, 40, 60, 80])
         assert clip.fps == 20
 
@@ -99,14 +99,14 @@ def test_animated_gif_and_webp_are_clips_with_a_rate(tmp_path):
 @pytest.mark.parametrize("suffix", ["gif", "webp", "apng"])
 def test_an_animation_that_is_cut_keeps_its_rate(tmp_path, suffix):
     write_video(tmp_path / f"a.{suffix}", frames_of(6), fps=20)
-    clip = read_clip(only_clip(tmp_path), dataclasses.replace(RECIPE, max_frames=4))
+    clip = read_clip(only_clip(tmp_path), dataclasses.replace(OPTIONS, max_frames=4))
     assert len(clip.frames) == 4 and clip.fps == 20
 
 
 @pytest.mark.parametrize("channels", [3, 1])
 def test_an_apng_that_this_project_writes_is_read_back(tmp_path, channels):
     write_video(tmp_path / "a.apng", frames_of(6, channels=channels), fps=10)
-    clip = read_clip(only_clip(tmp_path), dataclasses.replace(RECIPE, channels=channels))
+    clip = read_clip(only_clip(tmp_path), dataclasses.replace(OPTIONS, channels=channels))
     np.testing.assert_array_equal(clip.frames, frames_of(6, channels=channels))
     assert clip.fps == 10
 
@@ -147,7 +147,7 @@ def test_video_files_are_clips_with_a_rate(tmp_path):
         for frame in frames_of(6):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
-    clip = read_clip(only_clip(tmp_path), RECIPE)
+    clip = read_clip(only_clip(tmp_path), OPTIONS)
     np.testing.assert_array_equal(clip.frames, frames_of(6))
     assert clip.fps == 12
 
@@ -165,9 +165,7 @@ def test_classes_are_the_folders_in_natural_order(tmp_path):
 
 def test_folders_of_frames_in_class_folders_are_clips_of_that_class(tmp_path):
     for name in ("run/a", "run/b", "walk/a"):
-        (tmp_path / name).mkdir(parents=True)
-        for i in range(4):
-            Image.new("RGB", (32, 32)).save(tmp_path / name / f"{i}.png")
+        save_frames(tmp_path / name, size=(32, 32))
     assert [(clip.name, clip.category, clip.kind) for clip in find_clips(tmp_path).clips] == [
         ("run/a", "run", "frames"),
         ("run/b", "run", "frames"),

@@ -52,7 +52,7 @@ def test_documented_words_are_read(field):
 
 
 @pytest.mark.parametrize("field", [pytest.param(f, id=f.name) for f in FIELDS if f.default is not None])
-def test_a_documented_default_is_what_a_field_left_out_means(field):
+def test_documented_defaults_are_used(field):
     assert Fields({}, {field.name: field}).get(field) == field.schema(LIMITS)["default"]
     assert field.read(field.default, LIMITS) == field.default
 

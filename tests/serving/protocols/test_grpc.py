@@ -183,7 +183,7 @@ def test_with_a_certificate_nothing_is_in_clear_text(bundle_dir, stubs, certific
 
 def test_a_port_in_use_is_one_line_and_the_exit_code_that_http_has(bundle_dir):
     with socket.socket() as taken:
-        # The kernel would let in another server that shares it.
+        # By default the kernel would let another server share it.
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         taken.bind(("127.0.0.1", 0))
         taken.listen()

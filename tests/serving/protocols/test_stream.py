@@ -1,4 +1,4 @@
-"""The stream: the frames of the clip of that seed, for ever, at its speed, and towards new content on request."""
+"""The stream: the frames of a seed's clip without end, at its speed, moving to new content on request."""
 
 import json
 import pickle
@@ -80,7 +80,7 @@ def test_content_moves_on_the_great_circle_and_arrives(engine):
     np.testing.assert_allclose(rows["motion"], plain["motion"], atol=1e-6)
 
 
-def test_a_turn_half_way_begins_where_the_content_is(engine):
+def test_a_change_during_a_transition_starts_from_the_current_content(engine):
     changes = {0: {"content_seed": 9, "transition_frames": 40}, 2: {"content_seed": 5, "transition_frames": 40}}
     _, rows = walk_rows(engine, engine.bundle, 12, changes.items())
     jumps = np.linalg.norm(np.diff(rows["content"], axis=0), axis=1)
@@ -106,7 +106,7 @@ def test_a_category_comes_gradually_and_then_is_the_one_asked_for(tmp_path, cate
     service.close()
 
 
-def test_a_speed_next_to_none_is_refused_before_and_while_it_runs(engine):
+def test_a_speed_near_zero_is_refused_before_and_during_a_stream(engine):
     for fields, changes in (({"fps": 5e-324}, {}), ({}, {1: {"fps": 5e-324}})):
         with pytest.raises(Invalid, match="`fps` must be a number in"):
             walk_rows(engine, engine.bundle, 2, changes.items(), **fields)

@@ -180,7 +180,7 @@ def test_under_lasting_overload_the_wait_is_bounded_more_tightly_until_it_is_ove
             with batcher.admit(16):
                 assert refused(batcher, 16)  # but not for more,
             time.sleep(0.06)
-            assert not refused(batcher, 16)  # until nobody was refused for a while:
+            assert not refused(batcher, 16)  # until no request was refused for a while:
             with batcher.admit(16):
                 assert not refused(batcher, 16)  # the next burst may wait.
 

@@ -94,7 +94,7 @@ def test_late_headers_end_a_connection_and_long_streams_do_not(bundle_dir, monke
                 stream.recv(timeout=20)
 
 
-def test_a_header_that_waits_for_the_request_before_it_does_not_end_that(bundle_dir, monkeypatch):
+def test_a_pipelined_header_does_not_end_the_request_before_it(bundle_dir, monkeypatch):
     monkeypatch.setattr("serving.web.server.HEADER_SECONDS", 0.3)
     service = make_service(bundle_dir)
     engine = service.repository.find().engine
@@ -119,7 +119,7 @@ def test_a_header_that_waits_for_the_request_before_it_does_not_end_that(bundle_
     ids=["lines", "one line", "path", "trailer"],
 )
 @pytest.mark.parametrize("before", [b"", b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"], ids=["first", "second"])
-def test_a_header_has_a_largest_size(server, before, begin):
+def test_the_size_of_a_header_is_bounded(server, before, begin):
     line = b"a" * 60 + b": b\r\n" if begin.endswith(b"\n") else b"a" * 65
     with send_raw(server, before) as connection:
         if before:
@@ -130,7 +130,7 @@ def test_a_header_has_a_largest_size(server, before, begin):
                 connection.sendall(line * 64)
 
 
-def test_a_header_that_is_too_large_is_431_and_large_bodies_are_none_of_it(server):
+def test_a_header_that_is_too_large_is_431_and_a_large_body_is_not(server):
     head = b"POST /v1/generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n%s\r\n\r\n"
     body = b'{"num_frames": 2, "format": "npy"}'.ljust(1_000_000)
     with send_raw(server, head % b"Content-Length: 1000000" + body) as connection:

@@ -154,8 +154,8 @@ def test_sigterm_under_load_loses_no_request(bundle_dir):
         assert probe.status_code == 503 and probe.json() == {"status": "draining"}
         served = load.done
         time.sleep(1.5)
-        # As a load balancer does that was told 503. Whoever still connects in the very moment in which the door is shut
-        # is reset by the kernel, of any server.
+        # A load balancer that was told 503 stops here too. Any server's kernel resets connections that are made while
+        # the listener closes.
         load.stop()
         assert process.process.wait(30) == 0
     assert load.failures == [] and load.done > served

@@ -2,11 +2,11 @@
 //
 //     java Generate MODEL SEED FRAMES OUT
 //
-// OUT by its ending: .rgb is raw uint8 [frames, height, width, 3]; .f32 the model's own float32 values [frames, height,
-// width, channels]; .png an animated PNG, in full colour and without loss.
+// OUT ends in .rgb (raw uint8 [frames, height, width, 3]) or in .f32 (the model's own float32 values [frames, height,
+// width, channels]).
 //
-// Everything about the model is read from the file itself. A clip longer than those the model was trained on is made
-// piece by piece: the motion's last state goes in as the next piece's first, so any length takes the memory of one.
+// The program reads everything about the model from the file itself. It makes a clip longer than the training clips
+// piece by piece: the motion's last state becomes the next piece's first. So any length takes the memory of one piece.
 
 import ai.onnxruntime.OnnxTensor;
 import ai.onnxruntime.OrtEnvironment;
@@ -14,8 +14,6 @@ import ai.onnxruntime.OrtException;
 import ai.onnxruntime.OrtLoggingLevel;
 import ai.onnxruntime.OrtSession;
 import java.io.BufferedOutputStream;
-import java.io.ByteArrayOutputStream;
-import java.io.DataOutputStream;
 import java.io.IOException;
 import java.io.OutputStream;
 import java.math.BigDecimal;
@@ -23,7 +21,6 @@ import java.math.BigInteger;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.nio.FloatBuffer;
-import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.NoSuchFileException;
 import java.nio.file.Path;
@@ -34,14 +31,12 @@ import java.util.Map;
 import java.util.Set;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
-import java.util.zip.CRC32;
-import java.util.zip.DeflaterOutputStream;
 
 public final class Generate {
-    private static final String FORMAT_VERSION = "1"; // Of the contract that this program understands.
+    private static final String FORMAT_VERSION = "1"; // The version of the contract that this program reads.
     private static final int CONTENT = 0, MOTION_INIT = 1, MOTION_NOISE = 2, CATEGORY = 3; // Streams of a seed.
 
-    /** What the file says of itself: sizes, names, and how its output becomes pixels. */
+    /** What the file says about itself: sizes, names, and how its output becomes pixels. */
     private record Contract(
             String name,
             int dimContent,
@@ -51,7 +46,7 @@ public final class Generate {
             int height,
             int width,
             int channels,
-            int videoLength, // Of the training clips; here, the length of a piece.
+            int videoLength, // Frames of the training clips, and of a piece here.
             double fps,
             float shift, // pixel = clip(round((x + shift) * scale), 0, 255)
             float scale) {
@@ -108,7 +103,7 @@ public final class Generate {
                     Float.parseFloat(rule.group(2)));
         }
 
-        /** Values of the model's range to RGB. Grey models give three equal channels. */
+        /** Turns the model's values into RGB. A grey model gives three equal channels. */
         byte[] toPixels(FloatBuffer video) {
             byte[] pixels = new byte[video.remaining() / channels * 3];
             for (int i = 0; i < pixels.length; i++) {
@@ -127,8 +122,8 @@ public final class Generate {
     /**
      * Philox4x32-10 (Salmon et al., SC 2011): four random 32-bit words of a block.
      *
-     * Counter: block (low, high word), stream, clip (there is one, number 0). Key: the seed's low and high word.
-     * Java's integers are signed, but products, sums and shifts with `>>>` come out the same bit for bit.
+     * Counter: block (low, high word), stream, clip (always number 0 here). Key: the seed's low and high word.
+     * Java's integers are signed, but products, sums and shifts with `>>>` give the same bits.
      */
     private static int[] philox4x32(long block, int stream, long seed) {
         int c0 = (int) block, c1 = (int) (block >>> 32), c2 = stream, c3 = 0;
@@ -145,7 +140,7 @@ public final class Generate {
         return new int[] {c0, c1, c2, c3};
     }
 
-    /** A stream of standard normals without end (Box and Muller: two words give two normals). */
+    /** An endless stream of standard normals (Box and Muller: two words give two normals). */
     private static final class Normals {
         private final long seed;
         private final int stream;
@@ -203,7 +198,7 @@ public final class Generate {
                 }
                 try (OrtSession.Result result = session.run(latents, Set.of("video", "motion_state"))) {
                     writer.write(((OnnxTensor) result.get("video").orElseThrow()).getFloatBuffer());
-                    // Where this piece's motion ends, the next one's begins. Content and category stay: the same
+                    // The next piece begins where this one's motion ends. Content and category stay, so the same
                     // person goes on.
                     ((OnnxTensor) result.get("motion_state").orElseThrow()).getFloatBuffer().get(state);
                 }
@@ -233,86 +228,12 @@ public final class Generate {
         }
     }
 
-    /** Refuses the halves of a model, and models of another kind. */
+    /** Refuses motion.onnx, frames.onnx and models of another kind. */
     private static void checkOutputs(OrtSession session, String path) {
         if (!session.getOutputNames().containsAll(Set.of("video", "motion_state"))) {
             throw new IllegalArgumentException(path + " gives " + String.join(", ", session.getOutputNames())
                     + "; needed are video and motion_state. "
                     + "Take model.onnx: motion.onnx and frames.onnx are its halves.");
-        }
-    }
-
-    /** Writes an animated PNG: the chunks of a PNG, with one fcTL (size, duration) and one picture per frame. */
-    private static final class AnimatedPng implements Writer {
-        private final DataOutputStream out;
-        private final Contract contract;
-        private int sequence = 0, frame = 0; // Numbered chunks and frames so far.
-
-        private interface Body {
-            void write(DataOutputStream out) throws IOException;
-        }
-
-        AnimatedPng(OutputStream out, Contract contract, int frames) throws IOException {
-            this.out = new DataOutputStream(out);
-            this.contract = contract;
-            this.out.write(new byte[] {(byte) 0x89, 'P', 'N', 'G', '\r', '\n', 0x1A, '\n'});
-            chunk("IHDR", body -> {
-                writeSize(body);
-                body.write(new byte[] {8, 2, 0, 0, 0}); // 8 bits, RGB.
-            });
-            chunk("acTL", body -> {
-                body.writeInt(frames);
-                body.writeInt(0); // Played again and again.
-            });
-        }
-
-        @Override
-        public void write(FloatBuffer piece) throws IOException {
-            byte[] pixels = contract.toPixels(piece);
-            int row = 3 * contract.width;
-            for (int at = 0; at < pixels.length; at += row * contract.height, frame++) {
-                int begin = at;
-                chunk("fcTL", body -> {
-                    body.writeInt(sequence++);
-                    writeSize(body);
-                    body.write(new byte[8]); // Offsets.
-                    body.writeShort((int) Math.round(1000 / contract.fps)); // A quotient of two numbers, in seconds.
-                    body.writeShort(1000);
-                    body.write(new byte[2]); // This frame replaces the last.
-                });
-                // The first frame is also the picture for programs that do not know animations.
-                chunk(frame == 0 ? "IDAT" : "fdAT", body -> {
-                    if (frame > 0) {
-                        body.writeInt(sequence++);
-                    }
-                    DeflaterOutputStream rows = new DeflaterOutputStream(body);
-                    for (int y = 0; y < contract.height; y++) {
-                        rows.write(0); // The row's filter: none.
-                        rows.write(pixels, begin + y * row, row);
-                    }
-                    rows.finish();
-                });
-            }
-        }
-
-        void end() throws IOException {
-            chunk("IEND", body -> {});
-        }
-
-        private void writeSize(DataOutputStream body) throws IOException {
-            body.writeInt(contract.width);
-            body.writeInt(contract.height);
-        }
-
-        private void chunk(String type, Body body) throws IOException {
-            ByteArrayOutputStream bytes = new ByteArrayOutputStream();
-            bytes.write(type.getBytes(StandardCharsets.US_ASCII));
-            body.write(new DataOutputStream(bytes));
-            CRC32 crc = new CRC32();
-            crc.update(bytes.toByteArray());
-            out.writeInt(bytes.size() - 4);
-            bytes.writeTo(out);
-            out.writeInt((int) crc.getValue());
         }
     }
 
@@ -337,8 +258,8 @@ public final class Generate {
         long seed = wholeNumber(arguments[1], "SEED", 0, highest).longValue();
         int frames = wholeNumber(arguments[2], "FRAMES", 1, BigInteger.valueOf(Integer.MAX_VALUE)).intValue();
         String ending = path.replaceFirst(".*(?=\\.)", "");
-        if (!List.of(".rgb", ".f32", ".png").contains(ending)) {
-            throw new IllegalArgumentException("OUT must end in .rgb, .f32 or .png. Received: " + path);
+        if (!List.of(".rgb", ".f32").contains(ending)) {
+            throw new IllegalArgumentException("OUT must end in .rgb or .f32. Received: " + path);
         }
 
         OrtEnvironment environment = OrtEnvironment.getEnvironment(OrtLoggingLevel.ORT_LOGGING_LEVEL_ERROR);
@@ -346,14 +267,9 @@ public final class Generate {
             Contract contract = Contract.of(session, model);
             checkOutputs(session, model);
             try (OutputStream out = new BufferedOutputStream(Files.newOutputStream(Path.of(path)))) {
-                AnimatedPng png = ending.equals(".png") ? new AnimatedPng(out, contract, frames) : null;
-                Writer writer = png != null ? png
-                        : ending.equals(".rgb") ? piece -> out.write(contract.toPixels(piece))
-                        : piece -> out.write(toBytes(piece));
-                generate(environment, session, contract, seed, frames, writer);
-                if (png != null) {
-                    png.end();
-                }
+                boolean pixels = ending.equals(".rgb");
+                generate(environment, session, contract, seed, frames,
+                        piece -> out.write(pixels ? contract.toPixels(piece) : toBytes(piece)));
             }
             String shown = "%s: seed %s, %d frames of %dx%d, %s fps".formatted(
                     contract.name, Long.toUnsignedString(seed), frames, contract.width, contract.height,
