@@ -65,7 +65,8 @@ def test_xla_gives_the_losses_and_weights_of_the_plain_step_on_one_device_and_on
     found = results(tmp_path, model, **fields)
     pixels = 8 if "precision" in fields else 1
     assert_same(found["one"], found["one, XLA"], atol, pixels)
-    assert_same(found["one"], found["two"], atol, pixels)
+    if "noise_sigma" not in fields:  # Instance noise is drawn on each replica.
+        assert_same(found["one"], found["two"], atol, pixels)
     assert_same(found["two, own statistics"], found["two, own statistics, XLA"], atol, pixels)
 
 
