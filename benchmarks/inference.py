@@ -30,10 +30,9 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks import flops, timing
+from benchmarks.bundles import make_bundle, make_contract, make_generator
 from benchmarks.torch_generator import GivenLatents
 from export.contract import Contract
-from export.source import library_versions
-from export.write import write_bundle
 from mocogan_tf.latents import sample_latents
 from mocogan_tf.models.generator import VideoGenerator
 from serving.runtime.bundle import read_bundle
@@ -45,43 +44,6 @@ TOLERANCE = 1e-3  # For values in [-1, 1]: float32 sums in another order.
 
 Arrays = dict[str, NDArray[np.float32]]
 Sides = dict[str, Callable[[Arrays], Any]]
-
-
-def make_generator(contract: Contract, ngf: int) -> VideoGenerator:
-    """Builds a generator whose clips use the whole range of values; its random weights cost as much as trained ones."""
-    names = ("dim_content", "dim_category", "dim_motion", "category_to", "image_size", "channels")
-    generator = VideoGenerator(ngf=ngf, **{name: getattr(contract, name) for name in names})
-    rng = np.random.default_rng(0)
-    for layer in generator.decoder.layers:
-        if layer.name.startswith("conv"):
-            # Products that one output adds up: all of the 1x1 map, a quarter of the kernel where it doubles the size.
-            taps = layer.kernel.shape[-1] * (1 if layer.padding == "valid" else 4)
-            layer.kernel.assign(rng.normal(0, np.sqrt(2 / taps), layer.kernel.shape))
-        if layer.name.startswith("norm"):
-            layer.beta.assign(rng.normal(0, 0.3, layer.beta.shape))
-            layer.moving_mean.assign(rng.normal(0, 0.3, layer.moving_mean.shape))
-            layer.moving_variance.assign(rng.uniform(0.5, 2, layer.moving_variance.shape))
-    return generator
-
-
-def make_contract(**sizes: Any) -> Contract:
-    """Returns the contract of a model of the paper's sizes, except for the sizes given."""
-    fields: dict[str, Any] = {
-        "name": "benchmark",
-        "version": 1,
-        "model": "mocogan",
-        "dim_content": 50,
-        "dim_category": 4,
-        "dim_motion": 10,
-        "category_to": "motion",
-        "categories": (),
-        "fps": 16.0,
-        "image_size": 64,
-        "channels": 3,
-        "video_length": 16,
-        "frame_buckets": (16, 64),
-    }
-    return Contract(**{**fields, **sizes})
 
 
 def _session(model: str | bytes) -> onnxruntime.InferenceSession:
@@ -115,15 +77,7 @@ def make_sides(
     Returns:
         Functions from latents (arrays by name) to clips `[B, T, H, W, C]`, by name.
     """
-    provenance = {
-        "step": 0,
-        "metrics": {},
-        "data": {"name": "none"},
-        "generator": generator.get_config(),
-        "config": {},
-        "libraries": library_versions(),
-    }
-    write_bundle(generator, contract, provenance, bundle)
+    make_bundle(generator, contract, bundle)
     engine = Engine(read_bundle(bundle), EngineOptions(provider="cpu", precision="float32"))
     whole = _session(str(bundle / "model.onnx"))
     sides: Sides = {

@@ -22,6 +22,7 @@ from mocogan_tf.data.rendered import taichi
 from mocogan_tf.data.shards.options import PrepareOptions
 from mocogan_tf.data.shards.prepare import prepare
 from mocogan_tf.distribution import devices
+from mocogan_tf.gans import base
 
 DISTINCT = 64  # Rendered clips; the files repeat them.
 FILM_SIZE = (176, 144)  # About that of the Weizmann actions; our frames lie in the middle of the larger picture.
@@ -95,6 +96,12 @@ def same_cuts(videos, dataset, clips=3):
     return len(videos) == len(dataset)
 
 
+def _float_batches(videos, config):
+    """Our batches with pixels in [-1, 1], as the other side makes them; training scales them on the device."""
+    batches = training_batches(videos, config)
+    return batches.map(lambda batch: {name: base.to_float(value) for name, value in batch.items()})
+
+
 def _consume(batches):
     return sum(1 for _ in batches)
 
@@ -103,7 +110,7 @@ def our_first_epoch(config, steps):
     """Makes the batches of an epoch that starts without a cache, and returns their number."""
     with tempfile.TemporaryDirectory(dir=config.cache_dir) as cache:
         videos = open_videos(dataclasses.replace(config, cache_dir=cache))
-        return _consume(training_batches(videos, config).take(steps))
+        return _consume(_float_batches(videos, config).take(steps))
 
 
 def torch_first_epoch(make_dataset, config):
@@ -123,7 +130,7 @@ def measure(config, make_dataset, rounds, long=8):
     if not same_cuts(videos, make_dataset(config.data_dir, *sizes)):
         raise SystemExit(f"The two sides read different pixels from {config.data_dir}.")
     steps = len(videos) // config.video_batch
-    cached = training_batches(videos, config)
+    cached = _float_batches(videos, config)
     decoding = torch_loader.loader(make_dataset(config.data_dir, *sizes), config.video_batch, config.image_batch)
     decoded = torch_loader.DecodedClips(videos.folder, *sizes)
     reading = torch_loader.loader(decoded, config.video_batch, config.image_batch)

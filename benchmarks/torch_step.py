@@ -41,11 +41,13 @@ class Generator(nn.Module):
     def codes(self, number):
         """Draws codes `[N, T, D]` and their categories `[N]`."""
         config, frames = self.config, self.config.video_length
-        category = torch.randint(config.dim_category, (number,))
+        device = self.motion.weight_ih_l0.device
+        category = torch.randint(config.dim_category, (number,), device=device)
         one_hot = functional.one_hot(category, config.dim_category).float()[:, None].expand(-1, frames, -1)
-        noise = torch.randn(number, frames, config.dim_motion)
-        motion, _ = self.motion(torch.cat([noise, one_hot], -1), torch.randn(1, number, config.dim_motion))
-        content = torch.randn(number, config.dim_content)[:, None].expand(-1, frames, -1)
+        noise = torch.randn(number, frames, config.dim_motion, device=device)
+        first = torch.randn(1, number, config.dim_motion, device=device)
+        motion, _ = self.motion(torch.cat([noise, one_hot], -1), first)
+        content = torch.randn(number, config.dim_content, device=device)[:, None].expand(-1, frames, -1)
         return torch.cat([content, motion], -1), category
 
     def videos(self, number):
@@ -57,8 +59,8 @@ class Generator(nn.Module):
     def images(self, number):
         """Draws one frame of each of `number` clips, `[N, C, H, W]`."""
         codes, _ = self.codes(number)
-        frame = torch.randint(codes.shape[1], (number,))
-        return self.decoder(codes[torch.arange(number), frame][..., None, None])
+        frame = torch.randint(codes.shape[1], (number,), device=codes.device)
+        return self.decoder(codes[torch.arange(number, device=codes.device), frame][..., None, None])
 
 
 def _layers(config, convolution, normalisation, widths, *shape):
@@ -92,15 +94,21 @@ class TorchStep:
 
     Args:
         config: Resolved `mocogan_tf.config.Config` of 64x64 frames, 16 per clip.
-        half: Compute in bfloat16 where autocast does.
+        half: Compute in this type where autocast does: torch.bfloat16 or torch.float16; None computes in float32.
         compiled: Compile the three networks, and update each network's weights in one fused operation.
+        device: "cpu" or "cuda".
+        cuda_graphs: Compile with CUDA graphs.
     """
 
-    def __init__(self, config, *, half=False, compiled=False):
-        self.config, self.half = config, half
+    def __init__(self, config, *, half=None, compiled=False, device="cpu", cuda_graphs=False):
+        self.config, self.half, self.device = config, half, device
         self.generator = Generator(config)
         self.d_image, self.d_video = image_discriminator(config), video_discriminator(config)
         networks = (self.generator, self.d_image, self.d_video)
+        for network in networks:
+            network.to(device)
+        # As our own side, in float16 one loss scale per network.
+        self.scalers = [torch.amp.GradScaler(device, enabled=half == torch.float16) for _ in networks]
         betas = (config.beta_1, config.beta_2)
         self.optimizers = [
             torch.optim.Adam(n.parameters(), rate, betas, weight_decay=config.weight_decay, fused=compiled or None)
@@ -110,8 +118,9 @@ class TorchStep:
             # PyTorch counts the three networks, with and without gradients, as one function, and by default compiles a
             # function eight times at most.
             torch._dynamo.config.recompile_limit = 64
-            self.generator.decoder = torch.compile(self.generator.decoder)
-            self.d_image, self.d_video = torch.compile(self.d_image), torch.compile(self.d_video)
+            mode = "reduce-overhead" if cuda_graphs else None
+            self.generator.decoder = torch.compile(self.generator.decoder, mode=mode)
+            self.d_image, self.d_video = (torch.compile(one, mode=mode) for one in (self.d_image, self.d_video))
 
     def num_parameters(self):
         """Returns the parameters of generator, image and video discriminator."""
@@ -119,20 +128,20 @@ class TorchStep:
 
     def __call__(self, images, videos, labels):
         """One step of each network; images `[N, C, H, W]`, videos `[N, C, T, H, W]`, labels `[N]`."""
-        update_g, update_image, update_video = self.optimizers
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+        update_g, update_image, update_video = zip(self.optimizers, self.scalers, strict=True)
+        with torch.autocast(self.device, self.half or torch.bfloat16, enabled=self.half is not None):
             with torch.no_grad():
                 fake_images, (fake_videos, _) = self.generator.images(len(images)), self.generator.videos(len(videos))
             loss = _real(self.d_image(images)) + _fake(self.d_image(fake_images))
-            _update(update_image, loss)
+            _update(*update_image, loss)
             logits, classes = self._judge(videos)
             loss = _real(logits) + _fake(self._judge(fake_videos)[0]) + functional.cross_entropy(classes, labels)
-            _update(update_video, loss)
+            _update(*update_video, loss)
             fake_videos, category = self.generator.videos(len(videos))
             logits, classes = self._judge(fake_videos)
             loss = _real(logits) + functional.cross_entropy(classes, category)
             loss = loss + _real(self.d_image(self.generator.images(len(images))))
-            _update(update_g, loss)
+            _update(*update_g, loss)
             return float(loss.detach())
 
     def _judge(self, videos):
@@ -148,7 +157,8 @@ def _fake(logits):
     return functional.softplus(logits.float()).mean()
 
 
-def _update(optimizer, loss):
+def _update(optimizer, scaler, loss):
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()

@@ -83,7 +83,7 @@ def make_sides(config, against):
         parameters["ours"] = [sum(v.shape.num_elements() for v in n.trainable_variables) for n in networks]
         for rival in against:
             compiled = rival == "compiled"
-            step = TorchStep(config, half=dtype == torch.bfloat16, compiled=compiled)
+            step = TorchStep(config, half=dtype if dtype == torch.bfloat16 else None, compiled=compiled)
             parameters[rival] = step.num_parameters()
             sides[f"torch {'compiled' if compiled else 'eager'} {precision}"] = Side(
                 lambda step=step: step(images, videos, labels), precision, ours=False

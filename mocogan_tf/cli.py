@@ -108,6 +108,8 @@ def run(main: Callable[[list[str]], int], help: Callable[[], str] | str = "", po
             logging.set_verbosity(logging.WARNING)
             logging.get_absl_handler().setFormatter(_PlainFormatter())
             os.environ.setdefault(_TF_LOG_LEVEL, "3")
+        # TensorFlow would take a GPU's whole memory, and leave none to another command beside it.
+        os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
         if len(argv) > 1 + positional:
             print(
                 f"error: unexpected argument {argv[1 + positional]!r}; flags are written --name=value", file=sys.stderr

@@ -275,7 +275,9 @@ class Config:
         choices=("auto", "float32", "mixed_float16", "mixed_bfloat16"),
     )
     jit_compile: str = _opt(
-        "auto", "Compile the step with XLA; `auto`: on a single GPU.", choices=("auto", "on", "off")
+        "auto",
+        "Compile losses and gradients with XLA; `auto`: on GPUs, unless several share batch statistics.",
+        choices=("auto", "on", "off"),
     )
     steps_per_execution: int = _opt(1, "Steps per call into TensorFlow.", minimum=1)
     cpu_devices: int = _opt(1, "Virtual CPU devices to train on, to try several replicas without GPUs.", minimum=1)

@@ -6,6 +6,7 @@ inputs, from any frame on; the others return uint8 clips `[N, T, H, W, C]`.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -66,12 +67,19 @@ def _run_in_batches(generator: Any, latents: Latents, batch_size: int) -> Iterat
         yield _run(generator, {name: value[i : i + batch_size] for name, value in latents.items()})
 
 
+_compiled: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
 def _run(generator: Any, inputs: Latents) -> dict[str, Any]:
-    """The generator's outputs as arrays."""
-    # Of several workers one alone draws samples: `predict` would wait for the others.
-    if isinstance(generator.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return {name: value.numpy() for name, value in generator(inputs, training=False).items()}
-    return dict(generator.predict_on_batch(inputs))
+    """Calls the generator once, outside of all replicas and workers, and returns its outputs as arrays.
+
+    Keras's `predict_on_batch` would give the whole batch to each replica, and wait for the other workers.
+    """
+    if generator not in _compiled:
+        weak: Any = weakref.ref(generator)  # The function must not keep its own key alive.
+        _compiled[generator] = tf.function(lambda inputs: weak()(inputs, training=False), autograph=False)
+    inputs = {name: tf.convert_to_tensor(value) for name, value in inputs.items()}
+    return {name: value.numpy() for name, value in _compiled[generator](inputs).items()}
 
 
 def generate(generator: Any, latents: Latents, chunk: int = CHUNK, batch_size: int = 16) -> Pixels:

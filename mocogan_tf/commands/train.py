@@ -14,6 +14,7 @@ from absl import flags
 
 from mocogan_tf import cli, recipes
 from mocogan_tf.config import SECTIONS, Config
+from mocogan_tf.distribution import hardware
 
 FLAGS = flags.FLAGS
 START = ("dataset", "data_dir", "model", "profile", "preset", "steps", "run_dir", "resume", "dry_run")
@@ -35,7 +36,8 @@ def _define_flags() -> None:
 
 def help_text() -> str:
     """Returns the grouped help, with the defaults of the profile, preset and model that the other flags choose."""
-    profile = FLAGS.profile if FLAGS.profile != "auto" else "paper" if _sees_gpu() else "cpu"
+    sees_gpu = hardware.has_nvidia_gpu() and not hardware.hides_gpus()
+    profile = FLAGS.profile if FLAGS.profile != "auto" else "paper" if sees_gpu else "cpu"
     why = "" if FLAGS.profile != "auto" else ", which --profile=auto takes on this machine"
     groups: dict[str, list[str]] = {"start here": list(START)}
     title = ""
@@ -50,12 +52,6 @@ def help_text() -> str:
         config = recipes.configuration(profile, "none", {})
     introduction = f"{__doc__}\nDefaults are those of --profile={profile}{why}, for --model={config.model}."
     return cli.flag_help(introduction, groups, dataclasses.asdict(config))
-
-
-def _sees_gpu() -> bool:
-    """Whether there is an NVIDIA GPU, as far as files say: TensorFlow knows for sure, but takes seconds to start."""
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    return not hidden and any(pathlib.Path("/proc/driver/nvidia/gpus").glob("*"))
 
 
 def _check_flags() -> None:

@@ -1,7 +1,7 @@
-"""Batches for training, out of whole decoded videos.
+"""Batches for training, from whole decoded videos.
 
-Nothing here has a state: which videos, which frames and where a clip begins are functions of the seed and of the step's
-number. So a run that starts at step k gets what an uninterrupted run would get there, without replaying anything.
+Nothing here has a state: videos, frames and the starts of clips are functions of the seed and the step's number. So a
+run that starts at step k gets what an uninterrupted run would get there, without replaying anything.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mocogan_tf.data.cache import VideoSet
 
 @dataclasses.dataclass(frozen=True)
 class Replicas:
-    """Those replicas of a run whose batches are wanted: `local` of `total`, from number `first` on."""
+    """The replicas of a run whose batches are wanted: `local` of `total`, from number `first` on."""
 
     first: int = 0
     local: int = 1
@@ -32,17 +32,17 @@ def training_batches(
 
     With `image_frames` k > 1, images are `[Bi, k, H, W, C]`: random frames of one training clip.
 
-    Images and videos are float32 in [-1, 1]. A training clip is the paper's S_T, T frames at stride `every_nth` from a
-    random start, of videos that are gone through in a new random order each epoch. An image is the paper's S_1: a
-    random frame of a video, of other videos, gone through in an order of their own. Batches are always full and run on
-    over the end of an epoch.
+    Images and videos are uint8, 0..255; the training step scales them on the device, where a quarter of the bytes need
+    to go. A training clip is the paper's S_T: T frames at stride `every_nth` from a random start. Each epoch takes the
+    videos in a new random order. An image is the paper's S_1: a random frame of a video; images take the videos in an
+    order of their own. Batches are always full and run on over the end of an epoch.
 
     Args:
         videos: At least one video, each of at least `config.source_frames` frames.
         config: Batch sizes, clip length and stride, seed; without an image discriminator there are no images.
         start_step: Number of the first batch.
-        replicas: One worker of several gets an element per step and replica of its own, with that replica's rows of
-            the global batch; other rows are not read.
+        replicas: One worker of several gets one element per step and own replica, with that replica's rows of the
+            global batch; other rows are not read.
     """
     if not len(videos) or videos.lengths.min() < config.source_frames:
         raise ValueError(
@@ -66,25 +66,20 @@ def training_batches(
         image_frames = image_frames[replica * num_images :][:num_images]
         first_frames = first_frames[replica * num_clips :][:num_clips]
         images, clips = tf.numpy_function(read, [image_frames, first_frames], [tf.uint8, tf.uint8], stateful=False)
-        read_images = {"images": to_float(tf.ensure_shape(images, image_shape))} if num_images else {}
+        read_images = {"images": tf.ensure_shape(images, image_shape)} if num_images else {}
         return {
             **read_images,
-            "videos": to_float(tf.ensure_shape(clips, video_shape)),
+            "videos": tf.ensure_shape(clips, video_shape),
             "labels": tf.ensure_shape(labels[replica * num_clips :][:num_clips], (num_clips,)),
         }
 
     options = tf.data.Options()
-    # Within a host the strategy splits a batch's rows; several hosts have been given theirs above.
+    # On one host the strategy splits a batch's rows; several hosts have been given their rows above.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     options.deterministic = True
     elements = tf.data.Dataset.range(start_step * replicas.local, np.iinfo(np.int64).max)
     # A fixed number of calls: AUTOTUNE may take cores from the training step for batches that nobody waits for.
     return elements.map(batch, num_parallel_calls=2).prefetch(4).with_options(options)
-
-
-def to_float(pixels: tf.Tensor) -> tf.Tensor:
-    """Maps uint8 0..255 to float32 -1..1."""
-    return tf.cast(pixels, tf.float32) / 127.5 - 1.0
 
 
 class _Draw:
@@ -110,7 +105,7 @@ class _Draw:
         )
 
     def _image_frames(self, step: tf.Tensor, videos: tf.Tensor) -> tf.Tensor:
-        """A random frame of each video, int64 `[Bi]`; or k frames of one training clip of it, `[Bi, k]`."""
+        """Returns a random frame of each video, int64 `[Bi]`; or k frames of one training clip of it, `[Bi, k]`."""
         config = self._config
         offsets, lengths = tf.gather(self._offsets, videos), tf.gather(self._lengths, videos)
         if config.image_frames == 1:
@@ -120,23 +115,23 @@ class _Draw:
         return starts[:, None] + config.every_nth * self._uniform("frames of a clip", step, length)
 
     def _key(self, stream: str) -> np.ndarray:
-        """Two words that belong to the seed and to one of the random choices."""
+        """Returns two words that belong to the seed and to one of the random choices."""
         return np.frombuffer(hashlib.sha256(f"{self._config.seed} {stream}".encode()).digest()[:16], np.int64)
 
     def _next_videos(self, stream: str, step: tf.Tensor, batch_size: int) -> tf.Tensor:
-        """Indices int64 `[batch_size]`: positions `step * batch_size ...` of permutation after permutation."""
+        """Returns indices int64 `[batch_size]`: positions `step * batch_size ...` of permutation after permutation."""
         num_videos = tf.shape(self._lengths, tf.int64)[0]
         positions = step * batch_size + tf.range(batch_size, dtype=tf.int64)
         epochs = positions // num_videos
         key = self._key(stream)
         seeds = tf.stack([epochs, tf.fill([batch_size], key[0]), tf.fill([batch_size], key[1])], axis=1)
-        # tf.random.experimental.index_shuffle, whose wrapper does not take a seed per index although it says so.
+        # The wrapper tf.random.experimental.index_shuffle takes no seed per index, although it says so.
         return tf.raw_ops.RandomIndexShuffle(
             index=positions % num_videos, seed=seeds, max_index=num_videos - 1, rounds=4
         )
 
     def _uniform(self, stream: str, step: tf.Tensor, bounds: tf.Tensor) -> tf.Tensor:
-        """Integers int64 in [0, bounds), one per bound."""
+        """Returns integers int64 in [0, bounds), one per bound."""
         seed = tf.random.fold_in(tf.constant(self._key(stream)), step, alg="philox")
         uniform = tf.random.stateless_uniform(tf.shape(bounds), seed, dtype=tf.float64, alg="philox")
         return tf.cast(uniform * tf.cast(bounds, tf.float64), tf.int64)

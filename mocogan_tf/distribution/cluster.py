@@ -23,12 +23,12 @@ class Cluster:
 
     @property
     def num_workers(self) -> int:
-        """How many there are; 1 without a cluster."""
+        """The number of workers; 1 without a cluster."""
         return len(self.addresses)
 
     @property
     def is_chief(self) -> bool:
-        """Whether this worker is the one that writes."""
+        """Whether this is the worker that writes the run directory."""
         return self.index == 0
 
 
@@ -36,7 +36,7 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Cluster:
     """Reads the workers of this run from TF_CONFIG.
 
     Returns:
-        `Cluster`; one of a single worker where TF_CONFIG is not set, names no cluster, or a cluster of one.
+        `Cluster`; of a single worker if TF_CONFIG is not set, or names no cluster or a cluster of one.
 
     Raises:
         ValueError: TF_CONFIG is malformed, or contradicts itself.
@@ -47,9 +47,9 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Cluster:
     try:
         config = json.loads(text)
     except ValueError as error:
-        raise _wrong(f"it is no JSON ({error})", text) from error
+        raise _wrong(f"it is not JSON ({error})", text) from error
     if not isinstance(config, dict):
-        raise _wrong("it is no JSON object", text)
+        raise _wrong("it is not a JSON object", text)
     jobs, task = config.get("cluster") or {}, config.get("task")
     if not jobs:
         return Cluster()
@@ -59,7 +59,7 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Cluster:
         if not isinstance(addresses, list) or not addresses or not all(map(_is_address, addresses)):
             raise _wrong(f'the addresses of `{name}` must be a list of "host:port"', text)
     if len(jobs.get("chief", [])) > 1:
-        raise _wrong("there can be one chief only", text)
+        raise _wrong("there can be only one chief", text)
     everyone = (*jobs.get("chief", []), *jobs.get("worker", []))
     if len(set(everyone)) < len(everyone):
         raise _wrong("two workers have the same address", text)

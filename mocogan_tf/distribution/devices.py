@@ -1,26 +1,45 @@
-"""What a run computes on: profile and precision by what there is, the distribution strategy, equal shares."""
+"""The devices of a run: profile and precision that fit them, the distribution strategy, equal shares of a batch."""
 
-import contextlib
-import pathlib
+from __future__ import annotations
 
 import tensorflow as tf
 
+from mocogan_tf.config import Config
+from mocogan_tf.distribution import hardware
+from mocogan_tf.distribution.cluster import Cluster
 
-def choose_profile(profile):
-    """Settles `auto`: `paper` where a GPU is visible, `cpu` elsewhere; says which and why."""
+
+def choose_profile(profile: str) -> str:
+    """Replaces `auto` by `paper` if TensorFlow sees a GPU, else by `cpu`; prints which, and why."""
     if profile != "auto":
         return profile
     gpus = tf.config.list_physical_devices("GPU")
-    chosen = "paper" if gpus else "cpu"
-    print(f"profile: {chosen} ({len(gpus)} GPU(s) visible)" if gpus else f"profile: {chosen} (no GPU visible)")
-    return chosen
+    if gpus:
+        print(f"profile: paper ({len(gpus)} GPU(s) visible)")
+        return "paper"
+    print(f"profile: cpu ({_why_no_gpu()})")
+    return "cpu"
 
 
-def choose_precision(precision):
-    """Settles `auto` by the device, and says which and why.
+def _why_no_gpu() -> str:
+    """Says why TensorFlow sees no GPU, and what helps."""
+    if hardware.hides_gpus() or not hardware.has_nvidia_gpu():
+        return "no GPU visible"
+    if not tf.test.is_built_with_cuda():
+        missing = "this TensorFlow is built without CUDA"
+    else:
+        missing = "TensorFlow does not find its CUDA libraries, or nvidia-smi does not list the GPU"
+    return (
+        f"this machine has an NVIDIA GPU, but {missing}. "
+        "To train on it, install the extra `gpu`: pip install 'mocogan-tf[gpu]', or -e '.[gpu]' in a clone"
+    )
 
-    Half precision is taken where the hardware computes in it: bfloat16 on GPUs of compute capability 8 and on CPUs with
-    AVX512-BF16 or AMX; float16, with loss scaling, on GPUs of capability 7; float32 elsewhere.
+
+def choose_precision(precision: str) -> str:
+    """Replaces `auto` by what the device computes in; prints which, and why.
+
+    bfloat16 is taken on GPUs of compute capability 8 and on CPUs with AVX512-BF16 or AMX; float16, with loss scaling,
+    on GPUs of capability 7; float32 elsewhere.
     """
     if precision != "auto":
         return precision
@@ -33,33 +52,24 @@ def choose_precision(precision):
         chosen = next((name for least, name in names.items() if capability[0] >= least), "float32")
         why = f"GPU of compute capability {'.'.join(map(str, capability))}"
     else:
-        flags = _cpu_flags()
+        flags = hardware.cpu_flags()
         chosen = "mixed_bfloat16" if {"avx512_bf16", "amx_bf16"} & flags else "float32"
         why = "the CPU computes in bfloat16" if chosen == "mixed_bfloat16" else "the CPU has no bfloat16 arithmetic"
     print(f"precision: {chosen} ({why})")
     return chosen
 
 
-def _cpu_flags():
-    """The processor's feature flags; none where the system does not tell."""
-    with contextlib.suppress(OSError):
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("flags"):
-                return set(line.split())
-    return set()
-
-
-def set_graph_options():
+def set_graph_options() -> None:
     """Sets how TensorFlow optimises graphs in this process."""
-    # Grappler's remapper gives up on padded 3D convolutions, with an error line in every run; without it, no line.
+    # Grappler's remapper gives up on padded 3D convolutions, and prints an error line in every run.
     tf.config.optimizer.set_experimental_options({"remapping": False})
 
 
-def make_strategy(config, cluster=None):
+def make_strategy(config: Config, cluster: Cluster | None = None) -> tf.distribute.Strategy:
     """Makes the strategy that spreads the steps over devices.
 
-    A MirroredStrategy over all GPUs, or over `cpu_devices` virtual CPU devices where there is none. In a cluster a
-    MultiWorkerMirroredStrategy over all GPUs of all workers, or over their CPUs; it waits for them all.
+    Alone it is a MirroredStrategy over all GPUs, or over `cpu_devices` virtual CPU devices if there are none. In a
+    cluster it is a MultiWorkerMirroredStrategy over the GPUs of all workers, or their CPUs; it waits for all workers.
 
     Args:
         config: `Config`.
@@ -82,7 +92,7 @@ def make_strategy(config, cluster=None):
                 "With TF_CONFIG a worker without a GPU is one device; start more workers instead. "
                 f"Received: cpu_devices={config.cpu_devices}. Set --cpu_devices=1."
             )
-        check_batches(config, cluster.num_workers * max(1, len(gpus)))  # Before waiting for the others.
+        check_batches(config, cluster.num_workers * max(1, len(gpus)))  # Here: the next call waits for the others.
         print(
             f"worker {cluster.index} of {cluster.num_workers} ({cluster.addresses[cluster.index]}), "
             f"waiting for the others: {', '.join(cluster.addresses)}",
@@ -93,7 +103,7 @@ def make_strategy(config, cluster=None):
     return strategy
 
 
-def check_batches(config, num_replicas):
+def check_batches(config: Config, num_replicas: int) -> None:
     """Raises ValueError unless the global batches divide evenly over the replicas."""
     for name in ("video_batch",) if config.image_discriminator == "none" else ("image_batch", "video_batch"):
         size = getattr(config, name)
@@ -104,7 +114,7 @@ def check_batches(config, num_replicas):
             )
 
 
-def _cpu_devices(number):
+def _cpu_devices(number: int) -> list[str]:
     cpu = tf.config.list_physical_devices("CPU")[0]
     if number > 1:
         try:

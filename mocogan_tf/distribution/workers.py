@@ -1,18 +1,23 @@
-"""What the workers of a run tell each other between steps: sums, one state, one will to stop.
+"""Messages between the workers of a run, outside its steps: sums, the restored state, the wish to stop.
 
-Every worker runs the same program. The chief alone reads and writes the run directory; the others are given the state
-that it restored, so that the folder need not be shared.
+Every worker runs the same program. Only the chief reads and writes the run directory; the others are given the state
+that it restored, so the folder need not be shared.
 """
+
+from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import keras
 import tensorflow as tf
 
 from mocogan_tf.distribution.cluster import Cluster
 
-# What TensorFlow raises in one worker when another one is gone.
+# Errors that TensorFlow raises in one worker when another one is gone.
 _LOST = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -24,43 +29,43 @@ _LOST = (
 
 
 class WorkerLost(ConnectionError):
-    """Another worker ended before its time."""
+    """Another worker ended too early."""
 
 
 class Workers:
-    """The workers of a run, seen from one of them. Alone, it agrees with itself at no cost.
+    """The workers of a run, seen from one of them. A single worker sends nothing.
 
-    What says "every worker" waits until each of them has called it.
+    A method marked "for every worker" waits until each worker has called it.
 
     Args:
         cluster: `Cluster`.
         strategy: The `MultiWorkerMirroredStrategy` that connects them; not needed for one worker.
     """
 
-    def __init__(self, cluster=None, strategy=None):
+    def __init__(self, cluster: Cluster | None = None, strategy: tf.distribute.Strategy | None = None) -> None:
         self.cluster = cluster or Cluster()
         self.is_chief = self.cluster.is_chief
         self.num_workers = self.cluster.num_workers
-        self._strategy = strategy
-        self._sum = _sum_over_workers(strategy) if self.num_workers > 1 else None
+        self._strategy: Any = strategy
+        self._sum: Any = _sum_over_workers(strategy) if self.num_workers > 1 else None
 
-    def gather(self, value):
-        """Returns the integer that each worker gave, in their order. For every worker."""
+    def gather(self, value: int) -> list[int]:
+        """Returns the integers that the workers gave, in their order. For every worker."""
         if self.num_workers == 1:
             return [value]
         own = [value if i == self.cluster.index else 0 for i in range(self.num_workers)]
         return [int(one) for one in self._sum(tf.constant(own, tf.int64))]
 
-    def wait(self):
-        """Waits for all. For every worker."""
+    def wait(self) -> None:
+        """Waits for all workers. For every worker."""
         self.gather(0)
 
     @contextlib.contextmanager
-    def chief_first(self):
+    def chief_first(self) -> Iterator[None]:
         """Runs a block on the chief while the others wait, then on them. For every worker.
 
         Raises:
-            ValueError: The chief failed; on the chief itself, what it raised.
+            ValueError: The chief failed. The chief itself raises its own error.
         """
         if self.is_chief:
             try:
@@ -74,11 +79,11 @@ class Workers:
                 raise ValueError(f"The chief, {self.cluster.addresses[0]}, could not start; its output says why.")
             yield
 
-    def check_same(self, what, value):
-        """Checks that all workers have the same. For every worker.
+    def check_same(self, what: str, value: Any) -> None:
+        """Checks that all workers have the same value. For every worker.
 
         Args:
-            what: What it is, in the message.
+            what: Name of the value, for the message.
             value: Anything that JSON takes.
 
         Raises:
@@ -90,14 +95,14 @@ class Workers:
         if others:
             raise ValueError(f"All workers must have the same {what}. Other than the chief's: {', '.join(others)}.")
 
-    def copy_from_chief(self, variables):
+    def copy_from_chief(self, variables: Sequence[keras.Variable]) -> None:
         """Gives the variables of all workers the chief's values, bit for bit. For every worker."""
         if self.num_workers == 1:
             return
 
         @tf.function
-        def total(values):
-            def on_replica(values):
+        def total(values: list[tf.Tensor]) -> Any:
+            def on_replica(values: list[tf.Tensor]) -> list[tf.Tensor]:
                 context = tf.distribute.get_replica_context()
                 chief = tf.equal(context.replica_id_in_sync_group, 0)
                 # Selected, not multiplied: 0 times a weight that is not finite is not 0.
@@ -106,14 +111,14 @@ class Workers:
 
             return self._strategy.run(on_replica, args=(values,))
 
-        # float64 holds every type of variable that there is here exactly.
+        # float64 holds the values of all our variables' types exactly.
         values = total([tf.cast(tf.convert_to_tensor(variable.value), tf.float64) for variable in variables])
         for variable, value in zip(variables, values, strict=True):
             variable.assign(tf.cast(self._strategy.experimental_local_results(value)[0], variable.dtype))
 
 
 @contextlib.contextmanager
-def telling_of_lost_workers(cluster):
+def telling_of_lost_workers(cluster: Cluster) -> Iterator[None]:
     """Turns TensorFlow's errors about a lost worker into a `WorkerLost` that says what to do."""
     try:
         yield
@@ -126,13 +131,13 @@ def telling_of_lost_workers(cluster):
         ) from error
 
 
-def _sum_over_workers(strategy):
-    """A compiled sum of int64 vectors over the workers; each worker's first replica gives its vector."""
+def _sum_over_workers(strategy: Any) -> Callable[[tf.Tensor], Any]:
+    """Compiles a sum of int64 vectors over the workers; each worker's first replica gives its vector."""
     local_replicas = len(strategy.extended.worker_devices)
 
     @tf.function
-    def total(values):
-        def on_replica():
+    def total(values: tf.Tensor) -> Any:
+        def on_replica() -> tf.Tensor:
             context = tf.distribute.get_replica_context()
             first = tf.equal(context.replica_id_in_sync_group % local_replicas, 0)
             return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.where(first, values, tf.zeros_like(values)))
@@ -142,8 +147,8 @@ def _sum_over_workers(strategy):
     return lambda values: strategy.experimental_local_results(total(values))[0].numpy()
 
 
-def _reason(error):
-    """TensorFlow's reason, on one line."""
+def _reason(error: tf.errors.OpError) -> str:
+    """Returns TensorFlow's reason, on one line."""
     lines = [line.strip() for line in error.message.splitlines() if line.strip()]
     told = [line for line in lines if "aborted by" in line or "oordination" in line]
     return f"{(told or lines or [type(error).__name__])[0][:240].rstrip('.')}."

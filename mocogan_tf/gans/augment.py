@@ -1,26 +1,30 @@
-"""Differentiable augmentation of what the discriminators see, the same over a clip's frames (Zhao et al. 2020).
+"""Differentiable augmentation of the discriminators' inputs, the same over a clip's frames (Zhao et al. 2020).
 
-Real and generated clips pass through it alike, so the generator is not pushed to make augmented clips, and its gradient
-comes through. One draw per clip: an augmentation that changed from frame to frame would itself be motion.
+Real and generated clips are augmented alike, so the generator does not learn to make augmented clips; its gradient
+passes through. Each clip has one draw: an augmentation that changed from frame to frame would itself be motion.
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 import tensorflow as tf
 
 DRAWS = 7  # Random numbers per clip: three for the colours, two for the shift, two for the hole.
-_SHIFT = 0.125  # Of the frame's size, to each side.
-_HOLE = 0.5  # Of the frame's size.
+_SHIFT = 0.125  # Largest shift to each side, as a share of the frame's size.
+_HOLE = 0.5  # Size of the hole, as a share of the frame's size.
 
 
-def augment(clips, policy, draws):
+def augment(clips: tf.Tensor, policy: Sequence[str], draws: tf.Tensor) -> tf.Tensor:
     """Augments clips.
 
     Args:
         clips: `[B, ..., H, W, C]` in [-1, 1]: frames, or clips whose frames are all treated alike.
         policy: Names out of `mocogan_tf.config.AUGMENTATIONS`.
-        draws: `[B, DRAWS]`, uniform in [0, 1): what decides a clip's augmentation.
+        draws: `[B, DRAWS]`, uniform in [0, 1); they decide each clip's augmentation.
 
     Returns:
-        Clips of the same shape, which may exceed [-1, 1]. What a shift or a hole brings in is 0, mid-grey.
+        Clips of the same shape, which may exceed [-1, 1]. Shifts and holes are filled with 0, mid-grey.
     """
     shape = clips.shape
     clips = tf.reshape(clips, (shape[0], -1, *shape[-3:]))
@@ -34,8 +38,8 @@ def augment(clips, policy, draws):
     return tf.reshape(clips, shape)
 
 
-def _colour(clips, brightness, saturation, contrast):
-    """Brightness by up to 0.5, saturation by 0 to 2 times, contrast by 0.5 to 1.5 times."""
+def _colour(clips: tf.Tensor, brightness: tf.Tensor, saturation: tf.Tensor, contrast: tf.Tensor) -> tf.Tensor:
+    """Changes brightness by up to 0.5, saturation by 0 to 2 times, contrast by 0.5 to 1.5 times."""
     clips = clips + (brightness - 0.5)
     grey = tf.reduce_mean(clips, axis=-1, keepdims=True)
     clips = (clips - grey) * (2.0 * saturation) + grey
@@ -43,19 +47,19 @@ def _colour(clips, brightness, saturation, contrast):
     return (clips - mean) * (contrast + 0.5) + mean
 
 
-def _translation(clips, down, right):
+def _translation(clips: tf.Tensor, down: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
     """Shifts by up to an eighth of the frame."""
     height, width = clips.shape[2:4]
     margin = int(height * _SHIFT)
     padded = tf.pad(clips, [[0, 0], [0, 0], [margin, margin], [margin, margin], [0, 0]])
     rows = tf.cast(down * (2 * margin + 1), tf.int32)[:, None] + tf.range(height)
     columns = tf.cast(right * (2 * margin + 1), tf.int32)[:, None] + tf.range(width)
-    padded = tf.transpose(padded, (0, 2, 3, 1, 4))  # Rows and columns first: what is gathered along.
+    padded = tf.transpose(padded, (0, 2, 3, 1, 4))  # Rows and columns first, for the gathers.
     moved = tf.gather(tf.gather(padded, rows, axis=1, batch_dims=1), columns, axis=2, batch_dims=1)
     return tf.transpose(moved, (0, 3, 1, 2, 4))
 
 
-def _cutout(clips, down, right):
+def _cutout(clips: tf.Tensor, down: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
     """Greys out a square of half the frame's size around a random point."""
     height, width = clips.shape[2:4]
     half = int(height * _HOLE) // 2

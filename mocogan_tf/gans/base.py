@@ -1,12 +1,21 @@
-"""What every video GAN trained here shares: seeded randomness, one optimizer step of one network, the moving average.
+"""What every video GAN here shares: seeded randomness, optimizer steps, the moving average.
 
-Everything random in a step is a function of (seed, step, purpose), through stateless ops: a resumed run repeats what an
-uninterrupted one would have drawn, and N replicas draw their shares of one global batch.
+A training step has three parts. First, TensorFlow's stateless operations draw everything random as a function of
+(seed, step, purpose): a resumed run repeats what an uninterrupted one would have drawn, and N replicas draw their
+shares of one global batch. Then functions without side effects, which XLA may compile, compute losses and gradients.
+Last come the updates, where replicas exchange values: optimizers, moving average, statistics of batch normalisation.
 """
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 from keras import ops
+
+from mocogan_tf.latents import CodeSpec, LatentSpec
 
 # Names in the logs. `train_step` returns them; callbacks, log.jsonl and the tests read them.
 LOSS_D_IMAGE = "loss_d_image"
@@ -17,12 +26,19 @@ LOSS_CATEGORY_G = "loss_category_g"
 ACCURACY_D_IMAGE = "accuracy_d_image"
 ACCURACY_D_VIDEO = "accuracy_d_video"
 
+Logs = dict[str, tf.Tensor]
+LossAndLogs = tuple[tf.Tensor, Logs]
+Inputs = dict[str, Any]  # All tensors that a step's losses take: pixels in [-1, 1], labels, everything drawn.
+Outcome = tuple[dict[str, list[tf.Tensor]], Logs, list[tf.Tensor | None]]
 
-def draw_latents(spec, num_videos, num_frames, seed):
+
+def draw_latents(
+    spec: LatentSpec | CodeSpec, num_videos: int, num_frames: int | None, seed: tf.Tensor
+) -> dict[str, tf.Tensor]:
     """Draws generator inputs in the graph, for training.
 
     Args:
-        spec: `LatentSpec` or `CodeSpec`.
+        spec: Sizes of the inputs.
         num_videos: Number of clips, B.
         num_frames: Frames per clip, T.
         seed: int32 `[2]`.
@@ -35,8 +51,8 @@ def draw_latents(spec, num_videos, num_frames, seed):
         own_seed = tf.random.experimental.stateless_fold_in(seed, i)
         distribution = spec.distributions[name]
         if distribution == "one_hot":
-            drawn = tf.random.stateless_uniform(shape[:1], own_seed, 0, spec.dim_category, tf.int32)
-            latents[name] = tf.one_hot(drawn, spec.dim_category, dtype=dtype)
+            drawn = tf.random.stateless_uniform(shape[:1], own_seed, 0, shape[1], tf.int32)
+            latents[name] = tf.one_hot(drawn, shape[1], dtype=dtype)
         elif distribution == "uniform":
             latents[name] = tf.random.stateless_uniform(shape, own_seed, -1.0, 1.0, dtype=dtype)
         else:
@@ -64,18 +80,18 @@ class AdversarialModel(keras.Model):
     def __init__(
         self,
         *,
-        generator,
-        video_discriminator,
-        image_discriminator=None,
-        average=None,
-        seed=0,
-        weight_decay=0.0,
-        ema_decay=0.999,
-        **kwargs,
-    ):
+        generator: keras.Model,
+        video_discriminator: keras.Model,
+        image_discriminator: keras.Model | None = None,
+        average: keras.Model | None = None,
+        seed: int = 0,
+        weight_decay: float = 0.0,
+        ema_decay: float = 0.999,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.generator = generator
-        self.image_discriminator = image_discriminator
+        self.image_discriminator: Any = image_discriminator
         self.video_discriminator = video_discriminator
         self.average = average
         self.seed = seed
@@ -84,18 +100,23 @@ class AdversarialModel(keras.Model):
         self.step = self.add_weight(
             shape=(), dtype="int64", initializer="zeros", trainable=False, name="step", aggregation="only_first_replica"
         )
+        # A TensorFlow variable: Keras would save its own kind in checkpoints.
+        self._not_finite = tf.Variable(
+            0, trainable=False, dtype=tf.int64, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
+        )
         if average is not None:
             average.trainable = False
             average.set_weights(generator.get_weights())
+        self.xla = False
         self.built = True  # It has no `call`: a batch goes through `train_step` only.
 
     @property
-    def sampler(self):
+    def sampler(self) -> keras.Model:
         """The generator that samples, metrics and exports use: the average, where there is one."""
         return self.generator if self.average is None else self.average
 
     @property
-    def networks(self):
+    def networks(self) -> dict[str, keras.Model]:
         """The trained networks, by the names that people read."""
         networks = {
             "generator": self.generator,
@@ -105,75 +126,144 @@ class AdversarialModel(keras.Model):
         return {name: network for name, network in networks.items() if network is not None}
 
     @property
-    def optimizers(self):
-        """The optimizers of the trained networks."""
-        return [one for one in (self.g_optimizer, self.d_image_optimizer, self.d_video_optimizer) if one is not None]
+    def _optimizers(self) -> dict[str, Any]:
+        """The optimizers by the attributes that hold their networks."""
+        return {
+            "generator": self.g_optimizer,
+            "image_discriminator": self.d_image_optimizer,
+            "video_discriminator": self.d_video_optimizer,
+        }
 
     @property
-    def state(self):
+    def optimizers(self) -> list[keras.optimizers.Optimizer]:
+        """The optimizers of the trained networks."""
+        return [optimizer for optimizer in self._optimizers.values() if optimizer is not None]
+
+    @property
+    def state(self) -> list[keras.Variable]:
         """All variables that a run goes on with: weights, moving average, step, Adam's moments and loss scales."""
         return [*self.weights, *(variable for optimizer in self.optimizers for variable in optimizer.variables)]
 
-    def compile(self, *, g_optimizer, d_video_optimizer, d_image_optimizer=None, **kwargs):
+    @property
+    def first_step_not_finite(self) -> int:
+        """The first step since the model was built at which a loss was not finite; 0 if there is none."""
+        return int(self._not_finite.numpy())
+
+    def compile(
+        self,
+        *,
+        g_optimizer: keras.optimizers.Optimizer,
+        d_video_optimizer: keras.optimizers.Optimizer,
+        d_image_optimizer: keras.optimizers.Optimizer | None = None,
+        xla: bool = False,
+        **kwargs: Any,
+    ) -> None:
         """Takes one optimizer per network; `d_image_optimizer` is None without an image discriminator.
 
         They are built here, so that restoring a checkpoint finds Adam's moments to fill.
+
+        Args:
+            g_optimizer: Of the generator.
+            d_video_optimizer: Of the video discriminator.
+            d_image_optimizer: Of the image discriminator.
+            xla: Whether XLA compiles the losses and gradients.
+            **kwargs: As of `keras.Model.compile`.
         """
-        super().compile(optimizer=None, **kwargs)  # Without the argument Keras adds an RMSprop of its own.
+        # Without `optimizer` Keras adds an RMSprop of its own. It would compile the whole step, updates included, which
+        # fails under a strategy.
+        super().compile(optimizer=None, jit_compile=False, **kwargs)
+        self.xla = xla
         self.g_optimizer = g_optimizer
-        self.d_image_optimizer = d_image_optimizer
+        self.d_image_optimizer: Any = d_image_optimizer
         self.d_video_optimizer = d_video_optimizer
         g_optimizer.build(self.generator.trainable_variables)
         d_video_optimizer.build(self.video_discriminator.trainable_variables)
-        if self.image_discriminator is not None:
-            d_image_optimizer.build(self.image_discriminator.trainable_variables)
+        if self.d_image_optimizer is not None:
+            self.d_image_optimizer.build(self.image_discriminator.trainable_variables)
 
-    def _minimize(self, loss_fn, network, optimizer, tape=None):
-        """One optimizer step of one network on `loss_fn() -> (loss, logs)`; returns the logs.
+    def _descend(self, losses: Callable[[Inputs], dict[str, LossAndLogs]], inputs: Inputs) -> Logs:
+        """Makes one optimizer step of each network that `losses` names; returns the logs of all.
+
+        All gradients are taken before any of the networks moves.
 
         Args:
-            loss_fn: Called under the tape.
-            network: Whose weights move.
-            optimizer: Which moves them.
-            tape: Has recorded what the loss builds on, where networks share a forward pass; None: there is nothing.
+            losses: A method that takes the inputs and returns `(loss, logs)` by "generator", "image_discriminator" or
+                "video_discriminator". It has no side effect but on variables of the networks.
+            inputs: Nested tensors of fixed shapes.
         """
-        variables = network.trainable_variables
-        tape = tf.GradientTape() if tape is None else tape
-        with tape:
-            loss, logs = loss_fn()
-            if self.weight_decay:
-                loss += 0.5 * self.weight_decay * sum(ops.sum(ops.square(v)) for v in variables)
-            # Optimizers sum gradients over replicas, and each replica's loss is a mean over its share.
-            scaled = optimizer.scale_loss(loss / tf.distribute.get_strategy().num_replicas_in_sync)
-        optimizer.apply(tape.gradient(scaled, variables), variables)
+        gradients, logs, values = self._gradient_function(losses)(inputs)
+        for name, gradient in gradients.items():
+            self._optimizers[name].apply(gradient, getattr(self, name).trainable_variables)
+        for variable, value in zip(self._moving, values, strict=True):
+            if value is not None:
+                variable.assign(value)
         return logs
 
-    def _end_step(self, logs):
-        """What every step ends with: it is counted, and the average moves. Returns what Keras wants of the logs."""
+    @property
+    def _moving(self) -> list[keras.Variable]:
+        """Variables that a forward pass moves: statistics of batch normalisation, vectors of spectral normalisation."""
+        return [variable for network in self.networks.values() for variable in network.non_trainable_variables]
+
+    def _gradient_function(self, losses: Callable[[Inputs], dict[str, LossAndLogs]]) -> Callable[[Inputs], Outcome]:
+        """Returns the function from inputs to gradients by network, logs, and values of `_moving` (None: unchanged)."""
+
+        def compute(inputs: Inputs) -> Outcome:
+            with keras.StatelessScope() as scope:
+                with tf.GradientTape(persistent=True) as tape:
+                    outcomes = losses(inputs)
+                    scaled = {name: self._scaled(name, loss) for name, (loss, _) in outcomes.items()}
+                gradients = {
+                    name: tape.gradient(loss, getattr(self, name).trainable_variables) for name, loss in scaled.items()
+                }
+                values = [scope.get_current_value(variable) for variable in self._moving]
+            return gradients, {key: value for _, logs in outcomes.values() for key, value in logs.items()}, values
+
+        # Made anew in each trace of the step: every replica's has that replica's variables.
+        return tf.function(compute, jit_compile=True, autograph=False) if self.xla else compute
+
+    def _scaled(self, name: str, loss: tf.Tensor) -> tf.Tensor:
+        """Returns a network's loss with its weight decay, scaled for the number of replicas and for half precision."""
+        if self.weight_decay:
+            variables = getattr(self, name).trainable_variables
+            loss += 0.5 * self.weight_decay * sum(ops.sum(ops.square(variable)) for variable in variables)
+        # Optimizers sum gradients over replicas, and each replica's loss is a mean over its share.
+        return self._optimizers[name].scale_loss(loss / tf.distribute.get_strategy().num_replicas_in_sync)
+
+    def _end_step(self, logs: Logs) -> Logs:
+        """Counts the step and moves the average; returns the logs in the form that Keras expects."""
         self.step.assign_add(1)
+        self._note_not_finite(logs)
         self._update_average()
         if isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
             return {name: value[None] for name, value in logs.items()}  # The workers' mean is taken over an axis.
         return logs
 
-    def _maybe_symbolic_build(self, *args, **kwargs):
-        """Everything is built before `fit`; to find that out Keras would draw a batch, and fail on several workers."""
+    def _note_not_finite(self, logs: Logs) -> None:
+        """Notes on the device whether this is the first step with a loss that is not finite, on any replica."""
+        wrong = tf.reduce_sum([tf.cast(~tf.math.is_finite(value), tf.float32) for value in logs.values()])
+        wrong = sum_over_replicas(wrong)
+        is_first = (wrong > 0) & tf.equal(self._not_finite, 0)
+        self._not_finite.assign(tf.where(is_first, self.step.value, self._not_finite))
 
-    def _latents(self, num_videos, num_frames, purpose):
-        """This replica's share of the global batch's latents."""
+    def _maybe_symbolic_build(self, *args: Any, **kwargs: Any) -> None:
+        """Does nothing, as all is built: Keras would draw a batch to find out, and fail on several workers."""
+
+    def _latents(self, num_videos: int, num_frames: int | None, purpose: int) -> dict[str, tf.Tensor]:
+        """Returns this replica's share of the global batch's latents."""
         return share(
             lambda total: draw_latents(self.generator.latents, total, num_frames, self._seed(purpose)), num_videos
         )
 
-    def _seed(self, purpose):
-        """The seed of (run, step, purpose), int32 `[2]`, equal on all replicas."""
+    def _seed(self, purpose: int) -> tf.Tensor:
+        """Returns the seed of (run, step, purpose), int32 `[2]`, equal on all replicas."""
         return fold(fold(tf.constant([self.seed, 0]), self.step.value), purpose)
 
-    def _noise_seed(self, purpose):
-        """The seed of this replica's instance noise."""
-        return fold(self._seed(purpose), tf.distribute.get_replica_context().replica_id_in_sync_group)
+    def _noise(self, discriminator: keras.Model, number: int, purpose: int) -> Sequence[tf.Tensor]:
+        """Draws the instance noise of this replica's examples."""
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        return discriminator.draw_noise(number, fold(self._seed(purpose), replica))
 
-    def _update_average(self):
+    def _update_average(self) -> None:
         """Moves the averaged generator towards the trained one, moving statistics included."""
         if self.average is None:
             return
@@ -182,17 +272,22 @@ class AdversarialModel(keras.Model):
         averages = [variable.value for variable in self.average.weights]
         values = [variable.value for variable in self.generator.weights]
 
-        def update(strategy, keep):
+        def update(strategy: tf.distribute.Strategy, keep: tf.Tensor) -> None:
             for average, value in zip(averages, values, strict=True):
                 strategy.extended.update(
                     average, lambda a, v, k: a.assign(v + k * (a - v)), args=(value, keep), group=False
                 )
 
-        # Variables of all replicas are written at once: that is done from outside the replicas.
+        # This writes the variables of all replicas at once, which only code outside the replicas can do.
         tf.distribute.get_replica_context().merge_call(update, args=(keep,))
 
 
-def share(draw, size):
+def to_float(pixels: tf.Tensor) -> tf.Tensor:
+    """Maps uint8 pixels 0..255 to -1..1; leaves those that are floating point as they are."""
+    return tf.cast(pixels, keras.config.floatx()) / 127.5 - 1.0 if pixels.dtype == tf.uint8 else pixels
+
+
+def share(draw: Callable[[int], Any], size: int) -> Any:
     """Draws `size` rows per replica for all replicas at once, and returns this replica's rows."""
     context = tf.distribute.get_replica_context()
     if context.num_replicas_in_sync == 1:
@@ -204,12 +299,18 @@ def share(draw, size):
     )
 
 
-def fold(seed, data):
-    """A seed int32 `[2]` that belongs to another one and a number."""
+def sum_over_replicas(value: tf.Tensor) -> tf.Tensor:
+    """Returns the sum of a value over all replicas, those of other machines included."""
+    context = tf.distribute.get_replica_context()
+    return value if context.num_replicas_in_sync == 1 else context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+
+def fold(seed: tf.Tensor, data: tf.Tensor | int) -> tf.Tensor:
+    """Returns the seed, int32 `[2]`, that belongs to another seed and a number."""
     return tf.random.experimental.stateless_fold_in(seed, data)
 
 
-def accuracy(real_logits, fake_logits):
-    """Share of real and of generated patches that the discriminator tells apart."""
+def accuracy(real_logits: tf.Tensor, fake_logits: tf.Tensor) -> tf.Tensor:
+    """Returns the share of real and generated patches that the discriminator classifies correctly."""
     right = ops.mean(ops.cast(real_logits > 0, "float32")) + ops.mean(ops.cast(fake_logits < 0, "float32"))
     return 0.5 * right

@@ -1,14 +1,21 @@
 """A configuration becomes networks, optimizers and a compiled model."""
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from mocogan_tf.config import Config
+from mocogan_tf.gans.base import AdversarialModel, sum_over_replicas
 from mocogan_tf.gans.mocogan import MoCoGAN
 from mocogan_tf.gans.tgan import TGAN
 from mocogan_tf.gans.vgan import VGAN
+from mocogan_tf.models.blocks import Generator
 from mocogan_tf.models.discriminators import (
     FineImageDiscriminator,
     ImageDiscriminator,
@@ -19,12 +26,12 @@ from mocogan_tf.models.generator import VideoGenerator
 from mocogan_tf.models.tgan import TGANDiscriminator, TGANGenerator
 from mocogan_tf.models.vgan import VGANDiscriminator, VGANGenerator
 
-GENERATORS: dict[str, type[keras.Model]] = {"mocogan": VideoGenerator, "vgan": VGANGenerator, "tgan": TGANGenerator}
+GENERATORS: dict[str, type[Generator]] = {"mocogan": VideoGenerator, "vgan": VGANGenerator, "tgan": TGANGenerator}
 
 
-def build_generator(config, name="generator", sync_batch_norm=False):
+def build_generator(config: Config, name: str = "generator", sync_batch_norm: bool = False) -> Generator:
     """Builds the generator of a resolved configuration."""
-    shared = {
+    shared: dict[str, Any] = {
         "ngf": config.ngf,
         "image_size": config.image_size,
         "channels": config.channels,
@@ -48,8 +55,8 @@ def build_generator(config, name="generator", sync_batch_norm=False):
 
 
 @contextlib.contextmanager
-def _dtype_policy(policy):
-    """Sets Keras's global policy, which layers take when they are made, for a while; None leaves it."""
+def _dtype_policy(policy: str | None) -> Iterator[None]:
+    """Sets Keras's global policy, which new layers take, for a while; None leaves it."""
     before = keras.config.dtype_policy()
     try:
         if policy is not None:
@@ -59,7 +66,7 @@ def _dtype_policy(policy):
         keras.config.set_dtype_policy(before)
 
 
-def build_gan(config, policy=None):
+def build_gan(config: Config, policy: str | None = None) -> AdversarialModel:
     """Builds and compiles the networks of a resolved configuration, in the current strategy.
 
     Args:
@@ -70,7 +77,7 @@ def build_gan(config, policy=None):
         return _build_gan(config)
 
 
-def _build_gan(config):
+def _build_gan(config: Config) -> AdversarialModel:
     sync = config.sync_batch_norm and tf.distribute.get_strategy().num_replicas_in_sync > 1
     build = {"mocogan": _build_mocogan, "vgan": _build_vgan, "tgan": _build_tgan}[config.model]
     gan = build(
@@ -86,14 +93,14 @@ def _build_gan(config):
         g_optimizer=_optimizer(config, config.learning_rate),
         d_image_optimizer=_optimizer(config, config.learning_rate_d) if gan.image_discriminator is not None else None,
         d_video_optimizer=_optimizer(config, config.learning_rate_d * config.d_video_rate),
-        jit_compile=_jit_compile(config),
+        xla=uses_xla(config),
         steps_per_execution=config.steps_per_execution,
     )
     return gan
 
 
-def _build_mocogan(config, sync_batch_norm, **shared):
-    sizes = {
+def _build_mocogan(config: Config, sync_batch_norm: bool, **shared: Any) -> MoCoGAN:
+    sizes: dict[str, Any] = {
         "ndf": config.ndf,
         "image_size": config.image_size,
         "norm": config.discriminator_norm,
@@ -101,7 +108,7 @@ def _build_mocogan(config, sync_batch_norm, **shared):
         "sync_batch_norm": sync_batch_norm,
     }
     height, width, channels = _frame(config)
-    image_discriminators = {
+    image_discriminators: dict[str, Any] = {
         "patch": PatchImageDiscriminator,
         "full": ImageDiscriminator,
         "fine": FineImageDiscriminator,
@@ -143,17 +150,19 @@ def _build_mocogan(config, sync_batch_norm, **shared):
     )
 
 
-def _build_vgan(config, sync_batch_norm, **shared):
+def _build_vgan(config: Config, sync_batch_norm: bool, **shared: Any) -> VGAN:
     discriminator = _clip_discriminator(VGANDiscriminator, config, sync_batch_norm)
     return VGAN(video_discriminator=discriminator, mask_weight=config.mask_weight, **shared)
 
 
-def _build_tgan(config, sync_batch_norm, **shared):
+def _build_tgan(config: Config, sync_batch_norm: bool, **shared: Any) -> TGAN:
     discriminator = _clip_discriminator(TGANDiscriminator, config, sync_batch_norm)
     return TGAN(video_discriminator=discriminator, clip_every=config.clip_every, **shared)
 
 
-def _clip_discriminator(make, config, sync_batch_norm):
+def _clip_discriminator(
+    make: type[VGANDiscriminator] | type[TGANDiscriminator], config: Config, sync_batch_norm: bool
+) -> keras.Model:
     """Builds a baseline's discriminator."""
     discriminator = make(
         video_length=config.video_length,
@@ -165,67 +174,94 @@ def _clip_discriminator(make, config, sync_batch_norm):
     return discriminator
 
 
-def _frame(config):
+def _frame(config: Config) -> tuple[int, int, int]:
     return config.image_size, config.image_size, config.channels
 
 
-def _jit_compile(config):
-    """Whether XLA compiles the step. It cannot where replicas write each other's variables, as the average's are."""
+def uses_xla(config: Config) -> bool:
+    """Decides whether XLA compiles the losses and gradients.
+
+    Raises:
+        ValueError: `jit_compile` is on, and the run is deterministic or its replicas share batch statistics.
+    """
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    if config.jit_compile == "on" and replicas > 1:
-        raise ValueError(f"`jit_compile=on` works on one device only; this run has {replicas}. Set --jit_compile=off.")
-    on_one_gpu = replicas == 1 and bool(tf.config.list_physical_devices("GPU"))
-    return {"on": True, "off": False, "auto": on_one_gpu}[config.jit_compile]
+    shares_statistics = replicas > 1 and config.sync_batch_norm
+    if config.jit_compile == "on" and shares_statistics:
+        raise ValueError(
+            f"`jit_compile=on` needs --nosync_batch_norm on several devices: XLA cannot share statistics between them. "
+            f"This run has {replicas} devices. Set --nosync_batch_norm, or --jit_compile=auto."
+        )
+    if config.jit_compile == "on" and config.deterministic:
+        raise ValueError("`jit_compile=on` does not promise bit-identical results. Set --jit_compile=off.")
+    # XLA compiles once per shape, which training has one of; on CPUs oneDNN's convolutions are faster.
+    helps = bool(tf.config.list_physical_devices("GPU")) and not shares_statistics and not config.deterministic
+    return {"on": True, "off": False, "auto": helps}[config.jit_compile]
+
+
+class LossScale(keras.optimizers.LossScaleOptimizer):
+    """Keras's loss scaling, but a step counts as finite only if the gradients of all replicas are.
+
+    Keras looks at the first replica's gradients, before they are summed: infinite ones of another replica would reach
+    the weights.
+    """
+
+    def check_finite(self, grads: list[tf.Tensor | None]) -> tf.Tensor:
+        wrong = tf.cast(~super().check_finite(grads), tf.float32)
+        return tf.equal(sum_over_replicas(wrong), 0.0)
 
 
 class _WarmUp(keras.optimizers.schedules.LearningRateSchedule):
-    """A step size that rises evenly over the first `steps` steps, and stays."""
+    """A step size that rises evenly over the first `steps` steps, and then stays."""
 
-    def __init__(self, learning_rate, steps):
+    def __init__(self, learning_rate: float, steps: int) -> None:
         self.learning_rate, self.steps = learning_rate, steps
 
-    def __call__(self, step):
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
         done = (tf.cast(step, keras.config.floatx()) + 1.0) / self.steps
         return self.learning_rate * tf.minimum(done, 1.0)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"learning_rate": self.learning_rate, "steps": self.steps}
 
 
 class _HalfCosine(keras.optimizers.schedules.LearningRateSchedule):
-    """A step size that falls to `final` of itself over `steps` steps, on half a cosine (Loshchilov and Hutter 2017).
+    """A step size that falls to `final` times itself over `steps` steps, on half a cosine (Loshchilov and Hutter 2017).
 
     Args:
         learning_rate: A number, or a schedule that gives one.
-        steps: Of the fall.
-        final: Share of it at the end.
+        steps: Steps of the fall.
+        final: The share that is left at the end.
     """
 
-    def __init__(self, learning_rate, steps, final):
+    def __init__(
+        self, learning_rate: float | keras.optimizers.schedules.LearningRateSchedule, steps: int, final: float
+    ) -> None:
         self.learning_rate, self.steps, self.final = learning_rate, steps, final
 
-    def __call__(self, step):
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
         done = tf.minimum(tf.cast(step, keras.config.floatx()) / self.steps, 1.0)
         share = self.final + (1.0 - self.final) * 0.5 * (1.0 + tf.cos(np.pi * done))
         before = self.learning_rate(step) if callable(self.learning_rate) else self.learning_rate
         return before * share
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"learning_rate": self.learning_rate, "steps": self.steps, "final": self.final}
 
 
-def _optimizer(config, learning_rate):
-    """Adam, for TGAN RMSprop; with the decoupled weight decay if that is chosen; in float16 with its own loss scale."""
+def _optimizer(config: Config, learning_rate: Any) -> keras.optimizers.Optimizer:
+    """Makes an Adam (TGAN: RMSprop), with decoupled weight decay if that is chosen, in float16 with a loss scale."""
     if config.warmup_steps:
         learning_rate = _WarmUp(learning_rate, config.warmup_steps)
     if config.final_rate != 1.0:
         learning_rate = _HalfCosine(learning_rate, config.steps, config.final_rate)
     decoupled = config.weight_decay if config.weight_decay and config.weight_decay_mode == "decoupled" else None
     if config.model == "tgan":
-        # Chainer adds 1e-8 to the root, Keras its square within.
+        # Chainer adds 1e-8 to the root; Keras adds its square inside the root.
         optimizer = keras.optimizers.RMSprop(learning_rate, config.beta_2, epsilon=1e-16, weight_decay=decoupled)
     else:
         optimizer = keras.optimizers.Adam(
             learning_rate, config.beta_1, config.beta_2, epsilon=1e-8, weight_decay=decoupled
         )
-    return keras.optimizers.LossScaleOptimizer(optimizer) if config.precision == "mixed_float16" else optimizer
+    if config.precision != "mixed_float16":
+        return optimizer
+    return LossScale(optimizer, name="loss_scale_optimizer")  # Keras's own name, as in older checkpoints.

@@ -1,5 +1,10 @@
 """MoCoGAN: three networks trained against each other, and the step that trains them."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import keras
 import tensorflow as tf
 from keras import ops
@@ -15,13 +20,17 @@ from mocogan_tf.gans.base import (
     LOSS_D_VIDEO,
     LOSS_G,
     AdversarialModel,
+    Inputs,
+    Logs,
+    LossAndLogs,
     accuracy,
     fold,
     share,
+    to_float,
 )
 from mocogan_tf.models.generator import compose, halved
 
-# What a random number is for; folded into the step's seed.
+# The purposes of random numbers; folded into the step's seed.
 _LATENTS_IMAGE, _LATENTS_VIDEO, _LATENTS_IMAGE_G, _LATENTS_VIDEO_G, _NOISE_IMAGE, _NOISE_VIDEO = range(6)
 # Folded in once more. The latents' names take the numbers from 0.
 _FRAME, _AUGMENT_REAL, _AUGMENT_FAKE = 100, 101, 102
@@ -30,11 +39,11 @@ _FRAME, _AUGMENT_REAL, _AUGMENT_FAKE = 100, 101, 102
 class MoCoGAN(AdversarialModel):
     """Generator, image discriminator and video discriminator, trained against each other.
 
-    `train_step` takes `{"images": [Bi, H, W, C], "videos": [Bv, T, H, W, C], "labels": [Bv]}`, float32 in [-1, 1] and
-    int32, and makes one step of D_I, of D_V and of (G_I, R_M), in the order of the authors' code, each on fakes of its
-    own; with `share_fakes` all on the same, through discriminators that have not moved yet. Without an image
-    discriminator there need be no images. With `image_frames` k > 1 the images are `[Bi, k, H, W, C]`: frames of one
-    clip, which D_I sees side by side.
+    `train_step` takes `{"images": [Bi, H, W, C], "videos": [Bv, T, H, W, C], "labels": [Bv]}`: pixels uint8, or float32
+    in [-1, 1]; labels int32. It makes one step of D_I, of D_V and of (G_I, R_M), in the order of the authors' code,
+    each on fakes of its own. With `share_fakes` all three use the same fakes, judged by discriminators that have not
+    moved yet. Without an image discriminator no images are needed. With `image_frames` k > 1 the images are
+    `[Bi, k, H, W, C]`: frames of one clip, which D_I sees side by side.
 
     Args:
         category_loss: "none", "supervised" (the class head learns real labels, the generator is scored by it) or
@@ -44,37 +53,37 @@ class MoCoGAN(AdversarialModel):
         r1_video: Weight of the R1 penalty on D_V, 0 for none.
         r1_every: Steps between two penalties, each scaled up by this number (lazy regularisation, Karras et al. 2020).
         label_smoothing: How far the discriminators' target of real clips is below 1.
-        augmentations: What happens to clips and images before a discriminator sees them; names as of `Config.augment`.
+        augmentations: Changes to clips and images before a discriminator sees them; names as of `Config.augment`.
         image_frames: Random frames of a clip that D_I sees side by side.
-        share_fakes: Draw and judge fakes once per step: a seventh less to compute.
-        video_size: What D_V judges: "full" clips, or clips of "half" the height and width, real ones averaged over 2x2
-            pixels, generated ones without the decoder's last layers. Movement shows there as well, and pixels are D_I's
-            (the division of labour of DVD-GAN, Clark et al. 2019): all frames but D_I's are spared the dearest layers.
-        early_frames: D_I judges early frames of generated clips more often than late ones, a share of 1 / sqrt(T) first
-            ones. Frames of real clips are alike at all times; generated ones should be, wherever they are looked at.
-        mask_weight: Weight of the mean of the figures' masks, where there is a still ground.
-        mask_steps: Steps over which that weight falls to nothing, evenly; 0: it stays.
+        share_fakes: Whether fakes are drawn and judged once per step, which is a seventh less to compute.
+        video_size: D_V judges "full" clips, or clips of "half" the height and width: real ones averaged over 2x2
+            pixels, generated ones without the decoder's last layers. Movement shows there as well; pixels are left to
+            D_I, as in DVD-GAN (Clark et al. 2019). The dearest layers then decode only the frames that D_I sees.
+        early_frames: Whether D_I judges early frames of generated clips more often than late ones; a share of
+            1 / sqrt(T) are first frames. Frames of real clips look alike at all times, and generated ones should too.
+        mask_weight: Weight of the mean of the figures' masks, if there is a still ground.
+        mask_steps: Steps over which that weight falls evenly to zero; 0 keeps it.
         **kwargs: As of `AdversarialModel`: the networks, average, seed, weight and average decay.
     """
 
     def __init__(
         self,
         *,
-        category_loss="none",
-        category_weight=1.0,
-        r1_image=0.0,
-        r1_video=0.0,
-        r1_every=16,
-        label_smoothing=0.0,
-        augmentations=(),
-        image_frames=1,
-        share_fakes=False,
-        video_size="full",
-        early_frames=False,
-        mask_weight=0.0,
-        mask_steps=0,
-        **kwargs,
-    ):
+        category_loss: str = "none",
+        category_weight: float = 1.0,
+        r1_image: float = 0.0,
+        r1_video: float = 0.0,
+        r1_every: int = 16,
+        label_smoothing: float = 0.0,
+        augmentations: Sequence[str] = (),
+        image_frames: int = 1,
+        share_fakes: bool = False,
+        video_size: str = "full",
+        early_frames: bool = False,
+        mask_weight: float = 0.0,
+        mask_steps: int = 0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.category_loss = category_loss
         self.category_weight = category_weight
@@ -87,108 +96,141 @@ class MoCoGAN(AdversarialModel):
         self.early_frames = early_frames
         self.mask_weight, self.mask_steps = mask_weight, mask_steps
 
-    def train_step(self, batch):
-        """One step of each network. Returns the logged scalars by name."""
-        videos, labels = batch["videos"], batch["labels"]
+    def train_step(self, batch: dict[str, tf.Tensor]) -> Logs:
+        """Makes one step of each network. Returns the logged scalars by name."""
+        inputs = self._draw(batch)
+        if self.share_fakes:
+            return self._end_step(self._descend(self._losses_together, inputs))
+        logs = {} if self.image_discriminator is None else self._descend(self._losses_d_image, inputs)
+        logs |= self._descend(self._losses_d_video, inputs)
+        return self._end_step(logs | self._descend(self._losses_g, inputs))
+
+    def _draw(self, batch: dict[str, tf.Tensor]) -> Inputs:
+        """Scales the batch, and draws everything random that the step needs."""
+        videos = to_float(batch["videos"])
         if self.video_size == "half":
             videos = halved(videos)
-        images = None if self.image_discriminator is None else batch["images"]
-        # A network's instance noise has one seed per step, for real clips, fakes and the generator's step alike. Each
-        # sees noise of the right distribution, and TensorFlow, finding the same operation three times, draws it once.
-        noise = {purpose: self._noise_seed(purpose) for purpose in (_NOISE_IMAGE, _NOISE_VIDEO)}
-        if self.share_fakes:
-            return self._end_step(self._step_together(images, videos, labels, noise))
-        logs = {} if images is None else self._step_d_image(images, noise)
-        logs.update(self._step_d_video(videos, labels, noise))
-        logs.update(self._step_g(0 if images is None else images.shape[0], videos.shape[:2], noise))
-        return self._end_step(logs)
+        num_videos, num_frames = videos.shape[:2]
+        inputs = {
+            "videos": videos,
+            "labels": batch["labels"],
+            # A network's noise is drawn once per step, for real clips, fakes and the generator's step alike: each sees
+            # noise of the right distribution.
+            "noise_video": self._noise(self.video_discriminator, num_videos, _NOISE_VIDEO),
+            "augment_videos": self._draw_augment(num_videos, _LATENTS_VIDEO, _AUGMENT_REAL),
+            "fake_videos": self._draw_videos(num_videos, num_frames, _LATENTS_VIDEO),
+            "r1_due": tf.equal(self.step.value % self.r1_every, 0),
+        }
+        if not self.share_fakes:
+            inputs["fake_videos_g"] = self._draw_videos(num_videos, num_frames, _LATENTS_VIDEO_G)
+        if self.image_discriminator is None:
+            return inputs
+        images = to_float(batch["images"])
+        num_images = images.shape[0]
+        inputs |= {
+            "images": images,
+            "noise_image": self._noise(self.image_discriminator, num_images, _NOISE_IMAGE),
+            "augment_images": self._draw_augment(num_images, _LATENTS_IMAGE, _AUGMENT_REAL),
+            "fake_images": self._draw_images(num_images, _LATENTS_IMAGE),
+        }
+        if not self.share_fakes:
+            inputs["fake_images_g"] = self._draw_images(num_images, _LATENTS_IMAGE_G)
+        return inputs
 
-    def _step_d_image(self, images, noise):
-        fakes = self._fake_images(images.shape[0], _LATENTS_IMAGE)
-        return self._minimize(
-            lambda: self._loss_d_image(images, self._judged_images(fakes, _LATENTS_IMAGE, noise), noise),
-            self.image_discriminator,
-            self.d_image_optimizer,
-        )
+    def _draw_videos(self, number: int, num_frames: int, purpose: int) -> Inputs:
+        """Draws what generated clips are made from."""
+        return {
+            "latents": self._latents(number, num_frames, purpose),
+            "augment": self._draw_augment(number, purpose, _AUGMENT_FAKE),
+        }
 
-    def _step_d_video(self, videos, labels, noise):
-        fakes, category, _ = self._fake_videos(videos.shape[:2], _LATENTS_VIDEO)
-        return self._minimize(
-            lambda: self._loss_d_video(
-                videos, labels, *self._judged_videos(fakes, _LATENTS_VIDEO, noise), category, noise
-            ),
-            self.video_discriminator,
-            self.d_video_optimizer,
-        )
+    def _draw_images(self, number: int, purpose: int) -> Inputs:
+        """Draws what single frames of generated clips are made from; `frame` is `[B]`, or `[B, k]` of k frames."""
+        num_frames = self.video_discriminator.video_length
+        seed, per_clip = fold(self._seed(purpose), _FRAME), (self.image_frames,) if self.image_frames > 1 else ()
+        return {
+            **self._draw_videos(number, num_frames, purpose),
+            "frame": share(lambda total: self._draw_frames((total, *per_clip), seed), number),
+        }
 
-    def _step_g(self, num_images, video_shape, noise):
-        def loss():
-            fakes, category, mask = self._fake_videos(video_shape, _LATENTS_VIDEO_G)
-            judged = self._judged_videos(fakes, _LATENTS_VIDEO_G, noise)
-            image_logits = None
-            if self.image_discriminator is not None:
-                images = self._fake_images(num_images, _LATENTS_IMAGE_G)
-                image_logits = self._judged_images(images, _LATENTS_IMAGE_G, noise)
-            return self._loss_g(image_logits, *judged, category, mask)
+    def _draw_frames(self, shape: tuple[int, ...], seed: tf.Tensor) -> tf.Tensor:
+        """Draws numbers of frames, int32, all equally likely; with `early_frames` T u^2 of u uniform on [0, 1)."""
+        num_frames = self.video_discriminator.video_length
+        if not self.early_frames:
+            return tf.random.stateless_uniform(shape, seed, 0, num_frames, tf.int32)
+        return tf.cast(num_frames * tf.square(tf.random.stateless_uniform(shape, seed)), tf.int32)
 
-        return self._minimize(loss, self.generator, self.g_optimizer)
+    def _draw_augment(self, number: int, purpose: int, which: int) -> tf.Tensor | None:
+        """Draws the augmentation of this replica's clips or images; None without augmentation."""
+        if not self.augmentations:
+            return None
+        seed = fold(self._seed(purpose), which)
+        return share(lambda total: tf.random.stateless_uniform((total, DRAWS), seed), number)
 
-    def _step_together(self, images, videos, labels, noise):
-        """One step of all networks on the same fakes, which are drawn and judged once."""
-        image_logits, logs = None, {}
-        with tf.GradientTape(persistent=True) as tape:
-            fakes, category, mask = self._fake_videos(videos.shape[:2], _LATENTS_VIDEO)
-            judged = self._judged_videos(fakes, _LATENTS_VIDEO, noise)
-            if images is not None:
-                fake_images = self._fake_images(images.shape[0], _LATENTS_IMAGE)
-                image_logits = self._judged_images(fake_images, _LATENTS_IMAGE, noise)
-        if images is not None:
-            logs |= self._minimize(
-                lambda: self._loss_d_image(images, image_logits, noise),
-                self.image_discriminator,
-                self.d_image_optimizer,
-                tape,
-            )
-        logs |= self._minimize(
-            lambda: self._loss_d_video(videos, labels, *judged, category, noise),
-            self.video_discriminator,
-            self.d_video_optimizer,
-            tape,
-        )
-        # The discriminators have moved, but not in what the tape holds: this is the gradient through those that judged.
-        return logs | self._minimize(
-            lambda: self._loss_g(image_logits, *judged, category, mask), self.generator, self.g_optimizer, tape
-        )
+    def _losses_d_image(self, inputs: Inputs) -> dict[str, LossAndLogs]:
+        fakes = tf.stop_gradient(self._fake_images(inputs["fake_images"]))
+        fake_logits = self._judged_images(fakes, inputs["fake_images"], inputs)
+        return {"image_discriminator": self._loss_d_image(fake_logits, inputs)}
 
-    def _judged_images(self, fakes, purpose, noise):
-        """What D_I says of generated images."""
-        fakes = side_by_side(self._augment(fakes, purpose, _AUGMENT_FAKE))
-        return self.image_discriminator(fakes, training=True, seed=noise[_NOISE_IMAGE])
+    def _losses_d_video(self, inputs: Inputs) -> dict[str, LossAndLogs]:
+        fakes, category, _ = self._fake_videos(inputs["fake_videos"])
+        judged = self._judged_videos(tf.stop_gradient(fakes), inputs["fake_videos"], inputs)
+        return {"video_discriminator": self._loss_d_video(*judged, category, inputs)}
 
-    def _judged_videos(self, fakes, purpose, noise):
-        """What D_V says of generated clips: logits and class logits."""
-        fakes = self._augment(fakes, purpose, _AUGMENT_FAKE)
-        return self.video_discriminator(fakes, training=True, seed=noise[_NOISE_VIDEO])
+    def _losses_g(self, inputs: Inputs) -> dict[str, LossAndLogs]:
+        fakes, category, mask = self._fake_videos(inputs["fake_videos_g"])
+        judged = self._judged_videos(fakes, inputs["fake_videos_g"], inputs)
+        image_logits = None
+        if self.image_discriminator is not None:
+            draws = inputs["fake_images_g"]
+            image_logits = self._judged_images(self._fake_images(draws), draws, inputs)
+        return {"generator": self._loss_g(image_logits, *judged, category, mask)}
 
-    def _loss_d_image(self, images, fake_logits, noise):
-        """D_I's loss on real images, which it judges here, and on what it said of fakes."""
-        # Real and fake in passes of their own, so that batch normalisation never mixes them.
-        images = side_by_side(self._augment(images, _LATENTS_IMAGE, _AUGMENT_REAL))
-        real_logits = self.image_discriminator(images, training=True, seed=noise[_NOISE_IMAGE])
+    def _losses_together(self, inputs: Inputs) -> dict[str, LossAndLogs]:
+        """Computes the losses of all networks on the same fakes, which are made and judged once."""
+        fakes, category, mask = self._fake_videos(inputs["fake_videos"])
+        judged = self._judged_videos(fakes, inputs["fake_videos"], inputs)
+        image_logits, outcomes = None, {}
+        if self.image_discriminator is not None:
+            draws = inputs["fake_images"]
+            image_logits = self._judged_images(self._fake_images(draws), draws, inputs)
+            outcomes["image_discriminator"] = self._loss_d_image(image_logits, inputs)
+        outcomes["video_discriminator"] = self._loss_d_video(*judged, category, inputs)
+        return outcomes | {"generator": self._loss_g(image_logits, *judged, category, mask)}
+
+    def _judged_images(self, fakes: tf.Tensor, draws: Inputs, inputs: Inputs) -> tf.Tensor:
+        """Returns D_I's logits of generated images."""
+        fakes = side_by_side(self._augment(fakes, draws["augment"]))
+        return self.image_discriminator(fakes, training=True, noise=inputs["noise_image"])
+
+    def _judged_videos(self, fakes: tf.Tensor, draws: Inputs, inputs: Inputs) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns D_V's logits and class logits of generated clips."""
+        fakes = self._augment(fakes, draws["augment"])
+        return self.video_discriminator(fakes, training=True, noise=inputs["noise_video"])
+
+    def _loss_d_image(self, fake_logits: tf.Tensor, inputs: Inputs) -> LossAndLogs:
+        """Returns D_I's loss on real images, which it judges here, and on its logits of fakes."""
+        # Real and fake images pass separately, so that batch normalisation never mixes them.
+        images = side_by_side(self._augment(inputs["images"], inputs["augment_images"]))
+        real_logits = self.image_discriminator(images, training=True, noise=inputs["noise_image"])
         gan = losses.discriminator_loss(real_logits, fake_logits, self.label_smoothing)
         logs = {LOSS_D_IMAGE: gan, ACCURACY_D_IMAGE: accuracy(real_logits, fake_logits)}
-        return gan + self._r1(self.r1_image, self.image_discriminator, images), logs
+        return gan + self._r1(self.r1_image, self.image_discriminator, images, inputs["r1_due"]), logs
 
-    def _loss_d_video(self, videos, labels, fake_logits, fake_classes, fake_category, noise):
-        """D_V's loss on real clips, which it judges here, and on what it said of fakes."""
-        videos = self._augment(videos, _LATENTS_VIDEO, _AUGMENT_REAL)
-        real_logits, real_classes = self.video_discriminator(videos, training=True, seed=noise[_NOISE_VIDEO])
+    def _loss_d_video(
+        self, fake_logits: tf.Tensor, fake_classes: tf.Tensor, fake_category: tf.Tensor | None, inputs: Inputs
+    ) -> LossAndLogs:
+        """Returns D_V's loss on real clips, which it judges here, and on its logits and class logits of fakes."""
+        videos = self._augment(inputs["videos"], inputs["augment_videos"])
+        real_logits, real_classes = self.video_discriminator(videos, training=True, noise=inputs["noise_video"])
         gan = losses.discriminator_loss(real_logits, fake_logits, self.label_smoothing)
         logs = {LOSS_D_VIDEO: gan, ACCURACY_D_VIDEO: accuracy(real_logits, fake_logits)}
-        total = gan + self._r1(self.r1_video, lambda x, **kwargs: self.video_discriminator(x, **kwargs)[0], videos)
+        total = gan + self._r1(
+            self.r1_video, lambda x, **kwargs: self.video_discriminator(x, **kwargs)[0], videos, inputs["r1_due"]
+        )
         if self.category_loss != "none":
             if self.category_loss == "supervised":
-                real_category = tf.one_hot(labels, self.generator.latents.dim_category)
+                real_category = tf.one_hot(inputs["labels"], self.generator.latents.dim_category)
                 category = losses.category_loss(real_classes, real_category)
             else:
                 category = losses.category_loss(fake_classes, fake_category)
@@ -196,11 +238,18 @@ class MoCoGAN(AdversarialModel):
             total += self.category_weight * category
         return total, logs
 
-    def _loss_g(self, image_logits, video_logits, classes, category, mask):
-        """The loss of (G_I, R_M) on what the discriminators said of fakes; `image_logits` None: there is no D_I.
+    def _loss_g(
+        self,
+        image_logits: tf.Tensor | None,
+        video_logits: tf.Tensor,
+        classes: tf.Tensor,
+        category: tf.Tensor | None,
+        mask: tf.Tensor | None,
+    ) -> LossAndLogs:
+        """Returns the loss of (G_I, R_M) on the discriminators' logits of fakes; `image_logits` is None without D_I.
 
-        `mask` is the mean of the figures' mask, which costs: without that the roles of ground and figures could be
-        exchanged, and are. None: there is no ground.
+        `mask` is the mean of the figures' masks, None without a still ground. It has a price: without one, ground and
+        figures can exchange their roles, and they do.
         """
         gan = losses.generator_loss(video_logits)
         if image_logits is not None:
@@ -213,19 +262,19 @@ class MoCoGAN(AdversarialModel):
             total += self.category_weight * logs[LOSS_CATEGORY_G]
         return total, logs
 
-    def _mask_weight(self):
-        """What the masks' mean costs in this step."""
+    def _mask_weight(self) -> tf.Tensor | float:
+        """Returns the price of the masks' mean in this step."""
         if not self.mask_steps:
             return self.mask_weight
         done = tf.cast(self.step.value, keras.config.floatx()) / self.mask_steps
         return self.mask_weight * tf.maximum(1.0 - done, 0.0)
 
-    def _fake_videos(self, video_shape, purpose):
-        """Generated clips `[B, T, H, W, C]` of the size that D_V judges, their categories, and their masks' mean.
+    def _fake_videos(self, draws: Inputs) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
+        """Returns generated clips `[B, T, H, W, C]` of the size that D_V judges, their categories, their masks' mean.
 
-        Without categories or without a still ground None stands in their place.
+        Without categories or without a still ground, None stands in their place.
         """
-        latents = self._latents(*video_shape, purpose)
+        latents = draws["latents"]
         codes = self.generator.codes(latents, training=True)
         frames = self.generator.frames if self.video_size == "full" else self.generator.half_frames
         if frames.ground is None:
@@ -233,42 +282,30 @@ class MoCoGAN(AdversarialModel):
         figures, ground = frames.parts(codes, training=True)
         return compose(figures, ground), latents.get("category"), ops.mean(figures[..., -1])
 
-    def _fake_images(self, num_images, purpose):
-        """One random frame of each of `num_images` generated clips, `[B, H, W, C]` (the paper's S_1).
+    def _fake_images(self, draws: Inputs) -> tf.Tensor:
+        """Returns one random frame of each of B generated clips, `[B, H, W, C]` (the paper's S_1).
 
-        Only that frame is decoded: the same distribution as decoding whole clips, at a T-th of the cost. With several
-        `image_frames`, that many of each clip, `[B, k, H, W, C]`.
+        Only that frame is decoded: the distribution is that of whole clips, at a T-th of the cost. With `image_frames`
+        k > 1 there are k frames of each clip, `[B, k, H, W, C]`.
         """
+        codes = self.generator.codes(draws["latents"], training=True)
         several = self.image_frames > 1
-        num_frames = self.video_discriminator.video_length
-        codes = self.generator.codes(self._latents(num_images, num_frames, purpose), training=True)
-        seed, per_clip = fold(self._seed(purpose), _FRAME), (self.image_frames,) if several else ()
-        frame = share(lambda total: self._draw_frames((total, *per_clip), seed), num_images)
-        frame = frame if several else frame[:, None]
+        frame = draws["frame"] if several else draws["frame"][:, None]
         frames = self.generator.frames(tf.gather(codes, frame, axis=1, batch_dims=1), training=True)
         return frames if several else frames[:, 0]
 
-    def _draw_frames(self, shape, seed):
-        """Numbers of frames, int32, all equally likely; with `early_frames` T u^2 of u uniform on [0, 1)."""
-        num_frames = self.video_discriminator.video_length
-        if not self.early_frames:
-            return tf.random.stateless_uniform(shape, seed, 0, num_frames, tf.int32)
-        return tf.cast(num_frames * tf.square(tf.random.stateless_uniform(shape, seed)), tf.int32)
+    def _augment(self, clips: tf.Tensor, draws: tf.Tensor | None) -> tf.Tensor:
+        """Augments clips or images."""
+        return clips if draws is None else augment(clips, self.augmentations, draws)
 
-    def _augment(self, clips, purpose, which):
-        """Augments this replica's share of the global batch of clips or images."""
-        if not self.augmentations:
-            return clips
-        seed = fold(self._seed(purpose), which)
-        draws = share(lambda total: tf.random.stateless_uniform((total, DRAWS), seed), clips.shape[0])
-        return augment(clips, self.augmentations, draws)
-
-    def _r1(self, weight, discriminator, real):
-        """The lazy R1 penalty; exactly zero, and free, in the steps between."""
+    def _r1(
+        self, weight: float, discriminator: Callable[..., tf.Tensor], real: tf.Tensor, due: tf.Tensor
+    ) -> tf.Tensor | float:
+        """Returns the lazy R1 penalty; in the steps where it is not due it is exactly zero, and costs nothing."""
         if not weight:
             return 0.0
 
-        def penalty():
+        def penalty() -> tf.Tensor:
             with tf.GradientTape() as tape:
                 tape.watch(real)
                 # Not as in training: spectral normalisation would move its vector, which no branch of `tf.cond` may.
@@ -278,12 +315,10 @@ class MoCoGAN(AdversarialModel):
 
         if self.r1_every == 1:
             return penalty()
-        return tf.cond(
-            tf.equal(self.step.value % self.r1_every, 0), penalty, lambda: tf.zeros((), keras.config.floatx())
-        )
+        return tf.cond(due, penalty, lambda: tf.zeros((), keras.config.floatx()))
 
 
-def side_by_side(images):
+def side_by_side(images: tf.Tensor) -> tf.Tensor:
     """Puts several frames of a clip into the channels: `[B, k, H, W, C]` becomes `[B, H, W, k * C]`."""
     if len(images.shape) == 4:
         return images

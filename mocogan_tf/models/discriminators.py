@@ -1,42 +1,48 @@
-"""The discriminators: one looks at single frames, one at whole clips (and names their category).
+"""The discriminators: one judges single frames, the other whole clips and their category.
 
-MoCoGAN (Tulyakov et al. 2018, arXiv 1707.04993). The layers are those of the authors' code at 64x64 and T = 16; other
-sizes follow by one halving more or fewer, other lengths by `temporal_plan`.
+MoCoGAN (Tulyakov et al. 2018, arXiv 1707.04993). The layers are those of the authors' code at 64x64 and T = 16. Other
+sizes have one halving more or fewer; `temporal_plan` adapts the layers to other lengths.
 """
 
+from __future__ import annotations
+
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 from keras import layers, ops
 
-from mocogan_tf.models.blocks import SMALLEST_MAP, SpectralNorm, batch_norm, he_weights, normal_weights, num_halvings
+from mocogan_tf.models.blocks import (
+    KERNEL,
+    SMALLEST_MAP,
+    SpectralNorm,
+    batch_norm,
+    he_weights,
+    normal_weights,
+    num_halvings,
+)
 from mocogan_tf.models.resampling import DownConv2D
 
-KERNEL = 4  # In space and in time.
 
-
-def add_noise(x, sigma, seed):
+def add_noise(x: tf.Tensor, sigma: float, noise: tf.Tensor | None) -> tf.Tensor:
     """Adds Gaussian noise of deviation `sigma` to every value (instance noise, Sonderby et al. 2017).
-
-    A function of the seed, so that a resumed run repeats it.
 
     Args:
         x: Tensor of any shape.
         sigma: Deviation of the noise; 0 adds none.
-        seed: int32 `[2]`; None adds no noise.
+        noise: N(0, 1), as `x` in shape and type; None adds none.
     """
-    if not sigma or seed is None:
-        return x
-    return x + ops.cast(sigma, x.dtype) * tf.random.stateless_normal(tf.shape(x), seed, dtype=x.dtype)
+    return x if not sigma or noise is None else x + ops.cast(sigma, x.dtype) * noise
 
 
-def temporal_plan(video_length, num_layers):
-    """Decides kernel and stride in time of the video discriminator's layers.
+def temporal_plan(video_length: int, num_layers: int) -> list[tuple[int, int]]:
+    """Decides the kernel and stride in time of the video discriminator's layers.
 
-    Every layer has kernel 4 and stride 1, as in the authors' code, as long as four frames are left for the last
-    convolution; layers beyond that do not look along time. Where many more would be left, the deepest layers step by 2,
-    so that a logit sees most of the clip; where a step of 2 would leave the last frame out, that layer's kernel is 5.
+    A layer has kernel 4 and stride 1, as in the authors' code, as long as four frames are left for the last
+    convolution. Layers beyond that do not look along time. Where many more frames would be left, the deepest layers
+    have stride 2, so that a logit sees most of the clip; where that would omit the last frame, the kernel is 5.
 
     Args:
         video_length: T, at least 4.
@@ -67,20 +73,28 @@ def temporal_plan(video_length, num_layers):
 
 
 class Discriminator(keras.Model):
-    """A stack of convolutions: noise, convolution, normalisation (not in the first), leaky ReLU 0.2; then `last`.
+    """A stack of layers: noise, convolution, normalisation (not in the first), leaky ReLU 0.2; then `last`.
 
     Args:
         convolutions: Layers, each followed by a normalisation.
         last: The layer that gives the logits.
-        norm: Makes a normalisation of a name, for all but the first; None: there is none.
+        norm: Makes the normalisation of a name, for all convolutions but the first; None makes none.
         spectral: Whether all layers' weights are divided by their largest singular value.
         noise_sigma: Deviation of the noise before each convolution.
         noise_before_last: Whether `last` gets noise too.
     """
 
     def __init__(
-        self, convolutions, last, *, norm=None, spectral=False, noise_sigma=0.0, noise_before_last=False, **kwargs
-    ):
+        self,
+        convolutions: list[keras.Layer],
+        last: keras.Layer,
+        *,
+        norm: Callable[[str], keras.Layer] | None = None,
+        spectral: bool = False,
+        noise_sigma: float = 0.0,
+        noise_before_last: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if spectral:
             convolutions = [SpectralNorm(layer, name=layer.name) for layer in convolutions]
@@ -94,39 +108,62 @@ class Discriminator(keras.Model):
         self.noise_sigma = noise_sigma
         self.noise_before_last = noise_before_last
 
-    def build(self, input_shape):
-        shape = input_shape
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        shape, shapes = input_shape, []
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+            shapes.append(shape)
             convolution.build(shape)
             shape = convolution.compute_output_shape(shape)
             norm.build(shape)
         self.last.build(shape)
+        self._noisy_shapes = [tuple(one[1:]) for one in [*shapes, *[shape] * self.noise_before_last]]
         self.built = True
 
-    def features(self, x, training=None, seed=None):
-        """Returns the feature map before the last convolution."""
+    def draw_noise(self, number: int, seed: tf.Tensor) -> list[tf.Tensor]:
+        """Draws the noise before the layers, N(0, 1), for `number` examples; an empty list if they get none.
+
+        It is a function of the seed, int32 `[2]`, so a resumed run repeats it.
+        """
+        shapes = self._noisy_shapes if self.noise_sigma else []
+        return [
+            tf.random.stateless_normal(
+                (number, *shape), tf.random.experimental.stateless_fold_in(seed, i), dtype=self.compute_dtype
+            )
+            for i, shape in enumerate(shapes)
+        ]
+
+    def features(self, x: tf.Tensor, training: bool | None = None, noise: Sequence[tf.Tensor] = ()) -> tf.Tensor:
+        """Returns the feature map before the last convolution; `noise` is what `draw_noise` gives, or nothing."""
+        before = [*noise] or [None] * (len(self.convolutions) + 1)
         for i, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
-            x = add_noise(x, self.noise_sigma, _fold_in(seed, i))
+            x = add_noise(x, self.noise_sigma, before[i])
             x = ops.leaky_relu(norm(convolution(x), training=training), negative_slope=0.2)
         if self.noise_before_last:
-            x = add_noise(x, self.noise_sigma, _fold_in(seed, len(self.convolutions)))
+            x = add_noise(x, self.noise_sigma, before[-1])
         return x
 
 
-def _normalization(norm, sync_batch_norm):
-    """What "batch", "spectral" or "none" means to a `Discriminator`."""
+def _normalization(norm: str, sync_batch_norm: bool) -> dict[str, Any]:
+    """Returns the arguments of `Discriminator` that "batch", "spectral" or "none" stands for."""
     batch = functools.partial(batch_norm, synchronized=sync_batch_norm)
     return {"norm": batch if norm == "batch" else None, "spectral": norm == "spectral"}
 
 
-def _fold_in(seed, data):
-    return None if seed is None else tf.random.experimental.stateless_fold_in(seed, data)
-
-
 class _FrameDiscriminator(Discriminator):
-    """What the two discriminators of single frames share: layers that halve the map, and logits per image."""
+    """A discriminator of single frames: layers that halve the map, and logits per image."""
 
-    def __init__(self, num_layers, last_strides, last_padding, *, ndf, norm, sync_batch_norm, name, **kwargs):
+    def __init__(
+        self,
+        num_layers: int,
+        last_strides: int,
+        last_padding: str,
+        *,
+        ndf: int,
+        norm: str,
+        sync_batch_norm: bool,
+        name: str | None,
+        **kwargs: Any,
+    ) -> None:
         shared = {"use_bias": norm == "none", "kernel_initializer": normal_weights()}
         convolutions = [
             layers.Conv2D(ndf * 2**i, KERNEL, strides=2, padding="same", name=f"conv_{i}", **shared)
@@ -136,9 +173,9 @@ class _FrameDiscriminator(Discriminator):
         normalization = _normalization(norm, sync_batch_norm)
         super().__init__(convolutions, last, name=name or "image_discriminator", **normalization, **kwargs)
 
-    def call(self, images, training=None, seed=None):
-        """Returns logits `[B, P]`. `seed` int32 `[2]` draws the noise; None adds none."""
-        logits = self.last(self.features(images, training=training, seed=seed))
+    def call(self, images: tf.Tensor, training: bool | None = None, noise: Sequence[tf.Tensor] = ()) -> tf.Tensor:
+        """Returns logits `[B, P]`; `noise` as of `features`."""
+        logits = self.last(self.features(images, training=training, noise=noise))
         return ops.reshape(logits, (ops.shape(images)[0], -1))
 
 
@@ -146,8 +183,8 @@ class _FrameDiscriminator(Discriminator):
 class ImageDiscriminator(_FrameDiscriminator):
     """D_I with one logit per image: `[B, H, W, C]` becomes `[B, 1]`.
 
-    At 64x64: convolutions of kernel 4 and stride 2 with 1, 2, 4 and 8 times `ndf` filters, leaky ReLU 0.2, batch
-    normalisation in all but the first; the last looks at the whole 4x4 map. No biases.
+    At 64x64 it has convolutions of kernel 4 and stride 2 with 1, 2, 4 and 8 times `ndf` filters, leaky ReLU 0.2, and
+    batch normalisation in all but the first; the last convolution sees the whole 4x4 map. There are no biases.
 
     Args:
         ndf: Filters of the first layer.
@@ -157,7 +194,16 @@ class ImageDiscriminator(_FrameDiscriminator):
         sync_batch_norm: Share batch statistics between replicas.
     """
 
-    def __init__(self, *, ndf=64, image_size=64, norm="batch", noise_sigma=0.0, sync_batch_norm=False, name=None):
+    def __init__(
+        self,
+        *,
+        ndf: int = 64,
+        image_size: int = 64,
+        norm: str = "batch",
+        noise_sigma: float = 0.0,
+        sync_batch_norm: bool = False,
+        name: str | None = None,
+    ) -> None:
         super().__init__(
             num_halvings(image_size),
             last_strides=1,
@@ -174,7 +220,7 @@ class ImageDiscriminator(_FrameDiscriminator):
 class PatchImageDiscriminator(_FrameDiscriminator):
     """D_I with one logit per patch: `[B, H, W, C]` becomes `[B, P]`, 4x4 patches at every size.
 
-    As `ImageDiscriminator` with one layer fewer; the last convolution has stride 2, and noise before it too.
+    It is `ImageDiscriminator` with one layer fewer; its last convolution has stride 2 and gets noise too.
 
     Args:
         ndf: Filters of the first layer.
@@ -184,7 +230,16 @@ class PatchImageDiscriminator(_FrameDiscriminator):
         sync_batch_norm: Share batch statistics between replicas.
     """
 
-    def __init__(self, *, ndf=64, image_size=64, norm="batch", noise_sigma=0.0, sync_batch_norm=False, name=None):
+    def __init__(
+        self,
+        *,
+        ndf: int = 64,
+        image_size: int = 64,
+        norm: str = "batch",
+        noise_sigma: float = 0.0,
+        sync_batch_norm: bool = False,
+        name: str | None = None,
+    ) -> None:
         super().__init__(
             num_halvings(image_size) - 1,
             last_strides=2,
@@ -203,26 +258,26 @@ class BatchDeviation(layers.Layer):
     """Tells a map how much its batch varies: one number, times a weight per channel, added everywhere.
 
     The number is the deviation over the batch, averaged over places and channels (minibatch standard deviation, Karras
-    et al. 2018, section 3). They lay it beside the map as one more channel and convolve both: of a constant channel
-    this is a sum per filter, which is what is learnt here, and no map gets an odd number of channels.
+    et al. 2018, section 3). Their network convolves it as one more channel of the map. A constant channel only adds a
+    number per filter; these numbers are learnt here, and no map gets an odd number of channels.
     """
 
-    def __init__(self, filters, **kwargs):
+    def __init__(self, filters: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.filters = filters
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         self.kernel = self.add_weight(
             shape=(self.filters,), initializer=keras.initializers.RandomNormal(), name="kernel"
         )
 
-    def call(self, x):
-        """Of a map `[N, H, W, C]`, what is to be added to its successor: `[filters]`."""
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Returns the numbers `[filters]` that are added to the successor of a map `[N, H, W, C]`."""
         variance = ops.var(ops.cast(x, keras.config.floatx()), axis=0)
         deviation = ops.mean(ops.sqrt(variance + 1e-8))
         return ops.cast(deviation * ops.cast(self.kernel, deviation.dtype), x.dtype)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int]:
         return (self.filters,)
 
 
@@ -230,16 +285,16 @@ class BatchDeviation(layers.Layer):
 class FineImageDiscriminator(keras.Model):
     """D_I with an eye for texture and one logit per image: `[B, H, W, C]` becomes `[B, 1]`.
 
-    A 3x3 convolution at full resolution with half of `ndf` filters, before anything is averaged; then as
-    `ImageDiscriminator`, but each halving is low-passed (`DownConv2D`), weights start as He's, and there is no
-    normalisation. The last layer but one also hears how much the batch varies (`BatchDeviation`).
+    It begins with a 3x3 convolution at full resolution with half of `ndf` filters. The rest is `ImageDiscriminator`,
+    but each halving is low-passed (`DownConv2D`), weights start as He's, and there is no normalisation. The last layer
+    but one is also told how much the batch varies (`BatchDeviation`).
 
     Args:
         ndf: Filters at half the resolution.
         image_size: 32, 64 or 128.
     """
 
-    def __init__(self, *, ndf=64, image_size=64, name=None):
+    def __init__(self, *, ndf: int = 64, image_size: int = 64, name: str | None = None) -> None:
         super().__init__(name=name or "image_discriminator")
         halvings = num_halvings(image_size)
         self.first = layers.Conv2D(
@@ -249,7 +304,7 @@ class FineImageDiscriminator(keras.Model):
         self.deviation = BatchDeviation(ndf * 2 ** (halvings - 1), name="deviation")
         self.last = layers.Conv2D(1, SMALLEST_MAP, kernel_initializer=he_weights(), name=f"conv_{halvings}")
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         shape = input_shape
         for convolution in (self.first, *self.convolutions):
             if convolution is self.convolutions[-1]:
@@ -259,9 +314,13 @@ class FineImageDiscriminator(keras.Model):
         self.last.build(shape)
         self.built = True
 
-    def call(self, images, training=None, seed=None):
+    def draw_noise(self, number: int, seed: tf.Tensor) -> list[tf.Tensor]:
+        """Draws nothing: it has no noise."""
+        return []
+
+    def call(self, images: tf.Tensor, training: bool | None = None, noise: Sequence[tf.Tensor] = ()) -> tf.Tensor:
         """Returns logits `[B, 1]`."""
-        del training, seed  # Neither normalisation nor noise.
+        del training, noise  # It has neither normalisation nor noise.
         x = ops.cast(images, self.compute_dtype)
         for convolution in (self.first, *self.convolutions[:-1]):
             x = ops.leaky_relu(convolution(x), negative_slope=0.2)
@@ -271,11 +330,12 @@ class FineImageDiscriminator(keras.Model):
 
 @keras.saving.register_keras_serializable("mocogan_tf")
 class VideoDiscriminator(Discriminator):
-    """D_V: real or generated, and which category. `[B, T, H, W, C]` becomes `[B, P]` and `[B, P, K]`.
+    """D_V tells real from generated clips and names the category: `[B, T, H, W, C]` becomes `[B, P]` and `[B, P, K]`.
 
-    At 64x64 and T = 16: 3D convolutions with 1, 2, 4 and 8 times `ndf` filters, kernel 4, stride 1 in time (no padding)
-    and 2 in space, leaky ReLU 0.2, batch normalisation in all but the first; the last, 4x4x4, gives one real-or-fake
-    logit and `dim_category` class logits from the same features. No biases. P, the number of patches in time, is 1.
+    At 64x64 and T = 16 it has 3D convolutions with 1, 2, 4 and 8 times `ndf` filters, kernel 4, stride 1 in time (no
+    padding) and 2 in space, leaky ReLU 0.2, and batch normalisation in all but the first. The last, 4x4x4, gives one
+    real-or-fake logit and `dim_category` class logits from the same features. There are no biases. P, the number of
+    patches in time, is 1.
 
     Args:
         ndf: Filters of the first layer.
@@ -292,16 +352,16 @@ class VideoDiscriminator(Discriminator):
     def __init__(
         self,
         *,
-        ndf=64,
-        image_size=64,
-        video_length=16,
-        dim_category=0,
-        norm="batch",
-        noise_sigma=0.0,
-        sync_batch_norm=False,
-        he_start=False,
-        name=None,
-    ):
+        ndf: int = 64,
+        image_size: int = 64,
+        video_length: int = 16,
+        dim_category: int = 0,
+        norm: str = "batch",
+        noise_sigma: float = 0.0,
+        sync_batch_norm: bool = False,
+        he_start: bool = False,
+        name: str | None = None,
+    ) -> None:
         use_bias = norm == "none"
         make_weights = he_weights if he_start else normal_weights
         halvings = num_halvings(image_size)
@@ -339,8 +399,10 @@ class VideoDiscriminator(Discriminator):
         self.dim_category = dim_category
         self.video_length = video_length
 
-    def call(self, videos, training=None, seed=None):
-        """Returns `(logits [B, P], class_logits [B, P, K])`. `seed` int32 `[2]` draws the noise; None adds none."""
-        outputs = self.last(self.features(videos, training=training, seed=seed))
+    def call(
+        self, videos: tf.Tensor, training: bool | None = None, noise: Sequence[tf.Tensor] = ()
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns `(logits [B, P], class_logits [B, P, K])`; `noise` as of `features`."""
+        outputs = self.last(self.features(videos, training=training, noise=noise))
         outputs = ops.reshape(outputs, (ops.shape(videos)[0], -1, 1 + self.dim_category))
         return outputs[..., 0], outputs[..., 1:]

@@ -1,15 +1,20 @@
-"""The generator: a GRU draws a path in motion space, and one image decoder turns each point of it into a frame.
+"""The generator: a GRU draws a path in motion space, and an image decoder turns each point of it into a frame.
 
-MoCoGAN (Tulyakov et al. 2018, arXiv 1707.04993): z = [z_content; z_motion(t)], the content code fixed over
-the clip, the motion codes from a one-layer GRU that is fed with independent noise. The decoder is DCGAN's.
+MoCoGAN (Tulyakov et al. 2018, arXiv 1707.04993): z = [z_content; z_motion(t)]. The content code is fixed over the clip;
+the motion codes come from a one-layer GRU that is fed with independent noise. The decoder is DCGAN's.
 """
+
+from __future__ import annotations
+
+from typing import Any, cast
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers, ops
 
 from mocogan_tf.latents import LatentSpec
-from mocogan_tf.models.blocks import SMALLEST_MAP, batch_norm, normal_weights, num_halvings
+from mocogan_tf.models.blocks import KERNEL, Generator, batch_norm, normal_weights, num_halvings
 from mocogan_tf.models.resampling import BOX, SMOOTH, UpConv2D
 
 
@@ -17,10 +22,12 @@ from mocogan_tf.models.resampling import BOX, SMOOTH, UpConv2D
 class OverTime(layers.Layer):
     """Repeats a code over the frames of another: `[B, D]` and `[B, T, E]` become `[B, T, D]`."""
 
-    def call(self, code, frames):
+    def call(self, code: tf.Tensor, frames: tf.Tensor) -> tf.Tensor:
         return ops.repeat(ops.expand_dims(code, 1), ops.shape(frames)[1], axis=1)
 
-    def compute_output_shape(self, code_shape, frames_shape):
+    def compute_output_shape(
+        self, code_shape: tuple[int | None, ...], frames_shape: tuple[int | None, ...]
+    ) -> tuple[int | None, ...]:
         return (code_shape[0], frames_shape[1], code_shape[-1])
 
 
@@ -28,48 +35,48 @@ class OverTime(layers.Layer):
 class PerFrame(layers.Layer):
     """Applies an image model to every frame: `[B, T, D]` becomes `[B, T, H, W, C]`.
 
-    Time is folded into the batch, so that batch normalisation sees all frames of the batch, as in the authors' code.
+    Time is folded into the batch, so batch normalisation sees all frames of the batch, as in the authors' code.
 
     Args:
         decoder: From codes `[N, D]` to frames; with a ground, to figures and masks, `[N, H, W, C + 1]`.
-        ground: From what the codes of a clip share, `[B, dim_fixed]`, to the picture behind its figures, `[B, H, W, C]`
-            or of twice the height and width, which is averaged; None: the decoder draws whole frames.
+        ground: From the code that is fixed over a clip, `[B, dim_fixed]`, to the picture behind its figures, of their
+            height and width or twice that, which is averaged; None: the decoder draws whole frames.
     """
 
-    def __init__(self, decoder, ground=None, **kwargs):
+    def __init__(self, decoder: keras.Model, ground: keras.Model | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.decoder, self.ground = decoder, ground
+        self.decoder, self.ground = decoder, cast(Any, ground)
 
-    def call(self, codes, training=None):
+    def call(self, codes: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         if self.ground is None:
             return self.decoded(codes, training)
         return compose(*self.parts(codes, training))
 
-    def decoded(self, codes, training=None):
-        """What the decoder makes of every frame's code: frames, or figures and masks, `[B, T, H, W, ...]`."""
+    def decoded(self, codes: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Decodes every frame's code: to frames, or to figures and masks, `[B, T, H, W, ...]`."""
         num_videos, num_frames = ops.shape(codes)[:2]
         frames = self.decoder(ops.reshape(codes, (-1, codes.shape[-1])), training=training)
         return ops.reshape(frames, (num_videos, num_frames, *frames.shape[1:]))
 
-    def parts(self, codes, training=None):
-        """Figures with their masks, `[B, T, H, W, C + 1]`, and grounds, `[B, H, W, C]`, as `compose` takes them."""
+    def parts(self, codes: tf.Tensor, training: bool | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns figures with masks, `[B, T, H, W, C + 1]`, and grounds, `[B, H, W, C]`, as `compose` takes them."""
         figures = self.decoded(codes, training)
         ground = self.ground(codes[:, 0, : self.ground.input_shape[-1]], training=training)
         return figures, halved(ground) if ground.shape[1] != figures.shape[2] else ground
 
-    def compute_output_shape(self, codes_shape):
+    def compute_output_shape(self, codes_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         *size, channels = self.decoder.output_shape[1:]
         return (*codes_shape[:2], *size, channels - (self.ground is not None))
 
 
-def halved(pictures):
+def halved(pictures: tf.Tensor) -> tf.Tensor:
     """Averages 2x2 pixels: `[..., H, W, C]` becomes `[..., H/2, W/2, C]`."""
     *some, height, width, channels = pictures.shape
     pairs = ops.reshape(pictures, (*ops.shape(pictures)[: len(some)], height // 2, 2, width // 2, 2, channels))
     return ops.mean(pairs, axis=(-4, -2))
 
 
-def compose(figures, ground):
+def compose(figures: tf.Tensor, ground: tf.Tensor) -> tf.Tensor:
     """Puts figures before a still ground, `m f + (1 - m) b` (VGAN, Vondrick et al. 2016, equation 2).
 
     Args:
@@ -84,12 +91,14 @@ def compose(figures, ground):
     return ground + mask * (colours - ground)
 
 
-def frame_decoder(dim_z, ngf, image_size, channels, sync_batch_norm=False, dim_modulating=0):
+def frame_decoder(
+    dim_z: int, ngf: int, image_size: int, channels: int, sync_batch_norm: bool = False, dim_modulating: int = 0
+) -> keras.Model:
     """Builds the image decoder G_I.
 
-    At 64x64 the transposed convolutions have 8, 4, 2 and 1 times `ngf` filters and then `channels`: kernel 4, the first
-    from 1x1 to 4x4, each of the others doubling; no biases; batch normalisation and ReLU after all but the last, which
-    ends in tanh. A size of 32 has one doubling fewer, 128 one more.
+    At 64x64 the transposed convolutions have 8, 4, 2 and 1 times `ngf` filters and then `channels`, kernel 4 and no
+    biases. The first goes from 1x1 to 4x4, each of the others doubles the size. Batch normalisation and ReLU follow all
+    but the last, which ends in tanh. A size of 32 has one doubling fewer, 128 one more.
 
     Args:
         dim_z: Size of a frame's whole code.
@@ -97,9 +106,9 @@ def frame_decoder(dim_z, ngf, image_size, channels, sync_batch_norm=False, dim_m
         image_size: 32, 64 or 128.
         channels: Colour channels of a frame.
         sync_batch_norm: Share batch statistics between replicas.
-        dim_modulating: So many first values of the code also scale the channels of every hidden layer, by a linear map
-            of them plus 1, after its normalisation (self-modulation, Chen et al. 2019, arXiv 1810.01365, without their
-            offset): the same everywhere in a frame, whatever the rest of the code draws where. 0: none do.
+        dim_modulating: How many of the code's first values also scale the channels of every hidden layer, by a linear
+            map plus 1 after its normalisation (self-modulation, Chen et al. 2019, arXiv 1810.01365, without their
+            offset). The scales are the same everywhere in a frame. 0: none do.
 
     Returns:
         keras.Model from `[N, dim_z]` to float32 `[N, H, W, C]` in [-1, 1].
@@ -120,20 +129,28 @@ def frame_decoder(dim_z, ngf, image_size, channels, sync_batch_norm=False, dim_m
     return keras.Model(codes, frames, name="decoder")
 
 
-def fine_decoder(dim_z, ngf, image_size, channels, sync_batch_norm=False, dim_modulating=0, with_mask=False):
+def fine_decoder(
+    dim_z: int,
+    ngf: int,
+    image_size: int,
+    channels: int,
+    sync_batch_norm: bool = False,
+    dim_modulating: int = 0,
+    with_mask: bool = False,
+) -> tuple[keras.Model, keras.Model]:
     """Builds an image decoder that draws at full resolution, and its shorter form for half of it.
 
-    As `frame_decoder`, but every doubling is low-passed (`UpConv2D`): by a box in the coarse layers, smoothly in the
-    last two, whose rasters would be seen. Every map gives a picture of its size, and these are summed, each doubled
-    bilinearly to the next (Karras et al. 2020, section 4.1): the sum of all but the last is a picture of half the size.
-    At full size there are two layers more, of `ngf` and half as many filters. Their picture adds detail only: what half
-    the size could hold of it is taken off, as from a level of a Laplacian pyramid. So the frames have the colours of
-    those of half the size, which may be all that a judge of movement sees.
+    It is `frame_decoder` with low-passed doublings (`UpConv2D`): a box filter in the coarse layers, a smooth one in the
+    last two, whose rasters would be visible. Every map gives a picture of its size; the pictures are summed, each
+    doubled bilinearly to the next (Karras et al. 2020, section 4.1). The sum of all but the last is a picture of half
+    the size. Two more layers work at full size, with `ngf` and half as many filters. Their picture adds detail only:
+    the part that half the size could hold is subtracted, as from a level of a Laplacian pyramid. So both sizes have the
+    same colours, and a judge of movement may see the smaller one only.
 
     Args:
         dim_z, ngf, image_size, channels, sync_batch_norm, dim_modulating: As of `frame_decoder`; `ngf` are the filters
             at half the size.
-        with_mask: Also draw a mask, as a last channel in [0, 1].
+        with_mask: Whether a mask is drawn too, as a last channel in [0, 1].
 
     Returns:
         Two keras.Models on the same weights, from `[N, dim_z]` to float32 `[N, H, W, C]` and `[N, H/2, W/2, C]`, with a
@@ -143,8 +160,8 @@ def fine_decoder(dim_z, ngf, image_size, channels, sync_batch_norm=False, dim_mo
     planes = channels + with_mask
     codes = keras.Input((dim_z,), name="codes")
 
-    def finish(x, filters, name):
-        """Normalisation, modulation and ReLU."""
+    def finish(x: tf.Tensor, filters: int, name: int) -> tf.Tensor:
+        """Applies normalisation, modulation and ReLU."""
         x = batch_norm(f"norm_{name}", sync_batch_norm)(x)
         if dim_modulating:
             x = layers.Multiply(name=f"modulated_{name}")([x, _gains(codes[:, :dim_modulating], filters, name)])
@@ -172,11 +189,13 @@ def fine_decoder(dim_z, ngf, image_size, channels, sync_batch_norm=False, dim_mo
     return keras.Model(codes, frames, name="decoder"), keras.Model(codes, half, name="half_decoder")
 
 
-def ground_decoder(dim_fixed, ngf, image_size, channels, sync_batch_norm=False):
-    """Builds the decoder of a clip's still ground: small, for grounds are smooth and are drawn once per clip.
+def ground_decoder(
+    dim_fixed: int, ngf: int, image_size: int, channels: int, sync_batch_norm: bool = False
+) -> keras.Model:
+    """Builds the decoder of a clip's still ground. It is small: grounds are smooth and are drawn once per clip.
 
     Args:
-        dim_fixed: Size of what the codes of a clip share.
+        dim_fixed: Size of the code that is fixed over a clip.
         ngf: Filters of the layer at half the size; no layer has more than eight times as many.
         image_size, channels, sync_batch_norm: As of `frame_decoder`.
 
@@ -200,28 +219,28 @@ def ground_decoder(dim_fixed, ngf, image_size, channels, sync_batch_norm=False):
     return keras.Model(code, ground, name="ground")
 
 
-def _to_picture(x, coarser, planes, kernel, i):
-    """A map's picture, added to the bilinearly doubled coarser one; the sums are in full precision."""
+def _to_picture(x: tf.Tensor, coarser: tf.Tensor | None, planes: int, kernel: int, i: int) -> tf.Tensor:
+    """Returns a map's picture, added to the bilinearly doubled coarser one; the sums are in full precision."""
     picture = layers.Conv2D(planes, kernel, padding="same", kernel_initializer=normal_weights(), name=f"picture_{i}")(x)
     if coarser is None:
         return layers.Activation("linear", dtype=keras.config.floatx(), name=f"sum_{i}")(picture)
     return layers.Add(dtype=keras.config.floatx(), name=f"sum_{i}")([picture, _doubled(coarser, i)])
 
 
-def _doubled(picture, i):
-    """A picture of twice the height and width, bilinearly."""
+def _doubled(picture: tf.Tensor, i: int | str) -> tf.Tensor:
+    """Doubles height and width, bilinearly."""
     return layers.UpSampling2D(2, interpolation="bilinear", dtype=keras.config.floatx(), name=f"doubled_{i}")(picture)
 
 
-def _detail(picture, i):
-    """A picture less what of it is left when it is halved and doubled."""
+def _detail(picture: tf.Tensor, i: int) -> tf.Tensor:
+    """Subtracts from a picture the part that is left when it is halved and doubled."""
     dtype = keras.config.floatx()
     halved_picture = layers.AveragePooling2D(2, dtype=dtype, name=f"halved_{i}")(picture)
     return layers.Subtract(dtype=dtype, name=f"detail_{i}")([picture, _doubled(halved_picture, f"halved_{i}")])
 
 
-def _to_frames(pictures, with_mask, name):
-    """Colours by tanh; a last channel, the mask, by a sigmoid. It starts at 0.12: the ground is learnt first."""
+def _to_frames(pictures: tf.Tensor, with_mask: bool, name: str) -> tf.Tensor:
+    """Applies tanh to colours and a sigmoid to the mask, the last channel. It starts at 0.12: ground comes first."""
     dtype = keras.config.floatx()
     if not with_mask:
         return layers.Activation("tanh", dtype=dtype, name=f"tanh_{name}")(pictures)
@@ -231,16 +250,16 @@ def _to_frames(pictures, with_mask, name):
     return layers.Concatenate(dtype=dtype, name=f"figures_{name}")([colours, mask])
 
 
-def _gains(code, filters, i):
-    """A factor for every channel, `[N, 1, 1, filters]`; untrained, 1 with a deviation of 1."""
+def _gains(code: tf.Tensor, filters: int, i: int) -> tf.Tensor:
+    """Returns a factor for every channel, `[N, 1, 1, filters]`; untrained, they are 1 with a deviation of 1."""
     gains = layers.Dense(filters, kernel_initializer="lecun_normal", bias_initializer="ones", name=f"gains_{i}")(code)
     return layers.Reshape((1, 1, filters), name=f"gains_map_{i}")(gains)
 
 
-def _conv_transpose(filters, strides, padding, name):
+def _conv_transpose(filters: int, strides: int, padding: str, name: str) -> keras.Layer:
     return layers.Conv2DTranspose(
         filters,
-        SMALLEST_MAP,
+        KERNEL,
         strides=strides,
         padding=padding,
         use_bias=False,
@@ -250,24 +269,24 @@ def _conv_transpose(filters, strides, padding, name):
 
 
 @keras.saving.register_keras_serializable("mocogan_tf")
-class VideoGenerator(keras.Model):
-    """MoCoGAN's generator: motion network R_M and image decoder G_I. A pure function of its inputs.
+class VideoGenerator(Generator):
+    """MoCoGAN's generator: motion network R_M and image decoder G_I. It is a pure function of its inputs.
 
     Inputs (by name; `mocogan_tf.latents` draws them): `content` [B, dim_content], `motion_init` [B, dim_motion],
     `motion_noise` [B, T, dim_motion], and one-hot `category` [B, dim_category] unless `dim_category` is 0. B and T are
-    free: one model makes clips of any length.
+    free, so one model makes clips of any length.
 
-    Outputs: `video` float32 [B, T, H, W, C] in [-1, 1]; `motion_state` [B, dim_motion], the GRU's last state, which as
-    the next call's `motion_init` continues the clip.
+    Outputs: `video` float32 [B, T, H, W, C] in [-1, 1]; `motion_state` [B, dim_motion], the GRU's last state. Given as
+    `motion_init` to the next call, it continues the clip.
 
     Attributes:
-        latents: `LatentSpec` of the inputs.
-        frame_stride: Which frames are kept where models are compared: all.
+        codes: The part of the model up to the codes `[B, T, dim_z]`; training decodes single frames from it.
+        motion: The GRU.
         motion_init_scale: As given.
         decoder: The frame decoder, from codes `[N, D]`.
-        ground: The decoder of still grounds, from what the codes of a clip share; None without.
-        frames: The layer that makes clips `[B, T, H, W, C]` of codes `[B, T, D]`.
-        half_frames: The same at half the height and width, without the decoder's last layers; the paper's has none.
+        ground: The decoder of still grounds, from the code that is fixed over a clip; None without.
+        frames: The layer from codes `[B, T, D]` to clips `[B, T, H, W, C]`.
+        half_frames: The same at half the height and width, without the decoder's last layers; None for "dcgan".
 
     Args:
         dim_content: Size of the content code.
@@ -279,42 +298,42 @@ class VideoGenerator(keras.Model):
         image_size: 32, 64 or 128.
         channels: Colour channels.
         sync_batch_norm: Share batch statistics between replicas while training.
-        update_gate_bias: Where the bias of the GRU's update gate starts. Above 0, motion codes change slowly from the
-            first step on (Tallec and Ollivier 2018, "Can recurrent neural networks warp time?", section 2.2).
-        motion_init_scale: The GRU starts at this times `motion_init`. Its states keep within (-1, 1) and in practice
-            well within; a start drawn as wide as they are makes a clip's first frames like all others. `motion_state`
-            is given in the units of `motion_init`.
+        update_gate_bias: Initial bias of the GRU's update gate. Above 0, motion codes change slowly from the first step
+            on (Tallec and Ollivier 2018, "Can recurrent neural networks warp time?", section 2.2).
+        motion_init_scale: The GRU's first state is this times `motion_init`. Its later states stay well within (-1, 1);
+            with a first state of the same spread, a clip's first frames look like its later ones. `motion_state` is
+            given in the units of `motion_init`.
         decoder: "dcgan", the paper's (`frame_decoder`), or "fine" (`fine_decoder`).
-        still_ground: Each clip has one ground, drawn once from what stays the same over it (`ground_decoder`), and the
-            fine decoder's figures stand before it (`compose`).
-        content_modulation: What stays the same over a clip (the content code, and with `category_to` "image" the
-            category) also scales the decoder's channels. Through the first layer alone, each place in a frame has to
-            learn for itself what a content looks like there; these scales are the same in all places.
+        still_ground: Whether each clip has one ground, drawn once from the code that is fixed over it
+            (`ground_decoder`), behind the figures of the fine decoder (`compose`).
+        content_modulation: Whether the codes that are fixed over a clip (content, and with `category_to` "image" the
+            category) also scale the decoder's channels. Without it they enter through the first layer only, and each
+            place in a frame has to learn by itself what a content looks like there.
 
     Raises:
         ValueError: `image_size`, `category_to` or `decoder` is not one of the above, `motion_init_scale` is not
-            positive, or a still ground is wanted of another decoder than the fine one.
+            positive, or `still_ground` is set without the fine decoder.
     """
 
     def __init__(
         self,
         *,
-        dim_content=50,
-        dim_motion=10,
-        dim_category=0,
-        category_to="motion",
-        ngf=64,
-        image_size=64,
-        channels=3,
-        sync_batch_norm=False,
-        update_gate_bias=0.0,
-        motion_init_scale=1.0,
-        content_modulation=False,
-        decoder="dcgan",
-        still_ground=False,
-        name="generator",
-        **kwargs,
-    ):
+        dim_content: int = 50,
+        dim_motion: int = 10,
+        dim_category: int = 0,
+        category_to: str = "motion",
+        ngf: int = 64,
+        image_size: int = 64,
+        channels: int = 3,
+        sync_batch_norm: bool = False,
+        update_gate_bias: float = 0.0,
+        motion_init_scale: float = 1.0,
+        content_modulation: bool = False,
+        decoder: str = "dcgan",
+        still_ground: bool = False,
+        name: str = "generator",
+        **kwargs: Any,
+    ) -> None:
         if category_to not in ("motion", "image"):
             raise ValueError(f"`category_to` must be motion or image. Received: category_to={category_to}")
         if motion_init_scale <= 0:
@@ -327,7 +346,7 @@ class VideoGenerator(keras.Model):
         latents = LatentSpec(dim_content=dim_content, dim_motion=dim_motion, dim_category=dim_category)
         inputs = {key: keras.Input(shape[1:], name=key) for key, shape in latents.shapes(None, None).items()}
 
-        # Codes stay in full precision under mixed precision: they are tiny, and the state is carried over many calls.
+        # Codes keep full precision under mixed precision: they are tiny, and the state is carried over many calls.
         noise = inputs["motion_noise"]
         per_frame = {
             key: OverTime(dtype=keras.config.floatx(), name=f"{key}_over_time") for key in inputs if "motion" not in key
@@ -339,7 +358,7 @@ class VideoGenerator(keras.Model):
             dim_motion,
             return_sequences=True,
             return_state=True,
-            # cuDNN's operation can be neither compiled by XLA nor exported, and wins nothing at ten units.
+            # XLA cannot compile cuDNN's operation, nor can it be exported, and at ten units it gains nothing.
             use_cudnn=False,
             bias_initializer=_gate_bias(dim_motion, update_gate_bias),
             dtype=keras.config.floatx(),
@@ -364,12 +383,10 @@ class VideoGenerator(keras.Model):
         video = frames(codes)
         super().__init__(inputs=inputs, outputs={"video": video, "motion_state": motion_state}, name=name, **kwargs)
         self.latents = latents
-        self.frame_stride = 1
         self.motion = motion
         self.motion_init_scale = motion_init_scale
         self.decoder, self.ground = decode, ground
         self.frames, self.half_frames = frames, half_frames
-        # The path through the codes alone: training decodes single frames of many clips from it.
         self.codes = keras.Model(inputs, codes, name="codes_model")
         self.config = {
             "dim_content": dim_content,
@@ -387,24 +404,17 @@ class VideoGenerator(keras.Model):
             "still_ground": still_ground,
         }
 
-    def get_config(self):
-        return {"name": self.name, **self.config}
 
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        return cls(**config)  # The functional base class would give a plain Model.
-
-
-def _gate_bias(units, update):
-    """Initial biases `[2, 3 * units]` of a GRU: of its update, reset and candidate parts, for input and for state."""
+def _gate_bias(units: int, update: float) -> keras.initializers.Initializer:
+    """Returns initial biases `[2, 3 * units]` of a GRU: update, reset and candidate parts, for input and for state."""
     biases = np.zeros((2, 3 * units))
     biases[0, :units] = update
     return keras.initializers.Constant(biases)
 
 
-def _scaled(code, scale, name):
+def _scaled(code: tf.Tensor, scale: float, name: str) -> tf.Tensor:
     return code if scale == 1 else layers.Rescaling(scale, dtype=keras.config.floatx(), name=name)(code)
 
 
-def _join(codes, name):
+def _join(codes: list[tf.Tensor], name: str) -> tf.Tensor:
     return layers.Concatenate(dtype=keras.config.floatx(), name=name)(codes) if len(codes) > 1 else codes[0]

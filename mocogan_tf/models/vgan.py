@@ -1,42 +1,31 @@
 """VGAN: a moving foreground over a still background, and the discriminator of whole clips.
 
 Vondrick, Pirsiavash and Torralba, "Generating Videos with Scene Dynamics", NIPS 2016 (arXiv 1609.02612), layer for
-layer as their published code at 64x64 and 32 frames. Another size has one doubling fewer or more, another length
+layer as their published code at 64x64 and 32 frames. Other sizes have one doubling fewer or more, other lengths have
 another first kernel.
 """
 
+from __future__ import annotations
+
 import functools
+from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import layers, ops
 
 from mocogan_tf.latents import CodeSpec
-from mocogan_tf.models.blocks import SMALLEST_MAP, BatchNorm, num_halvings
+from mocogan_tf.models.blocks import KERNEL, SMALLEST_MAP, Generator, batch_norm, normal_weights, num_halvings
 from mocogan_tf.models.discriminators import Discriminator
 
-KERNEL = 4  # In space and in time.
+WEIGHTS_STDDEV = 0.01  # Of the initial weights of every convolution.
 
 
-def _weights():
-    """Initial weights of every convolution, N(0, 0.01)."""
-    return keras.initializers.RandomNormal(stddev=0.01)
-
-
-def _batch_norm(name, epsilon, synchronized):
-    return BatchNorm(
-        momentum=0.9,
-        epsilon=epsilon,
-        gamma_initializer=keras.initializers.RandomNormal(mean=1.0, stddev=0.02),
-        synchronized=synchronized,
-        name=name,
-    )
-
-
-def smallest_length(video_length, image_size):
-    """Frames of the smallest feature map: `video_length` halved as often as the image.
+def smallest_length(video_length: int, image_size: int) -> int:
+    """Returns the frames of the smallest feature map: `video_length` halved as often as the image.
 
     Raises:
-        ValueError: That is no whole number.
+        ValueError: That is not a whole number.
     """
     halvings = num_halvings(image_size)
     if video_length < 2**halvings or video_length % 2**halvings:
@@ -48,19 +37,19 @@ def smallest_length(video_length, image_size):
 
 
 @keras.saving.register_keras_serializable("mocogan_tf")
-class VGANGenerator(keras.Model):
-    """VGAN's two streams: `m * f + (1 - m) * b`. A pure function of its input.
+class VGANGenerator(Generator):
+    """VGAN's generator of two streams, `m * f + (1 - m) * b`. It is a pure function of its input.
 
-    Input: `z` [B, dim_z], N(0, 1). Outputs, all float32: `video` [B, T, H, W, C] in [-1, 1], and what it is made of,
+    Input: `z` [B, dim_z], N(0, 1). Outputs, all float32: `video` [B, T, H, W, C] in [-1, 1], and its parts:
     `foreground` [B, T, H, W, C] and `background` [B, 1, H, W, C] in [-1, 1], `mask` [B, T, H, W, 1] in [0, 1].
 
-    Transposed convolutions with biases, batch normalisation and ReLU after each but the heads; from one point to a map
-    of 4x4 (in time to T / 16, the published network's 2), then kernel 4 and stride 2, with 8, 4, 2 and 1 times `ngf`
-    filters at 64x64. The foreground's last map has two heads: f by tanh and m by a sigmoid.
+    Each stream has transposed convolutions with biases; batch normalisation and ReLU follow each but the heads. The
+    first goes from one point to a map of 4x4 (in time to T / 16, 2 in the published network), the others have kernel 4
+    and stride 2, with 8, 4, 2 and 1 times `ngf` filters at 64x64. The foreground's last map has two heads: tanh
+    gives f, a sigmoid gives m.
 
     Attributes:
-        latents: `CodeSpec` of the input.
-        frame_stride: Which frames are kept where models are compared, every second of 32: so that 16 remain.
+        frame_stride: 2 at 32 frames, so that 16 remain.
 
     Args:
         video_length: T; at 64x64 a multiple of 16.
@@ -77,20 +66,20 @@ class VGANGenerator(keras.Model):
     def __init__(
         self,
         *,
-        video_length=32,
-        dim_z=100,
-        ngf=64,
-        image_size=64,
-        channels=3,
-        sync_batch_norm=False,
-        name="generator",
-        **kwargs,
-    ):
+        video_length: int = 32,
+        dim_z: int = 100,
+        ngf: int = 64,
+        image_size: int = 64,
+        channels: int = 3,
+        sync_batch_norm: bool = False,
+        name: str = "generator",
+        **kwargs: Any,
+    ) -> None:
         doublings = num_halvings(image_size)
         filters = [ngf * 2 ** (doublings - 1 - i) for i in range(doublings)]
         first_kernel = (smallest_length(video_length, image_size), SMALLEST_MAP, SMALLEST_MAP)
         z = keras.Input((dim_z,), name="z")
-        shared = {"filters": filters, "sync_batch_norm": sync_batch_norm}
+        shared: dict[str, Any] = {"filters": filters, "sync_batch_norm": sync_batch_norm}
 
         still = layers.Reshape((1, 1, dim_z), name="to_map")(z)
         still = _stream(layers.Conv2DTranspose, still, first_kernel[1:], name="background", **shared)
@@ -119,29 +108,36 @@ class VGANGenerator(keras.Model):
             "sync_batch_norm": sync_batch_norm,
         }
 
-    def get_config(self):
-        return {"name": self.name, **self.config}
 
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        return cls(**config)  # The functional base class would give a plain Model.
-
-
-def _stream(convolution, x, first_kernel, *, filters, sync_batch_norm, name):
-    """Transposed convolutions from a point to half the size, in two or three dimensions."""
+def _stream(
+    convolution: type[keras.Layer],
+    x: tf.Tensor,
+    first_kernel: tuple[int, ...],
+    *,
+    filters: list[int],
+    sync_batch_norm: bool,
+    name: str,
+) -> tf.Tensor:
+    """Applies transposed convolutions from a point to half the size, in two or three dimensions."""
     for i, width in enumerate(filters):
         kernel, strides, padding = (first_kernel, 1, "valid") if i == 0 else (KERNEL, 2, "same")
         x = convolution(
-            width, kernel, strides=strides, padding=padding, kernel_initializer=_weights(), name=f"{name}_conv_{i}"
+            width,
+            kernel,
+            strides=strides,
+            padding=padding,
+            kernel_initializer=normal_weights(WEIGHTS_STDDEV),
+            name=f"{name}_conv_{i}",
         )(x)
-        x = _batch_norm(f"{name}_norm_{i}", 1e-5, sync_batch_norm)(x)
+        x = batch_norm(f"{name}_norm_{i}", sync_batch_norm)(x)
         x = layers.ReLU(name=f"{name}_relu_{i}")(x)
     return x
 
 
-def _head(convolution, x, channels, activation, name):
-    x = convolution(channels, KERNEL, strides=2, padding="same", kernel_initializer=_weights(), name=f"{name}_conv")(x)
-    # In full precision: half a pixel level is more than bfloat16 resolves.
+def _head(convolution: type[keras.Layer], x: tf.Tensor, channels: int, activation: str, name: str) -> tf.Tensor:
+    initial = normal_weights(WEIGHTS_STDDEV)
+    x = convolution(channels, KERNEL, strides=2, padding="same", kernel_initializer=initial, name=f"{name}_conv")(x)
+    # In full precision: bfloat16 cannot resolve half a pixel level.
     return layers.Activation(activation, dtype=keras.config.floatx(), name=f"{name}_{activation}")(x)
 
 
@@ -149,8 +145,9 @@ def _head(convolution, x, channels, activation, name):
 class VGANDiscriminator(Discriminator):
     """VGAN's discriminator: `[B, T, H, W, C]` becomes logits `[B, 2]` of the classes generated and real.
 
-    At 64x64: 3D convolutions with biases, kernel 4 and stride 2 in space and time, 1, 2, 4 and 8 times `ndf` filters,
-    leaky ReLU 0.2, batch normalisation in all but the first; the last convolution sees all that is left, 2x4x4.
+    At 64x64 it has 3D convolutions with biases, kernel 4 and stride 2 in space and time, 1, 2, 4 and 8 times `ndf`
+    filters, leaky ReLU 0.2, and batch normalisation in all but the first. The last convolution sees the whole map that
+    is left, 2x4x4.
 
     Args:
         video_length: T; at 64x64 a multiple of 16.
@@ -159,20 +156,33 @@ class VGANDiscriminator(Discriminator):
         sync_batch_norm: Share batch statistics between replicas.
     """
 
-    def __init__(self, *, video_length=32, ndf=64, image_size=64, sync_batch_norm=False, name="video_discriminator"):
+    def __init__(
+        self,
+        *,
+        video_length: int = 32,
+        ndf: int = 64,
+        image_size: int = 64,
+        sync_batch_norm: bool = False,
+        name: str = "video_discriminator",
+    ) -> None:
         halvings = num_halvings(image_size)
         convolutions = [
             layers.Conv3D(
-                ndf * 2**i, KERNEL, strides=2, padding="same", kernel_initializer=_weights(), name=f"conv_{i}"
+                ndf * 2**i,
+                KERNEL,
+                strides=2,
+                padding="same",
+                kernel_initializer=normal_weights(WEIGHTS_STDDEV),
+                name=f"conv_{i}",
             )
             for i in range(halvings)
         ]
         last_kernel = (smallest_length(video_length, image_size), SMALLEST_MAP, SMALLEST_MAP)
-        last = layers.Conv3D(2, last_kernel, kernel_initializer=_weights(), name=f"conv_{halvings}")
-        norm = functools.partial(_batch_norm, epsilon=1e-3, synchronized=sync_batch_norm)
+        last = layers.Conv3D(2, last_kernel, kernel_initializer=normal_weights(WEIGHTS_STDDEV), name=f"conv_{halvings}")
+        norm = functools.partial(batch_norm, epsilon=1e-3, synchronized=sync_batch_norm)
         super().__init__(convolutions, last, norm=norm, name=name)
         self.video_length = video_length
 
-    def call(self, videos, training=None):
+    def call(self, videos: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Returns logits `[B, 2]`: generated, real."""
         return ops.reshape(self.last(self.features(videos, training=training)), (-1, 2))

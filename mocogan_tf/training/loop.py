@@ -178,7 +178,7 @@ def _fit(gan: Any, run: Run, start_step: int, may_exit: bool) -> int:
             steps_per_epoch=config.steps - start_step,
             shuffle=False,
             verbose=0,
-            callbacks=[*_callbacks(run, start_step, gan.sampler.frame_stride), stop],
+            callbacks=callbacks.Callbacks([*_callbacks(run, start_step, gan.sampler.frame_stride), stop], gan),
         )
     except tf.errors.ResourceExhaustedError as error:
         if "No space left" in str(error):  # TensorFlow has one word for a full memory and a full disk.
@@ -230,7 +230,9 @@ def _batches(run: Run, start_step: int) -> Any:
 
 def _callbacks(run: Run, start_step: int, frame_stride: int) -> list[keras.callbacks.Callback]:
     config, run_dir = run.config, run.run_dir
-    stop_on_non_finite = callbacks.StopOnNonFinite(run_dir, start_step)  # First: a step gone wrong must not be saved.
+    # First: a step gone wrong must not be saved.
+    intervals = (config.log_every, config.sample_every, config.checkpoint_every)
+    stop_on_non_finite = callbacks.StopOnNonFinite(run_dir, start_step, intervals)
     if not run.workers.is_chief:
         return [stop_on_non_finite]
     tensorboard = callbacks.TensorBoardLog(run_dir, start_step, config.log_every)

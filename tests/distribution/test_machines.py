@@ -44,15 +44,15 @@ def test_the_chief_is_the_one_named_so_or_else_the_first_worker():
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("{", "no JSON"),
-        ("[]", "no JSON object"),
+        ("{", "not JSON"),
+        ("[]", "not a JSON object"),
         (environment(cluster=["a:1"])["TF_CONFIG"], "jobs `worker`"),
         (environment(cluster={"worker": ["a:1"], "ps": ["b:1"]})["TF_CONFIG"], "and no others"),
         (environment(cluster={"worker": "a:1"})["TF_CONFIG"], 'a list of "host:port"'),
         (environment(cluster={"worker": ["a"]})["TF_CONFIG"], 'a list of "host:port"'),
         (environment(cluster={"worker": ["a:99999", "b:1"]})["TF_CONFIG"], 'a list of "host:port"'),
         (environment(cluster={"worker": ["a:1", "a:1"]})["TF_CONFIG"], "same address"),
-        (environment(cluster={"chief": ["a:1", "b:1"], "worker": ["c:1"]})["TF_CONFIG"], "one chief"),
+        (environment(cluster={"chief": ["a:1", "b:1"], "worker": ["c:1"]})["TF_CONFIG"], "only one chief"),
         (environment(task={"type": "evaluator", "index": 0})["TF_CONFIG"], "type must be worker"),
         (environment(task={"type": "worker", "index": 2})["TF_CONFIG"], "index must be from 0 to 1"),
         (environment(task={"type": "worker"})["TF_CONFIG"], "index must be from 0 to 1"),

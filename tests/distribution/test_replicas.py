@@ -1,6 +1,8 @@
 """Promises of training on several devices."""
 
+import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -8,24 +10,64 @@ import numpy as np
 import pytest
 
 from mocogan_tf.config import MODELS, Config
-from mocogan_tf.distribution import devices
+from mocogan_tf.distribution import devices, hardware
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+def results(tmp_path, model, floatx="float32", **fields):
+    """What `tests.support.replicas` writes: arrays by name, by way of training."""
+    out = tmp_path / "results.npz"
+    command = [sys.executable, "-m", "tests.support.replicas", str(out), model, floatx, json.dumps(fields)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    found = {}
+    for key, value in np.load(out).items():
+        way, _, name = key.partition(": ")
+        found.setdefault(way, {})[name] = value
+    return found
+
+
+def assert_same(one, other, atol, pixels=1):
+    assert sorted(one) == sorted(other)
+    for name in one:
+        if name == "clips":
+            assert one[name].shape == other[name].shape
+            assert np.abs(one[name].astype(int) - other[name]).max() <= pixels
+        else:
+            np.testing.assert_allclose(other[name], one[name], atol=atol, rtol=0, err_msg=name)
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("model", MODELS)
-def test_two_devices_end_in_the_weights_of_one_on_the_same_global_batches(model, tmp_path):
-    results = []
-    for num_devices in (1, 2):
-        out = tmp_path / f"{num_devices}.npz"
-        command = [sys.executable, "-m", "tests.support.replicas", str(num_devices), str(out), model]
-        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-        results.append(np.load(out))
-    one, two = results
-    assert sorted(one.files) == sorted(two.files)
-    for name in one.files:
-        np.testing.assert_allclose(two[name], one[name], atol=1e-5, rtol=0, err_msg=name)
+def test_two_devices_end_in_the_weights_and_samples_of_one_on_the_same_global_batches(model, tmp_path):
+    """In float64: what is left between device counts is an error."""
+    clipping = {"clip_every": 2} if model == "tgan" else {}
+    found = results(tmp_path, model, "float64", **clipping, ways=["one", "two"])
+    assert_same(found["one"], found["two"], atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    ("model", "fields", "atol"),
+    [
+        ("mocogan", {"noise_sigma": 0.1, "augment": "colour,translation,cutout", "image_frames": 2}, 2e-3),
+        ("mocogan", {"discriminator_norm": "none", "r1_image": 1.0, "r1_video": 1.0, "r1_every": 2}, 2e-3),
+        ("mocogan", {"discriminator_norm": "spectral", "share_fakes": True}, 2e-3),
+        ("mocogan", {"share_fakes": True, "precision": "mixed_bfloat16"}, 0.05),
+        ("mocogan", {"share_fakes": True, "precision": "mixed_float16"}, 0.01),
+        ("vgan", {}, 2e-3),
+        ("tgan", {"clip_every": 2}, 2e-3),
+    ],
+)
+def test_xla_gives_the_losses_and_weights_of_the_plain_step_on_one_device_and_on_two(model, fields, atol, tmp_path):
+    found = results(tmp_path, model, **fields)
+    pixels = 8 if "precision" in fields else 1
+    assert_same(found["one"], found["one, XLA"], atol, pixels)
+    if "noise_sigma" not in fields:  # Instance noise is drawn on each replica.
+        assert_same(found["one"], found["two"], atol, pixels)
+    assert_same(found["two, own statistics"], found["two, own statistics, XLA"], atol, pixels)
 
 
 @pytest.mark.core
@@ -34,3 +76,34 @@ def test_a_batch_that_cannot_be_split_is_refused():
         ValueError, match="divisible by the number of replicas, 2. Received: video_batch=5.*video_batch=6"
     ):
         devices.check_batches(Config(image_batch=4, video_batch=5), 2)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(
+    ("has_gpu", "with_cuda", "visible", "words"),
+    [
+        (False, True, None, r"profile: cpu \(no GPU visible\)"),
+        (True, False, None, r"has an NVIDIA GPU, but this TensorFlow is built without CUDA.*install the extra `gpu`"),
+        (True, True, None, r"has an NVIDIA GPU, but TensorFlow does not find its CUDA libraries.*extra `gpu`"),
+        (True, True, "-1", r"profile: cpu \(no GPU visible\)"),
+    ],
+)
+def test_a_gpu_that_tensorflow_does_not_see_is_told_of_with_what_to_install(
+    has_gpu, with_cuda, visible, words, monkeypatch, capsys
+):
+    monkeypatch.setattr(devices.tf.config, "list_physical_devices", lambda kind=None: [])
+    monkeypatch.setattr(devices.tf.test, "is_built_with_cuda", lambda: with_cuda)
+    monkeypatch.setattr(hardware, "has_nvidia_gpu", lambda: has_gpu)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert devices.choose_profile("auto") == "cpu"
+    assert re.search(words, capsys.readouterr().out)
+
+
+@pytest.mark.core
+def test_infinite_gradients_of_any_replica_halve_the_loss_scale_and_leave_the_weights_alone():
+    command = [sys.executable, "-m", "tests.support.overflow"]
+    lines = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\n")
+    # After the step that overflows; and after one whose gradients are 8 and 16, at the scale of 4 that is left.
+    assert lines[:2] == ["1.0 4.0", "-2.0 4.0"]

@@ -117,7 +117,7 @@ def expected_losses(config, gan, batch):
 
     def seen(images, purpose, which):
         """Augmented, and several frames of a clip as further channels."""
-        images = gan._augment(images, purpose, which)
+        images = gan._augment(images, gan._draw_augment(num_images, purpose, which))
         return images if config.image_frames == 1 else tf.concat(tf.unstack(images, axis=1), axis=-1)
 
     def judge_images(images):
@@ -133,11 +133,12 @@ def expected_losses(config, gan, batch):
 
     # Drawn before the step, as constants: a discriminator's loss sends no gradient into the generator.
     images_for, videos_for = gan_module._LATENTS_IMAGE, gan_module._LATENTS_VIDEO
-    fake_images = seen(gan._fake_images(num_images, images_for), images_for, gan_module._AUGMENT_FAKE)
+    fake_images = seen(gan._fake_images(gan._draw_images(num_images, images_for)), images_for, gan_module._AUGMENT_FAKE)
     real_images = seen(batch["images"], images_for, gan_module._AUGMENT_REAL)
     fake_videos, fake_category = generated(videos_for)
-    fake_videos = gan._augment(fake_videos, videos_for, gan_module._AUGMENT_FAKE)
-    real_videos = gan._augment(batch["videos"], videos_for, gan_module._AUGMENT_REAL)
+    num_videos = video_shape[0]
+    fake_videos = gan._augment(fake_videos, gan._draw_augment(num_videos, videos_for, gan_module._AUGMENT_FAKE))
+    real_videos = gan._augment(batch["videos"], gan._draw_augment(num_videos, videos_for, gan_module._AUGMENT_REAL))
 
     def d_image():
         real, fake = judge_images(real_images), judge_images(fake_images)
@@ -162,11 +163,12 @@ def expected_losses(config, gan, batch):
         of_videos = gan_module._LATENTS_VIDEO if config.share_fakes else gan_module._LATENTS_VIDEO_G
         of_images = gan_module._LATENTS_IMAGE if config.share_fakes else gan_module._LATENTS_IMAGE_G
         videos, category = generated(of_videos)
-        videos = gan._augment(videos, of_videos, gan_module._AUGMENT_FAKE)
+        videos = gan._augment(videos, gan._draw_augment(num_videos, of_videos, gan_module._AUGMENT_FAKE))
         logits, classes = judge_videos(videos)
         total = tf.reduce_mean(minus_log_sigmoid(logits))
         if gan.image_discriminator is not None:
-            images = seen(gan._fake_images(num_images, of_images), of_images, gan_module._AUGMENT_FAKE)
+            images = gan._fake_images(gan._draw_images(num_images, of_images))
+            images = seen(images, of_images, gan_module._AUGMENT_FAKE)
             total += tf.reduce_mean(minus_log_sigmoid(judge_images(images)))
         logged = {base.LOSS_G: total}
         if config.category_loss != "none":
@@ -253,8 +255,8 @@ def say(discriminator, real, logits):
     """Makes a discriminator give these logits at the real batch and at any other."""
     call = discriminator.call
 
-    def fixed(x, training=None, seed=None):
-        outputs = call(x, training=training, seed=seed)
+    def fixed(x, training=None, noise=()):
+        outputs = call(x, training=training, noise=noise)
         said = tf.constant(logits["real" if x is real or np.array_equal(x, real) else "fake"], "float64")
         if isinstance(outputs, tuple):
             return 0.0 * outputs[0] + said, outputs[1]

@@ -180,7 +180,7 @@ def test_fake_images_are_single_frames_of_clips_any_of_them():
         (lambda codes, training: decoded.append(codes.numpy()) or codes),
         gan.generator.frames,
     )
-    gan._fake_images(64, 0)
+    gan._fake_images(gan._draw_images(64, 0))
     gan.generator.frames = frames
     codes = gan.generator.codes(gan._latents(64, config.video_length, 0)).numpy()
     is_frame = np.all(np.abs(codes - decoded[0]) < 1e-6, axis=-1)  # [clip, frame]
@@ -239,7 +239,7 @@ def test_the_mask_costs_the_generator_its_mean():
     for weight in (0.0, 2.0):
         config = tiny_config(**FINE, still_ground=True, share_fakes=True, category_loss="none", mask_weight=weight)
         gan = build_gan(config)
-        *_, mask = gan._fake_videos((4, 4), 1)
+        *_, mask = gan._fake_videos(gan._draw_videos(4, 4, 1))
         assert float(mask) == pytest.approx(0.12, abs=0.02)  # The ground is learnt first.
         nothing = tf.zeros((4, 1))
         losses[weight] = float(gan._loss_g(nothing, nothing, None, None, mask)[0])

@@ -97,12 +97,18 @@ def test_every_frame_of_a_clip_reaches_the_logit(frame):
 
 
 def test_noise_has_its_deviation_follows_its_seed_and_is_off_without_one():
-    zeros = np.zeros((64, 64, 16), np.float32)
-    noise = np.asarray(add_noise(keras.ops.convert_to_tensor(zeros), 0.1, [1, 2]))
+    def added(seed):
+        discriminator = built(ImageDiscriminator(ndf=2, image_size=32, noise_sigma=0.1), 32, 32, 3)
+        noise, *_ = discriminator.draw_noise(16, seed)
+        return np.asarray(add_noise(keras.ops.zeros((16, 32, 32, 3)), 0.1, noise))
+
+    noise = added([1, 2])
     assert abs(noise.std() - 0.1) < 0.002 and abs(noise.mean()) < 0.002
-    np.testing.assert_array_equal(noise, add_noise(keras.ops.convert_to_tensor(zeros), 0.1, [1, 2]))
-    assert not np.array_equal(noise, add_noise(keras.ops.convert_to_tensor(zeros), 0.1, [1, 3]))
-    assert add_noise(zeros, 0.1, None) is zeros and add_noise(zeros, 0.0, [1, 2]) is zeros
+    np.testing.assert_array_equal(noise, added([1, 2]))
+    assert not np.array_equal(noise, added([1, 3]))
+    zeros = np.zeros((2, 2), np.float32)
+    assert add_noise(zeros, 0.1, None) is zeros and add_noise(zeros, 0.0, zeros) is zeros
+    assert built(ImageDiscriminator(ndf=2, image_size=32), 32, 32, 3).draw_noise(16, [1, 2]) == []
 
 
 @pytest.mark.parametrize(
@@ -115,15 +121,16 @@ def test_noise_has_its_deviation_follows_its_seed_and_is_off_without_one():
 )
 def test_noise_enters_before_every_convolution_but_a_full_size_last_one(make, shape, noisy, monkeypatch):
     discriminator = built(make(ndf=2, image_size=32, noise_sigma=0.5), *shape)
-    seeds = []
+    added = []
 
-    def record(x, sigma, seed):
-        seeds.append(tuple(np.asarray(seed)))
+    def record(x, sigma, noise):
+        assert x.shape == noise.shape and x.dtype == noise.dtype
+        added.append(float(noise[0, 0, 0, 0, 0] if len(shape) == 4 else noise[0, 0, 0, 0]))
         return x
 
     monkeypatch.setattr("mocogan_tf.models.discriminators.add_noise", record)
-    discriminator(np.zeros((1, *shape), np.float32), seed=[1, 2])
-    assert len(seeds) == len(set(seeds)) == noisy
+    discriminator(np.zeros((1, *shape), np.float32), noise=discriminator.draw_noise(1, [1, 2]))
+    assert len(added) == len(set(added)) == noisy
 
 
 def test_without_normalisation_there_are_biases_and_no_statistics():

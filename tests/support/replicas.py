@@ -1,36 +1,63 @@
-"""Trains the tiny networks a few steps on a number of virtual CPU devices and saves their weights.
+"""Trains tiny networks on one and on two virtual CPU devices, with and without XLA, and saves what comes out.
 
-A script, because the devices of a process are chosen once:
-python -m tests.support.replicas NUM_DEVICES OUT.npz [MODEL]
+A script, because a process chooses its devices once:
+python -m tests.support.replicas OUT.npz MODEL FLOATX FIELDS, FIELDS the changes to the configuration as JSON.
+
+It writes, per way of training, the last step's losses, the weights and the pixels of samples.
 """
 
+import json
 import sys
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from mocogan_tf import sampling
+from mocogan_tf.distribution import devices
 from mocogan_tf.gans import build
-from mocogan_tf.training import loop
 from tests.support.tiny import baseline_config, tiny_batch, tiny_config
 
+STEPS = 3
+# One device, two that share the statistics of batch normalisation, two that do not; the last also compiled by XLA.
+WAYS = {
+    "one": {},
+    "one, XLA": {"jit_compile": "on"},
+    "two": {"cpu_devices": 2},
+    "two, own statistics": {"cpu_devices": 2, "sync_batch_norm": False},
+    "two, own statistics, XLA": {"cpu_devices": 2, "sync_batch_norm": False, "jit_compile": "on"},
+}
 
-def main(num_devices, out, model="mocogan"):
-    """Trains three steps on the same global batches, in float64: what is left between device counts is an error."""
-    keras.config.set_floatx("float64")
+
+def train(config, strategy):
+    """Trains some steps on the same global batches; returns arrays by name."""
     keras.utils.set_random_seed(0)
-    config = tiny_config(cpu_devices=num_devices)
-    if model != "mocogan":
-        clipping = {"clip_every": 2} if model == "tgan" else {}
-        config = baseline_config(model, cpu_devices=num_devices, **clipping)
-    with loop.make_strategy(config).scope():
-        gan = build.build_gan(config)
-    batches = [tiny_batch(config, seed) for seed in range(3)]
+    with strategy.scope():
+        gan = build.build_gan(config, policy=config.precision if config.precision != "float32" else None)
+    batches = [tiny_batch(config, seed) for seed in range(STEPS)]
     stacked = {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
     history = gan.fit(tf.data.Dataset.from_tensor_slices(stacked), verbose=0, shuffle=False)
     losses = {name: values[-1] for name, values in history.history.items()}
-    np.savez(out, **losses, **{f"weight_{i:03d}": variable.numpy() for i, variable in enumerate(gan.weights)})
+    weights = {f"weight_{i:03d}": variable.numpy() for i, variable in enumerate(gan.weights)}
+    frames = config.video_length // gan.sampler.frame_stride
+    return {**losses, **weights, "clips": sampling.random_clips(gan.sampler, 5, frames, seed=3)}
+
+
+def main(out, model, floatx, fields):
+    """Trains in all ways that `fields` does not exclude by `ways`."""
+    keras.config.set_floatx(floatx)
+    changes = json.loads(fields)
+    ways = changes.pop("ways", list(WAYS))
+    # One strategy per number of devices: a second one would give the keys of the first's collectives out again.
+    strategies = {number: devices.make_strategy(tiny_config(cpu_devices=number)) for number in (2, 1)}
+    results = {}
+    for way in ways:
+        settings = {**changes, **WAYS[way]}
+        config = tiny_config(**settings) if model == "mocogan" else baseline_config(model, **settings)
+        found = train(config, strategies[config.cpu_devices])
+        results |= {f"{way}: {name}": value for name, value in found.items()}
+    np.savez(out, **results)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), *sys.argv[2:])
+    main(*sys.argv[1:])
