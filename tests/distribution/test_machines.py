@@ -12,7 +12,7 @@ from mocogan_tf.data.pipeline import Replicas, training_batches
 from mocogan_tf.distribution import cluster
 from mocogan_tf.distribution.workers import WorkerLost, Workers, telling_of_lost_workers
 from mocogan_tf.training import checkpoints
-from mocogan_tf.training.callbacks import StopOnSignal
+from mocogan_tf.training.stopping import StopOnSignal
 from tests.support import workers
 from tests.support.tiny import TINY, tiny_config
 

@@ -15,6 +15,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import mocogan_tf
 from mocogan_tf.config import Config
@@ -63,7 +64,7 @@ def _main() -> None:
         if config.data_dir.split("://")[0].lower() in WITH_TENSORFLOW_IO:
             tensorflow_io = importlib.import_module("tensorflow_io")  # Registers the file systems.
 
-            def decode_webp(frame, channels):
+            def decode_webp(frame: Any, channels: int) -> Any:
                 return tensorflow_io.image.decode_webp(frame)[..., :channels]  # It returns RGBA.
 
         videos = records.open_prepared(config, request["split"], decode_webp, request["few"])
