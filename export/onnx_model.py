@@ -63,10 +63,12 @@ def to_onnx(generator: Any, contract: Contract, *, uint8: bool = False) -> dict[
 def mocogan_models(generator: Any, contract: Contract, uint8: bool) -> dict[str, onnx.ModelProto]:
     """Builds MoCoGAN's models: a GRU over the noise, then the decoder on content and motion of every frame."""
     decoder = convert_decoder(generator.decoder)
-    ground = None if generator.ground is None else convert_ground(generator.ground, _clip_code(contract))
+    background = (
+        None if generator.background is None else convert_background(generator.background, _clip_code(contract))
+    )
     motion = time_graph("motion_noise") + motion_graph(generator, contract) + clip_code_graph(contract)
-    frames = frames_graph(decoder, contract, "motion/states", ground)
-    frames_alone = frames_graph(decoder, contract, "motion", ground)
+    frames = frames_graph(decoder, contract, "motion/states", background)
+    frames_alone = frames_graph(decoder, contract, "motion", background)
     # The GRU stays in float32: it costs next to nothing, and its state may be carried over any number of frames.
     half = half_precision(frames, "frames", [_clip_code(contract), "motion/states"], "video")
     half_alone = half_precision(frames_alone, "frames", [_clip_code(contract), "motion"], "video")
@@ -191,7 +193,7 @@ def clip_code_graph(contract: Contract) -> Graph:
     return Graph(_named([helper.make_node("Concat", fixed, [_clip_code(contract)], axis=1)], "frames/code"), {})
 
 
-def frames_graph(decoder: Graph, contract: Contract, motion: str, ground: Graph | None = None) -> Graph:
+def frames_graph(decoder: Graph, contract: Contract, motion: str, background: Graph | None = None) -> Graph:
     """Applies the converted decoder to all frames: the clip's code, the motion codes and `time/length` -> `video`.
 
     The decoder's first matrix product is split: the clip's code is multiplied once per clip, the motion once per frame,
@@ -203,11 +205,11 @@ def frames_graph(decoder: Graph, contract: Contract, motion: str, ground: Graph 
         decoder: Graph from `frames/z` to `frames/pictures`.
         contract: The bundle's contract.
         motion: Name of the motion codes: `motion/states` `[T, 1, B, dim_motion]` or `motion` `[B, T, dim_motion]`.
-        ground: From the clip's code to `ground/picture` `[B, H, W, C]`, before which the decoder's pictures, with their
-            masks as a last channel, are put; None: they are the frames.
+        background: Graph from the clip's code to `background/picture` `[B, H, W, C]`. The decoder's pictures, whose last
+            channel is then a mask, are put in front of it. None: the pictures are the frames.
     """
     dim_fixed = sum(int(contract.inputs[name].shape[1]) for name in part_inputs(contract)[1])
-    planes = contract.channels + (ground is not None)
+    planes = contract.channels + (background is not None)
     rest, value, weight, bias = take_first_product(decoder, "frames/z", dim_fixed + contract.dim_motion)
     weights: dict[str, Any] = {
         "frames/clip/weight": weight[:dim_fixed],
@@ -237,27 +239,27 @@ def frames_graph(decoder: Graph, contract: Contract, motion: str, ground: Graph 
     after = [
         helper.make_node("Concat", sizes, ["frames/video_shape"], axis=0),
         helper.make_node(
-            "Reshape", ["frames/pictures", "frames/video_shape"], ["video" if ground is None else "figures"]
+            "Reshape", ["frames/pictures", "frames/video_shape"], ["video" if background is None else "figures"]
         ),
     ]
     nodes = [*_named(before, "frames/before"), *rest.nodes, *_named(after, "frames/after")]
     graph = Graph(nodes, weights | rest.weights)
-    if ground is not None:
-        graph = graph + ground + composition_graph(contract)
+    if background is not None:
+        graph = graph + background + composition_graph(contract)
     graph.drop_unused_weights()
     merge_reshapes(graph)
     return graph
 
 
 def composition_graph(contract: Contract) -> Graph:
-    """Writes `figures` `[B, T, H, W, C + 1]`, colours and mask, before `ground/picture`: `m (f - b) + b` -> `video`."""
+    """Puts `figures` `[B, T, H, W, C + 1]`, colours and mask, before `background/picture`: `m (f - b) + b` -> `video`."""
     weights: dict[str, Any] = {
         "composition/planes": np.array([contract.channels, 1], np.int64),
         "composition/time_axis": np.array([1], np.int64),
     }
     nodes = [
         helper.make_node("Split", ["figures", "composition/planes"], ["composition/f", "composition/m"], axis=4),
-        helper.make_node("Unsqueeze", ["ground/picture", "composition/time_axis"], ["composition/b"]),
+        helper.make_node("Unsqueeze", ["background/picture", "composition/time_axis"], ["composition/b"]),
         helper.make_node("Sub", ["composition/f", "composition/b"], ["composition/f_beyond_b"]),
         helper.make_node("Mul", ["composition/m", "composition/f_beyond_b"], ["composition/masked"]),
         helper.make_node("Add", ["composition/masked", "composition/b"], ["video"]),
@@ -333,9 +335,11 @@ def convert_decoder(decoder: Any) -> Graph:
     return convert(lambda z: decoder(z, training=False), codes, "frames", "frames/z", "frames/pictures")
 
 
-def convert_ground(ground: Any, source: str) -> Graph:
-    """Converts the decoder of still grounds: from a clip's code, `source`, to `ground/picture` `[B, H, W, C]`."""
-    return convert(lambda z: ground(z, training=False), ground.input_shape[-1], "ground", source, "ground/picture")
+def convert_background(background: Any, source: str) -> Graph:
+    """Converts the background's decoder: from a clip's code, `source`, to `background/picture` `[B, H, W, C]`."""
+    return convert(
+        lambda z: background(z, training=False), background.input_shape[-1], "background", source, "background/picture"
+    )
 
 
 def convert(function: Callable[[Any], Any], dim_z: int, prefix: str, source: str, result: str) -> Graph:

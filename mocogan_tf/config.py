@@ -126,7 +126,7 @@ class Config:
         choices=("dcgan", "fine"),
         only=_MOCOGAN,
     )
-    still_ground: bool = _opt(
+    still_background: bool = _opt(
         False,
         "Give each clip one still background, drawn from its content alone, behind what moves (VGAN's composition). "
         "For clips of a camera that does not move. Needs decoder=fine.",
@@ -318,7 +318,7 @@ class Config:
             raise ValueError(
                 f"`augment` is a comma-separated choice of {', '.join(AUGMENTATIONS)}. Received: augment={self.augment}"
             )
-        for name, value in (("still_ground", True), ("video_size", "half")):
+        for name, value in (("still_background", True), ("video_size", "half")):
             if getattr(self, name) == value and self.decoder != "fine":
                 raise ValueError(f"`{name}={value}` needs decoder=fine. Received: decoder={self.decoder}")
         if self.image_frames > self.video_length:

@@ -65,7 +65,7 @@ def test_a_file_that_is_no_configuration_is_refused(content, tmp_path):
         {"dim_category": 0, "category_loss": "supervised"},
         {"augment": "colour,zoom"},
         {"image_frames": 17},
-        {"still_ground": True},  # With the paper's decoder.
+        {"still_background": True},  # With the paper's decoder.
         {"video_size": "half"},
         {"final_rate": -0.1},
     ],

@@ -49,7 +49,7 @@ def build_generator(config: Config, name: str = "generator", sync_batch_norm: bo
         motion_init_scale=config.motion_init_scale,
         content_modulation=config.content_modulation,
         decoder=config.decoder,
-        still_ground=config.still_ground,
+        still_background=config.still_background,
         **shared,
     )
 

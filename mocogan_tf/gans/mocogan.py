@@ -61,7 +61,7 @@ class MoCoGAN(AdversarialModel):
             D_I, as in DVD-GAN (Clark et al. 2019). The dearest layers then decode only the frames that D_I sees.
         early_frames: Whether D_I judges early frames of generated clips more often than late ones; a share of
             1 / sqrt(T) are first frames. Frames of real clips look alike at all times, and generated ones should too.
-        mask_weight: Weight of the mean of the figures' masks, if there is a still ground.
+        mask_weight: Weight of the mean of the figures' masks, if there is a still background.
         mask_steps: Steps over which that weight falls evenly to zero; 0 keeps it.
         **kwargs: As of `AdversarialModel`: the networks, average, seed, weight and average decay.
     """
@@ -248,8 +248,8 @@ class MoCoGAN(AdversarialModel):
     ) -> LossAndLogs:
         """Returns the loss of (G_I, R_M) on the discriminators' logits of fakes; `image_logits` is None without D_I.
 
-        `mask` is the mean of the figures' masks, None without a still ground. It has a price: without one, ground and
-        figures can exchange their roles, and they do.
+        `mask` is the mean of the figures' masks, None without a still background. It has a price, because without one
+        background and figures can exchange their roles, and they do.
         """
         gan = losses.generator_loss(video_logits)
         if image_logits is not None:
@@ -272,15 +272,15 @@ class MoCoGAN(AdversarialModel):
     def _fake_videos(self, draws: Inputs) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
         """Returns generated clips `[B, T, H, W, C]` of the size that D_V judges, their categories, their masks' mean.
 
-        Without categories or without a still ground, None stands in their place.
+        Without categories or without a still background, None stands in their place.
         """
         latents = draws["latents"]
         codes = self.generator.codes(latents, training=True)
         frames = self.generator.frames if self.video_size == "full" else self.generator.half_frames
-        if frames.ground is None:
+        if frames.background is None:
             return frames(codes, training=True), latents.get("category"), None
-        figures, ground = frames.parts(codes, training=True)
-        return compose(figures, ground), latents.get("category"), ops.mean(figures[..., -1])
+        figures, background = frames.parts(codes, training=True)
+        return compose(figures, background), latents.get("category"), ops.mean(figures[..., -1])
 
     def _fake_images(self, draws: Inputs) -> tf.Tensor:
         """Returns one random frame of each of B generated clips, `[B, H, W, C]` (the paper's S_1).

@@ -38,17 +38,17 @@ class PerFrame(layers.Layer):
     Time is folded into the batch, so batch normalisation sees all frames of the batch, as in the authors' code.
 
     Args:
-        decoder: From codes `[N, D]` to frames; with a ground, to figures and masks, `[N, H, W, C + 1]`.
-        ground: From the code that is fixed over a clip, `[B, dim_fixed]`, to the picture behind its figures, of their
-            height and width or twice that, which is averaged; None: the decoder draws whole frames.
+        decoder: From codes `[N, D]` to frames; with a background, to figures and masks, `[N, H, W, C + 1]`.
+        background: From the code that is fixed over a clip, `[B, dim_fixed]`, to the picture behind its figures. It has
+            their height and width, or twice that and is then averaged. None: the decoder draws whole frames.
     """
 
-    def __init__(self, decoder: keras.Model, ground: keras.Model | None = None, **kwargs: Any) -> None:
+    def __init__(self, decoder: keras.Model, background: keras.Model | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.decoder, self.ground = decoder, cast(Any, ground)
+        self.decoder, self.background = decoder, cast(Any, background)
 
     def call(self, codes: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        if self.ground is None:
+        if self.background is None:
             return self.decoded(codes, training)
         return compose(*self.parts(codes, training))
 
@@ -59,14 +59,14 @@ class PerFrame(layers.Layer):
         return ops.reshape(frames, (num_videos, num_frames, *frames.shape[1:]))
 
     def parts(self, codes: tf.Tensor, training: bool | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns figures with masks, `[B, T, H, W, C + 1]`, and grounds, `[B, H, W, C]`, as `compose` takes them."""
+        """Returns figures with masks `[B, T, H, W, C + 1]` and backgrounds `[B, H, W, C]`, as `compose` takes them."""
         figures = self.decoded(codes, training)
-        ground = self.ground(codes[:, 0, : self.ground.input_shape[-1]], training=training)
-        return figures, halved(ground) if ground.shape[1] != figures.shape[2] else ground
+        background = self.background(codes[:, 0, : self.background.input_shape[-1]], training=training)
+        return figures, halved(background) if background.shape[1] != figures.shape[2] else background
 
     def compute_output_shape(self, codes_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         *size, channels = self.decoder.output_shape[1:]
-        return (*codes_shape[:2], *size, channels - (self.ground is not None))
+        return (*codes_shape[:2], *size, channels - (self.background is not None))
 
 
 def halved(pictures: tf.Tensor) -> tf.Tensor:
@@ -76,19 +76,19 @@ def halved(pictures: tf.Tensor) -> tf.Tensor:
     return ops.mean(pairs, axis=(-4, -2))
 
 
-def compose(figures: tf.Tensor, ground: tf.Tensor) -> tf.Tensor:
-    """Puts figures before a still ground, `m f + (1 - m) b` (VGAN, Vondrick et al. 2016, equation 2).
+def compose(figures: tf.Tensor, background: tf.Tensor) -> tf.Tensor:
+    """Puts figures before a still background, `m f + (1 - m) b` (VGAN, Vondrick et al. 2016, equation 2).
 
     Args:
         figures: `[B, T, H, W, C + 1]`: colours f, and in the last channel the mask m in [0, 1].
-        ground: `[B, H, W, C]`, the ground b.
+        background: `[B, H, W, C]`, the background b.
 
     Returns:
         `[B, T, H, W, C]`.
     """
     colours, mask = ops.split(figures, [figures.shape[-1] - 1], axis=-1)
-    ground = ops.expand_dims(ground, 1)
-    return ground + mask * (colours - ground)
+    background = ops.expand_dims(background, 1)
+    return background + mask * (colours - background)
 
 
 def frame_decoder(
@@ -189,10 +189,10 @@ def fine_decoder(
     return keras.Model(codes, frames, name="decoder"), keras.Model(codes, half, name="half_decoder")
 
 
-def ground_decoder(
+def background_decoder(
     dim_fixed: int, ngf: int, image_size: int, channels: int, sync_batch_norm: bool = False
 ) -> keras.Model:
-    """Builds the decoder of a clip's still ground. It is small: grounds are smooth and are drawn once per clip.
+    """Builds the decoder of a clip's still background. It is small: backgrounds are smooth and are drawn once per clip.
 
     Args:
         dim_fixed: Size of the code that is fixed over a clip.
@@ -213,10 +213,10 @@ def ground_decoder(
             x = UpConv2D(filters, SMOOTH, name=f"conv_{i}")(x)
         x = batch_norm(f"norm_{i}", sync_batch_norm)(x)
         x = layers.ReLU(name=f"relu_{i}")(x)
-    ground = layers.Activation("tanh", dtype=keras.config.floatx(), name="tanh")(
+    background = layers.Activation("tanh", dtype=keras.config.floatx(), name="tanh")(
         _to_picture(x, None, channels, 3, doublings)
     )
-    return keras.Model(code, ground, name="ground")
+    return keras.Model(code, background, name="background")
 
 
 def _to_picture(x: tf.Tensor, coarser: tf.Tensor | None, planes: int, kernel: int, i: int) -> tf.Tensor:
@@ -240,7 +240,7 @@ def _detail(picture: tf.Tensor, i: int) -> tf.Tensor:
 
 
 def _to_frames(pictures: tf.Tensor, with_mask: bool, name: str) -> tf.Tensor:
-    """Applies tanh to colours and a sigmoid to the mask, the last channel. It starts at 0.12: ground comes first."""
+    """Applies tanh to colours and a sigmoid to the mask, the last channel. It starts at 0.12: background is first."""
     dtype = keras.config.floatx()
     if not with_mask:
         return layers.Activation("tanh", dtype=dtype, name=f"tanh_{name}")(pictures)
@@ -284,7 +284,7 @@ class VideoGenerator(Generator):
         motion: The GRU.
         motion_init_scale: As given.
         decoder: The frame decoder, from codes `[N, D]`.
-        ground: The decoder of still grounds, from the code that is fixed over a clip; None without.
+        background: The decoder of still backgrounds, from the code that is fixed over a clip; None without.
         frames: The layer from codes `[B, T, D]` to clips `[B, T, H, W, C]`.
         half_frames: The same at half the height and width, without the decoder's last layers; None for "dcgan".
 
@@ -304,15 +304,15 @@ class VideoGenerator(Generator):
             with a first state of the same spread, a clip's first frames look like its later ones. `motion_state` is
             given in the units of `motion_init`.
         decoder: "dcgan", the paper's (`frame_decoder`), or "fine" (`fine_decoder`).
-        still_ground: Whether each clip has one ground, drawn once from the code that is fixed over it
-            (`ground_decoder`), behind the figures of the fine decoder (`compose`).
+        still_background: Whether each clip has one background, drawn once from the code that is fixed over it
+            (`background_decoder`), behind the figures of the fine decoder (`compose`).
         content_modulation: Whether the codes that are fixed over a clip (content, and with `category_to` "image" the
             category) also scale the decoder's channels. Without it they enter through the first layer only, and each
             place in a frame has to learn by itself what a content looks like there.
 
     Raises:
         ValueError: `image_size`, `category_to` or `decoder` is not one of the above, `motion_init_scale` is not
-            positive, or `still_ground` is set without the fine decoder.
+            positive, or `still_background` is set without the fine decoder.
     """
 
     def __init__(
@@ -330,7 +330,7 @@ class VideoGenerator(Generator):
         motion_init_scale: float = 1.0,
         content_modulation: bool = False,
         decoder: str = "dcgan",
-        still_ground: bool = False,
+        still_background: bool = False,
         name: str = "generator",
         **kwargs: Any,
     ) -> None:
@@ -338,10 +338,10 @@ class VideoGenerator(Generator):
             raise ValueError(f"`category_to` must be motion or image. Received: category_to={category_to}")
         if motion_init_scale <= 0:
             raise ValueError(f"`motion_init_scale` must be positive. Received: motion_init_scale={motion_init_scale}")
-        if decoder not in ("dcgan", "fine") or (still_ground and decoder != "fine"):
+        if decoder not in ("dcgan", "fine") or (still_background and decoder != "fine"):
             raise ValueError(
-                "`decoder` must be dcgan, or fine, which alone has a still ground. "
-                f"Received: decoder={decoder}, still_ground={still_ground}"
+                "`decoder` must be dcgan, or fine, which alone has a still background. "
+                f"Received: decoder={decoder}, still_background={still_background}"
             )
         latents = LatentSpec(dim_content=dim_content, dim_motion=dim_motion, dim_category=dim_category)
         inputs = {key: keras.Input(shape[1:], name=key) for key, shape in latents.shapes(None, None).items()}
@@ -371,21 +371,21 @@ class VideoGenerator(Generator):
 
         dim_fixed = codes.shape[-1] - dim_motion
         sizes = (codes.shape[-1], ngf, image_size, channels, sync_batch_norm, dim_fixed if content_modulation else 0)
-        half_frames, ground = None, None
+        half_frames, background = None, None
         if decoder == "fine":
-            decode, half_decoder = fine_decoder(*sizes, with_mask=still_ground)
-            if still_ground:
-                ground = ground_decoder(dim_fixed, max(ngf // 2, 1), image_size, channels, sync_batch_norm)
-            half_frames = PerFrame(half_decoder, ground, name="half_frames")
+            decode, half_decoder = fine_decoder(*sizes, with_mask=still_background)
+            if still_background:
+                background = background_decoder(dim_fixed, max(ngf // 2, 1), image_size, channels, sync_batch_norm)
+            half_frames = PerFrame(half_decoder, background, name="half_frames")
         else:
             decode = frame_decoder(*sizes)
-        frames = PerFrame(decode, ground, name="frames")
+        frames = PerFrame(decode, background, name="frames")
         video = frames(codes)
         super().__init__(inputs=inputs, outputs={"video": video, "motion_state": motion_state}, name=name, **kwargs)
         self.latents = latents
         self.motion = motion
         self.motion_init_scale = motion_init_scale
-        self.decoder, self.ground = decode, ground
+        self.decoder, self.background = decode, background
         self.frames, self.half_frames = frames, half_frames
         self.codes = keras.Model(inputs, codes, name="codes_model")
         self.config = {
@@ -401,7 +401,7 @@ class VideoGenerator(Generator):
             "motion_init_scale": motion_init_scale,
             "content_modulation": content_modulation,
             "decoder": decoder,
-            "still_ground": still_ground,
+            "still_background": still_background,
         }
 
 

@@ -51,7 +51,7 @@ def set_realistic_weights(generator, seed):
     """Weights under which clips use the whole range of values; with fresh ones, nearly zero, any error is small."""
     random_weights(generator, seed)
     rng = np.random.default_rng(seed)
-    for layer in [*generator.decoder.layers, *getattr(getattr(generator, "ground", None), "layers", ())]:
+    for layer in [*generator.decoder.layers, *getattr(getattr(generator, "background", None), "layers", ())]:
         if isinstance(layer, keras.layers.Conv2DTranspose):
             # Products that one output adds up: all of the 1x1 map, a quarter of the kernel where it doubles the size.
             taps = layer.kernel.shape[-1] * (1 if layer.padding == "valid" else 4)

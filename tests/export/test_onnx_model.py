@@ -31,7 +31,7 @@ def run(session, inputs):
 
 def make_both(changes):
     """A contract and a generator that fits it."""
-    of_decoder = {"content_modulation", "decoder", "still_ground"}
+    of_decoder = {"content_modulation", "decoder", "still_background"}
     contract = make_contract(**{name: value for name, value in changes.items() if name not in of_decoder})
     return contract, make_generator(contract, **{name: changes[name] for name in of_decoder & set(changes)})
 
@@ -46,8 +46,21 @@ CONFIGURATIONS = [
     {"category_to": "image", "image_size": 128},
     {"category_to": "motion", "image_size": 32, "dim_motion": 1, "dim_content": 1, "dim_category": 1},
     {"category_to": "motion", "image_size": 64, "decoder": "fine", "content_modulation": True},
-    {"category_to": "motion", "image_size": 64, "decoder": "fine", "content_modulation": True, "still_ground": True},
-    {"category_to": "image", "image_size": 32, "decoder": "fine", "dim_motion": 4, "channels": 1, "still_ground": True},
+    {
+        "category_to": "motion",
+        "image_size": 64,
+        "decoder": "fine",
+        "content_modulation": True,
+        "still_background": True,
+    },
+    {
+        "category_to": "image",
+        "image_size": 32,
+        "decoder": "fine",
+        "dim_motion": 4,
+        "channels": 1,
+        "still_background": True,
+    },
 ]
 
 
@@ -256,7 +269,7 @@ def test_a_decoder_of_other_layers_is_converted_too(name):
     decoder = DECODERS[name]()
     size = decoder.output_shape[1]
     contract = make_contract(dim_category=0, dim_content=5, dim_motion=3, channels=2, image_size=size)
-    generator = types.SimpleNamespace(motion=made_gru(3, 3), motion_init_scale=1, decoder=decoder, ground=None)
+    generator = types.SimpleNamespace(motion=made_gru(3, 3), motion_init_scale=1, decoder=decoder, background=None)
     models = to_onnx(generator, contract, uint8=True)
     latents = sample_latents(contract.latents, 2, 3, seed=0)
     motion = run(session_of(models["motion"]), latents)["motion"]

@@ -201,7 +201,7 @@ FINE = {
 @pytest.mark.parametrize(
     "changes",
     [
-        {"share_fakes": True, "still_ground": True, "early_frames": True, "content_modulation": True},
+        {"share_fakes": True, "still_background": True, "early_frames": True, "content_modulation": True},
         {"image_frames": 2},
     ],
 )
@@ -223,7 +223,7 @@ def test_half_clips_are_judged_at_half_the_height_and_width(monkeypatch):
         return call(self, videos, **kwargs)
 
     monkeypatch.setattr(VideoDiscriminator, "call", spy)
-    config = tiny_config(**FINE, still_ground=True, share_fakes=True)
+    config = tiny_config(**FINE, still_background=True, share_fakes=True)
     gan, batch = build_gan(config), tiny_batch(config)
     seen.clear()
     expected = gan.generator.half_frames(gan.generator.codes(gan._latents(4, 4, 1)), training=True)
@@ -237,17 +237,17 @@ def test_half_clips_are_judged_at_half_the_height_and_width(monkeypatch):
 def test_the_mask_costs_the_generator_its_mean():
     losses = {}
     for weight in (0.0, 2.0):
-        config = tiny_config(**FINE, still_ground=True, share_fakes=True, category_loss="none", mask_weight=weight)
+        config = tiny_config(**FINE, still_background=True, share_fakes=True, category_loss="none", mask_weight=weight)
         gan = build_gan(config)
         *_, mask = gan._fake_videos(gan._draw_videos(4, 4, 1))
-        assert float(mask) == pytest.approx(0.12, abs=0.02)  # The ground is learnt first.
+        assert float(mask) == pytest.approx(0.12, abs=0.02)  # The background is learnt first.
         nothing = tf.zeros((4, 1))
         losses[weight] = float(gan._loss_g(nothing, nothing, None, None, mask)[0])
     assert losses[2.0] - losses[0.0] == pytest.approx(2 * float(mask), abs=1e-5)
 
 
 def test_the_mask_s_cost_falls_to_nothing_over_its_steps():
-    gan = build_gan(tiny_config(**FINE, still_ground=True, mask_weight=2.0, mask_steps=100))
+    gan = build_gan(tiny_config(**FINE, still_background=True, mask_weight=2.0, mask_steps=100))
     found = []
     for at in (0, 25, 100, 200):
         gan.step.assign(at)

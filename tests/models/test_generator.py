@@ -135,7 +135,7 @@ def test_configuration_and_file_round_trips(tmp_path):
         {"category_to": "content"},
         {"motion_init_scale": 0},
         {"decoder": "x"},
-        {"still_ground": True},
+        {"still_background": True},
     ],
 )
 def test_unsupported_arguments_are_refused(wrong):
@@ -202,10 +202,12 @@ def make_fine(**changes):
     return generator
 
 
-@pytest.mark.parametrize("still_ground", [False, True])
+@pytest.mark.parametrize("still_background", [False, True])
 @pytest.mark.parametrize("image_size", [32, 64, 128])
-def test_the_fine_decoder_makes_clips_of_every_size_and_of_half_of_it(image_size, still_ground):
-    generator = make_fine(image_size=image_size, ngf=2, channels=1, content_modulation=True, still_ground=still_ground)
+def test_the_fine_decoder_makes_clips_of_every_size_and_of_half_of_it(image_size, still_background):
+    generator = make_fine(
+        image_size=image_size, ngf=2, channels=1, content_modulation=True, still_background=still_background
+    )
     latents = sample_latents(generator.latents, 2, 5, seed=0)
     video = run(generator, latents)["video"]
     half = np.asarray(generator.half_frames(generator.codes(latents), training=False))
@@ -216,7 +218,7 @@ def test_the_fine_decoder_makes_clips_of_every_size_and_of_half_of_it(image_size
 
 
 def test_both_sizes_of_the_fine_decoder_share_their_weights():
-    generator = make_fine(still_ground=True)
+    generator = make_fine(still_background=True)
     half = {id(variable) for variable in generator.half_frames.trainable_variables}
     whole = {id(variable) for variable in generator.trainable_variables}
     assert half < whole
@@ -225,24 +227,24 @@ def test_both_sizes_of_the_fine_decoder_share_their_weights():
 
 
 def test_figures_stand_before_a_ground_that_content_alone_decides():
-    generator = make_fine(still_ground=True)
+    generator = make_fine(still_background=True)
     latents = sample_latents(generator.latents, 2, 5, seed=1)
     codes = np.asarray(generator.codes(latents))
-    ground = np.asarray(generator.ground(latents["content"], training=False))
+    background = np.asarray(generator.background(latents["content"], training=False))
     figures = np.asarray(generator.decoder(codes.reshape(10, -1), training=False)).reshape(2, 5, 32, 32, 4)
     colours, mask = figures[..., :3], figures[..., 3:]
     assert 0.0 <= mask.min() and mask.max() <= 1.0 and np.abs(colours).max() <= 1.0
-    expected = mask * colours + (1 - mask) * ground[:, None]
+    expected = mask * colours + (1 - mask) * background[:, None]
     np.testing.assert_allclose(run(generator, latents)["video"], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(("mask", "kept"), [(0.0, "ground"), (1.0, "figures")])
+@pytest.mark.parametrize(("mask", "kept"), [(0.0, "background"), (1.0, "figures")])
 def test_a_mask_of_zero_shows_the_ground_and_one_the_figures(mask, kept):
     rng = np.random.default_rng(0)
-    pictures = {"figures": rng.normal(size=(2, 3, 4, 4, 3)), "ground": rng.normal(size=(2, 4, 4, 3))}
+    pictures = {"figures": rng.normal(size=(2, 3, 4, 4, 3)), "background": rng.normal(size=(2, 4, 4, 3))}
     figures = np.concatenate([pictures["figures"], np.full((2, 3, 4, 4, 1), mask)], axis=-1)
-    expected = pictures["figures"] if kept == "figures" else np.repeat(pictures["ground"][:, None], 3, axis=1)
-    np.testing.assert_allclose(np.asarray(compose(figures, pictures["ground"])), expected, atol=1e-12)
+    expected = pictures["figures"] if kept == "figures" else np.repeat(pictures["background"][:, None], 3, axis=1)
+    np.testing.assert_allclose(np.asarray(compose(figures, pictures["background"])), expected, atol=1e-12)
 
 
 def test_halving_averages_two_by_two_pixels():
@@ -252,7 +254,7 @@ def test_halving_averages_two_by_two_pixels():
 
 
 def test_fine_configuration_and_file_round_trips(tmp_path):
-    generator = make_fine(still_ground=True, content_modulation=True, category_to="image")
+    generator = make_fine(still_background=True, content_modulation=True, category_to="image")
     latents = sample_latents(generator.latents, 1, 4, seed=0)
     expected = run(generator, latents)["video"]
     generator.save(tmp_path / "generator.keras")
