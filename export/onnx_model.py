@@ -205,7 +205,7 @@ def frames_graph(decoder: Graph, contract: Contract, motion: str, background: Gr
         decoder: Graph from `frames/z` to `frames/pictures`.
         contract: The bundle's contract.
         motion: Name of the motion codes: `motion/states` `[T, 1, B, dim_motion]` or `motion` `[B, T, dim_motion]`.
-        background: Graph from the clip's code to `background/picture` `[B, H, W, C]`. The decoder's pictures, whose last
+        background: Graph from the clip code to `background/picture` `[B, H, W, C]`. The decoder's pictures, whose last
             channel is then a mask, are put in front of it. None: the pictures are the frames.
     """
     dim_fixed = sum(int(contract.inputs[name].shape[1]) for name in part_inputs(contract)[1])
@@ -252,7 +252,7 @@ def frames_graph(decoder: Graph, contract: Contract, motion: str, background: Gr
 
 
 def composition_graph(contract: Contract) -> Graph:
-    """Puts `figures` `[B, T, H, W, C + 1]`, colours and mask, before `background/picture`: `m (f - b) + b` -> `video`."""
+    """Puts `figures` `[B, T, H, W, C + 1]`, with a mask, before `background/picture`: `m (f - b) + b` -> `video`."""
     weights: dict[str, Any] = {
         "composition/planes": np.array([contract.channels, 1], np.int64),
         "composition/time_axis": np.array([1], np.int64),
