@@ -178,7 +178,7 @@ def configuration(profile: str, preset: str, given: Values) -> Config:
 
 
 def command(config: Config) -> str:
-    """Returns the command that trains a resolved configuration, from the profile that needs the fewest flags.
+    """Returns the command that trains a resolved configuration, from the profile and preset that need the fewest flags.
 
     The reader fills in the folders. The precision is left out: `auto` chooses it on the machine at hand.
     """
@@ -186,14 +186,16 @@ def command(config: Config) -> str:
     if config.category_loss == "supervised":
         left |= {"dim_category", "category_loss"}  # Both follow from the clips' labels.
     values = {name: getattr(config, name) for name in fields_of(config.model) if name not in left}
-    given = {}
+    candidates = []
     for profile in PROFILES:
-        base = configuration(profile, "none", {"model": config.model})
-        given[profile] = [_flag(name, value) for name, value in values.items() if getattr(base, name) != value]
-    shortest = min(given, key=lambda profile: len(given[profile]))
+        for preset, preset_values in PRESETS.items():
+            if preset_values.get("model", config.model) == config.model:
+                base = configuration(profile, preset, {"model": config.model})
+                given = [_flag(name, value) for name, value in values.items() if getattr(base, name) != value]
+                candidates.append([f"--profile={profile}", *[f"--preset={preset}"] * (preset != "none"), *given])
     words = [f"--dataset={config.dataset}", *["--data_dir=CLIPS"] * bool(config.data_dir)]
     words += [f"--model={config.model}"] * (config.model != "mocogan")
-    return " ".join(["python train.py", *words, f"--profile={shortest}", *given[shortest]])
+    return " ".join(["python train.py", *words, *min(candidates, key=len)])
 
 
 def _flag(name: str, value: Any) -> str:
