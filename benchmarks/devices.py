@@ -66,9 +66,15 @@ def main():
     """Measures the three ways in turn, and prints their ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("flags", nargs="*", help="train.py's flags, after --; default: the cpu profile on shapes")
+    parser.add_argument("flags", nargs="*", help="train.py's flags, after --; default: the preset plain on shapes")
     options = parser.parse_args()
-    flags = options.flags or ["--dataset=shapes", "--profile=cpu", "--num_clips=64", "--precision=float32"]
+    flags = options.flags or [
+        "--dataset=shapes",
+        "--profile=cpu",
+        "--preset=plain",
+        "--num_clips=64",
+        "--precision=float32",
+    ]
     addresses = [f"127.0.0.1:{port}" for port in PORTS]
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)

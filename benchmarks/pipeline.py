@@ -1,6 +1,6 @@
 """Compares our batches with a PyTorch DataLoader's: python -m benchmarks.pipeline [--clips=512] [--json]
 
-Needs the extras `bench` and `video`. Both sides make the batches of the profile `cpu` from the same files: 8 clips of
+Needs the extras `bench` and `video`. Both sides make the batches of the preset `plain` from the same files: 8 clips of
 16 frames at stride 2 and 16 single frames, shuffled, as float32 in [-1, 1]. Two kinds of epoch are timed:
 
 * `first epoch`: from opening the set to the epoch's last batch, the start of workers included. Ours first decodes all
@@ -11,7 +11,7 @@ Needs the extras `bench` and `video`. Both sides make the batches of the profile
 The files lie in the page cache for both sides. `median_s` is seconds per batch; `cpu_s` is the processor time per batch
 of all processes of a side, which hardly depends on what else the machine does. `ratio` is the DataLoader's time over
 ours in later epochs, the least of all sources. `ratio_run` is the same for the 20 epochs over 2,000 clips that the
-profile trains, computed from both kinds. `ratio_step` is the time of that profile's training step, measured in the same
+preset trains, computed from both kinds. `ratio_step` is the time of that preset's training step, measured in the same
 run, over ours; `waiting_share` is the share of its time that this step waits for batches.
 """
 

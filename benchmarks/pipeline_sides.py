@@ -68,10 +68,10 @@ def _save_film(path, frames):
         output.mux(stream.encode())
 
 
-def config_of(folder, cache, profile="cpu", **changes):
-    """Returns the configuration whose batches are made."""
+def config_of(folder, cache, **changes):
+    """Returns the configuration whose batches are made: the preset `plain` on a folder of clips."""
     fields = {
-        **recipes.PROFILES[profile]["mocogan"],
+        **recipes.PRESETS["plain"],
         "dataset": "folder",
         "data_dir": str(folder),
         "cache_dir": str(cache),
