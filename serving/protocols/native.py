@@ -23,7 +23,8 @@ from serving.runtime.engine import Floats
 from serving.runtime.errors import Invalid, TooLarge
 from serving.runtime.repository import Model
 from serving.runtime.service import Limits, Service, category_index
-from serving.web.http import check_json_type, parse_json, read_body, until_disconnect
+from serving.web.bodies import parse_json, read_body, skip_body
+from serving.web.http import check_json_type, until_disconnect
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,9 +226,10 @@ async def _answer(request: Request, route: str, table: f.Table, read: Read) -> R
     values: dict[str, Any]
     if request.method == "POST":
         check_json_type(request)
-        values = parse_json(await read_body(request, service.limits))
+        service.check_room()
+        values = await read_body(request, service, lambda body: parse_json(body, service.limits))
     else:
-        await read_body(request, service.limits)
+        await skip_body(request, service.limits)
         values = f.from_query(dict(request.query_params), table)
     fields = Fields(values, table, service.limits)
     with service.repository.lease(fields.given(f.MODEL), fields.given(f.VERSION)) as model:

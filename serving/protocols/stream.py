@@ -31,8 +31,8 @@ from serving.runtime.engine import Floats
 from serving.runtime.errors import Invalid, Malformed, NotFound, Overloaded, ServingError, Unauthorized, Unavailable
 from serving.runtime.repository import Model
 from serving.runtime.service import Service, category_index
+from serving.web.bodies import parse_json
 from serving.web.guard import Keys
-from serving.web.http import parse_json
 
 FIRST_MESSAGE_SECONDS = 10.0
 MESSAGE_BYTES = 4096

@@ -166,6 +166,16 @@ class Batcher:
             with self._changed:
                 self._admitted.remove(num_frames)
 
+    def refusal(self) -> Overloaded | None:
+        """What a request for one frame would be refused with now, if it would be."""
+        with self._changed:
+            wait = self._foreseen_wait(1)
+            if not self._admitted or (self.admitted_frames < self.max_queue_frames and wait <= self.max_wait_seconds):
+                return None
+            self._refused_at = time.monotonic()
+            message = f"The queue is full: {self.admitted_frames} of {self.max_queue_frames} frames are taken."
+            return Overloaded(f"{message} Try again later.", retry_after=max(1.0, math.ceil(wait)))
+
     @property
     def admitted_frames(self) -> int:
         """Frames accepted and not yet answered."""

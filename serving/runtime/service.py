@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from serving.runtime.engine import Floats, available_cpus
 from serving.runtime.errors import Invalid, TooLarge, shown
+from serving.runtime.intake import Intake
 from serving.runtime.prometheus import Metrics
 from serving.runtime.repository import Model, Repository
 
@@ -30,6 +31,7 @@ class Limits:
         max_pixels: Pixels of an answer, after enlarging.
         max_json_values: Numbers of an answer in JSON, whose size is twenty times that of the pixels.
         max_body_bytes: Bytes of a request body, before and after unpacking.
+        max_values, max_containers: Values, and lists with objects, of a request body in JSON.
         max_streams: Streams open at one time.
         timeout_seconds: From a request's head to its frames; a request may ask for less.
         body_seconds: For a client to send its body.
@@ -42,6 +44,8 @@ class Limits:
     max_pixels: int = 2**25
     max_json_values: int = 2**22
     max_body_bytes: int = 4 * 2**20
+    max_values: int = 2**18
+    max_containers: int = 2**15
     max_streams: int = 64
     timeout_seconds: float = 30.0
     body_seconds: float = 10.0
@@ -96,12 +100,14 @@ class Service:
         self.draining = False
         self.ready = False
         cpus = available_cpus()
+        self.intake = Intake(self.limits.max_body_bytes)
         self._prepare = concurrent.futures.ThreadPoolExecutor(2, "prepare")
         self._encode = concurrent.futures.ThreadPoolExecutor(encode_threads or max(2, cpus), "encode")
 
     def deadline(self, timeout: float | None = None) -> float:
         """`time.monotonic()` by which a request that begins now must be done."""
-        return time.monotonic() + min(timeout or self.limits.timeout_seconds, self.limits.timeout_seconds)
+        bound = self.limits.timeout_seconds
+        return time.monotonic() + (bound if timeout is None else min(timeout, bound))
 
     async def render(
         self, model: Model, draw: Callable[[], dict[str, Floats]], *, deadline: float, as_pixels: bool
@@ -144,7 +150,10 @@ class Service:
 
     async def run(self, pool: concurrent.futures.Executor, function: Callable[[], T]) -> T:
         """Runs a function on a pool. If cancelled, it still waits for the thread: admission counts what runs."""
-        job = pool.submit(function)
+        return await self._result(pool.submit(function))
+
+    @staticmethod
+    async def _result(job: concurrent.futures.Future[T]) -> T:
         future = asyncio.wrap_future(job)
         try:
             return await asyncio.shield(future)
@@ -157,9 +166,25 @@ class Service:
         """Runs something short off the event loop."""
         return await self.run(self._prepare, function)
 
+    async def parse_body(self, function: Callable[[], T]) -> T:
+        """Parses a body in its turn. Raises Overloaded if too many wait."""
+        return await self._result(self.intake.submit(function))
+
+    def check_room(self, model: Model | None = None) -> None:
+        """Raises Overloaded if a request would be refused however small it is; nothing of it need be read then.
+
+        Args:
+            model: Whose request it is; None while that is not known.
+        """
+        models = [model] if model else self.repository.models()
+        refusals = [refusal for each in models if (refusal := each.batcher.refusal())]
+        if refusals and len(refusals) == len(models):
+            raise refusals[0]
+
     def close(self) -> None:
         """Closes the models and ends the threads."""
         self.repository.close()
+        self.intake.close()
         self._prepare.shutdown()
         self._encode.shutdown()
 

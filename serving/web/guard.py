@@ -16,7 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.runtime.errors import Cancelled, NotFound, ServingError, Unauthorized
+from serving.runtime.errors import Cancelled, NotFound, ServingError, Unauthorized, Unavailable
 from serving.runtime.service import Service
 from serving.web.http import error_response
 
@@ -147,6 +147,8 @@ class _Exchange:
             await self._fail(error)
         except (SlowClient, asyncio.CancelledError):
             raise
+        except MemoryError:
+            await self._fail(Unavailable("The server is short of memory. Try again later.", retry_after=1.0))
         except Exception:
             logging.getLogger("serving.app").exception("a request failed", extra={"request_id": self.id})
             await self._fail(ServingError("internal"))
