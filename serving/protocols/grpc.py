@@ -25,6 +25,7 @@ from serving.protocols.latents import MAX_DIMS, check_latents
 from serving.protocols.tf_serving import PREDICT, SIGNATURE
 from serving.runtime.engine import Floats
 from serving.runtime.errors import (
+    OUT_OF_MEMORY,
     Cancelled,
     DeadlineExceeded,
     Invalid,
@@ -43,6 +44,7 @@ from serving.web.guard import Keys
 from serving.web.server import host_port
 
 Field = descriptor_pb2.FieldDescriptorProto
+Call = Callable[[Any, Any], Awaitable[Any]]
 Behavior = Callable[[AsyncIterator[bytes], Any], Awaitable[Any]]
 DT_FLOAT, DT_DOUBLE = 1, 2
 # Of a message and those in it. The official clients pack a tensor's values into one field.
@@ -236,13 +238,10 @@ def to_arrays(tensors: Mapping[str, Any], spec: LatentSpec, limits: Limits) -> d
     if len(noise) != 3:
         raise Invalid(f"`motion_noise` must have shape [-1, -1, {spec.dim_motion}]. Received: shape {noise}")
     limits.check_work(*noise[:2])
-    arrays = {}
     for name, expected in spec.shapes(*noise[:2]).items():
         if (noise if name == "motion_noise" else shapes[name]) != list(expected):
             raise Invalid(f"`{name}` must have shape {list(expected)}. Received: shape {shapes[name]}")
-    for name, expected in spec.shapes(*noise[:2]).items():
-        arrays[name] = _values(tensors[name], name, math.prod(expected)).reshape(expected)
-    return arrays
+    return {name: _values(tensors[name], name, math.prod(shape)).reshape(shape) for name, shape in shapes.items()}
 
 
 def _values(tensor: Any, name: str, count: int) -> Floats:
@@ -363,7 +362,7 @@ class Servicer:
             raise NotFound(f"Could not find version {version} of model {name}")
         return response
 
-    def guarded(self, route: str, message: str, call: Callable[[Any, Any], Awaitable[Any]]) -> Behavior:
+    def guarded(self, route: str, message: str, call: Call) -> Behavior:
         """Wraps a call: checks the key and the queue, receives the message, turns errors into gRPC codes, counts, logs.
 
         Args:
@@ -374,37 +373,43 @@ class Servicer:
         metrics = self.service.metrics
 
         async def run(messages: AsyncIterator[bytes], context: Any) -> Any:
-            begin, code, notes = time.perf_counter(), grpc.StatusCode.CANCELLED, {}
+            begin, code, refusal = time.perf_counter(), grpc.StatusCode.CANCELLED, None
             metrics.in_flight.inc()
             try:
-                self._check_key(context)
-                if call == self.predict:
-                    self.service.check_room()
-                response = await call(await self._receive(messages, message), context)
-                code = grpc.StatusCode.OK
-                return response
-            except (ServingError, MemoryError) as error:
-                code = CODES.get(type(error), grpc.StatusCode.INTERNAL)
-                details = "The server failed on this request." if code is grpc.StatusCode.INTERNAL else str(error)
-                if isinstance(error, MemoryError):
-                    code, details = grpc.StatusCode.UNAVAILABLE, "The server is short of memory. Try again later."
-                kind = error.error_type if isinstance(error, ServingError) else Unavailable.error_type
-                notes = {"error_type": kind, "error": details[:300]}
-                metrics.rejected.labels(kind).inc()
-            except Exception:
-                code, details = grpc.StatusCode.INTERNAL, "The server failed on this request."
-                logging.getLogger("serving.app").exception("a call failed")
+                answer = await self._attempt(call, message, messages, context)
+                refusal = answer if isinstance(answer, ServingError) else None
+                code = CODES.get(type(refusal), grpc.StatusCode.INTERNAL) if refusal else grpc.StatusCode.OK
             finally:
                 metrics.in_flight.dec()
                 seconds = time.perf_counter() - begin
                 metrics.requests.labels(route, "gRPC", code.name).inc()
                 metrics.request_seconds.labels(route).observe(seconds)
-                fields = {"method": "gRPC", "path": route, "status": code.name, "ms": round(seconds * 1e3, 2), **notes}
+                fields = {"method": "gRPC", "path": route, "status": code.name, "ms": round(seconds * 1e3, 2)}
+                if refusal:
+                    metrics.rejected.labels(refusal.error_type).inc()
+                    fields |= {"error_type": refusal.error_type, "error": str(refusal)[:300]}
                 log.info("request", extra=fields)
-            # Not above: this raises, and nothing of the request should be kept by what it raises.
-            await context.abort(code, details)
+            if refusal:
+                internal = code is grpc.StatusCode.INTERNAL
+                await context.abort(code, "The server failed on this request." if internal else str(refusal))
+            return answer
 
         return run
+
+    async def _attempt(self, call: Call, message: str, messages: AsyncIterator[bytes], context: Any) -> Any:
+        """Returns a call's response, or the error that stands for it."""
+        try:
+            self._check_key(context)
+            if call == self.predict:
+                self.service.check_room()
+            return await call(await self._receive(messages, message), context)
+        except ServingError as error:
+            return error.with_traceback(None)  # Which would keep the request.
+        except MemoryError:
+            return Unavailable(OUT_OF_MEMORY)
+        except Exception:
+            logging.getLogger("serving.app").exception("a call failed")
+            return ServingError("internal")
 
     async def _receive(self, messages: AsyncIterator[bytes], name: str) -> Any:
         """Receives a call's message and parses it off the event loop."""

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from serving.runtime.errors import Overloaded, Unavailable
+from serving.runtime.errors import OUT_OF_MEMORY, Overloaded, Unavailable
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ class Intake:
             try:
                 return function()
             except MemoryError:
-                raise Unavailable("The server is short of memory. Try again later.", retry_after=1.0) from None
+                raise Unavailable(OUT_OF_MEMORY, retry_after=1.0) from None
 
         with self._lock:
             if self._waiting >= MAX_WAITING:

@@ -16,7 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.runtime.errors import Cancelled, NotFound, ServingError, Unauthorized, Unavailable
+from serving.runtime.errors import OUT_OF_MEMORY, Cancelled, NotFound, ServingError, Unauthorized, Unavailable
 from serving.runtime.service import Service
 from serving.web.http import error_response
 
@@ -148,7 +148,7 @@ class _Exchange:
         except (SlowClient, asyncio.CancelledError):
             raise
         except MemoryError:
-            await self._fail(Unavailable("The server is short of memory. Try again later.", retry_after=1.0))
+            await self._fail(Unavailable(OUT_OF_MEMORY, retry_after=1.0))
         except Exception:
             logging.getLogger("serving.app").exception("a request failed", extra={"request_id": self.id})
             await self._fail(ServingError("internal"))

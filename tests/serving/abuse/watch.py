@@ -1,12 +1,12 @@
 """What an attack does to a server: its memory while it runs, and how long a bystander waits."""
 
 import contextlib
+import http.client
 import pathlib
 import resource
 import threading
 import time
 
-import httpx
 import numpy as np
 
 from tests.support.servers import wait_for
@@ -33,12 +33,16 @@ class Watch:
             self.peak_bytes = max(self.peak_bytes, self.resident())
 
     def _stand_by(self):
-        with httpx.Client(base_url=self.url, timeout=30) as client:
+        client = http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=30)
+        with contextlib.closing(client):
             while not self._stopping.wait(0.02):
                 begin = time.perf_counter()
                 try:
-                    code = client.get("/livez").status_code
-                except httpx.HTTPError as error:
+                    client.request("GET", "/livez")
+                    with client.getresponse() as response:
+                        response.read()
+                    code = response.status
+                except (OSError, http.client.HTTPException) as error:
                     code = repr(error)
                 if code != 200:
                     self.failures.append(code)
