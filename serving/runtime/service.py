@@ -160,6 +160,8 @@ class Service:
         except asyncio.CancelledError:
             if not job.cancel():
                 await asyncio.wait([future])
+                if not future.cancelled():
+                    future.exception()  # Not asked for, it would be logged as never retrieved.
             raise
 
     async def parse(self, function: Callable[[], T]) -> T:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import time
+import tracemalloc
 import zipfile
 
 import httpx
@@ -85,8 +86,12 @@ def test_a_hostile_bundle_is_refused_in_a_line(tmp_path, attack):
     (folder / "SHA256SUMS").unlink()
     change(folder)
     begin = time.monotonic()
+    tracemalloc.start()
     with pytest.raises(BundleError, match=message) as error:
         read_bundle(folder).golden()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 32 * MEGABYTE, f"{peak / MEGABYTE:.0f} MB"
     assert time.monotonic() - begin < 5 and "\n" not in str(error.value) and len(str(error.value)) < 500
 
 
