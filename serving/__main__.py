@@ -75,6 +75,8 @@ def command_line() -> CommandLine:
     flags.DEFINE_integer("max_body_bytes", limits.max_body_bytes, "Bytes of a request body.", **add)
     flags.DEFINE_integer("max_streams", limits.max_streams, "Open streams.", **add)
     flags.DEFINE_integer("max_connections", 1024, "Open connections.", **add)
+    flags.DEFINE_integer("max_connections_per_address", 256, "Open connections of one address; as many as "
+                         "--max_connections if a proxy makes them all.", **add)
     flags.DEFINE_float("timeout", limits.timeout_seconds, "Seconds for a request.", **add)
     add = line.group("versions and shutdown")
     flags.DEFINE_integer("keep_versions", 2, "Newest versions of a folder that stay loaded.", **add)
@@ -92,7 +94,7 @@ def command_line() -> CommandLine:
 def check_flags(values: flags.FlagValues) -> None:
     """Raises ValueError for a number out of range."""
     for name in ("workers", "max_batch_frames", "max_queue_frames", "max_videos", "max_frames", "max_total_frames",
-                 "max_body_bytes", "max_connections", "timeout", "max_wait", "keep_versions"):  # fmt: skip
+                 "max_body_bytes", "max_connections", "max_connections_per_address", "timeout", "max_wait", "keep_versions"):  # fmt: skip
         if not getattr(values, name) > 0:
             raise ValueError(f"--{name} must be positive. Received: --{name}={getattr(values, name)}")
     for name in ("threads", "encode_threads", "batch_wait_ms", "max_streams", "poll_seconds", "drain_delay",
@@ -184,7 +186,8 @@ def serve(values: flags.FlagValues, bundles: list[str]) -> None:
     files = {"ssl_certfile": values.tls_cert, "ssl_keyfile": values.tls_key} if tls else {}
     server = make_server(
         app, host=values.host, port=values.port, drain_delay=values.drain_delay, grace_seconds=values.grace_seconds,
-        max_connections=values.max_connections, grpc=grpc, **files,
+        max_connections=values.max_connections, max_connections_per_address=values.max_connections_per_address,
+        grpc=grpc, **files,
     )  # fmt: skip
     try:
         server.run()

@@ -56,7 +56,7 @@ def set_up_logs(style: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "websockets", "httptools"):
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "websockets"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], True
     for name in ("uvicorn", "websockets", "PIL", "asyncio"):
