@@ -7,6 +7,7 @@ are subclassed here, which its `http=` and `ws=` allow; of their attributes only
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import functools
 import ipaddress
@@ -60,7 +61,7 @@ class Connection:
         self._connections, self.name, self.address = connections, name, address
         self.crowded = crowded  # Beyond the bounds: for health checks only.
         self.transport: asyncio.Transport | None = None
-        self.handshake: asyncio.Task[None] | None = None
+        self.socket: socket.socket | None = None  # Until there is a transport.
         self.deadline: float | None = None
         self.stuck_since: float | None = None
         self.closed = False
@@ -88,8 +89,10 @@ class Connection:
         """Ends the connection without sending what is unsent."""
         if self.transport is not None:
             self.transport.abort()
-        elif self.handshake is not None:
-            self.handshake.cancel()
+        elif self.socket is not None:
+            # Whoever waits for a handshake there sees the connection end.
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
         self.forget()
 
     def forget(self) -> None:
@@ -364,6 +367,7 @@ class Listener:
         self._socket, self._connections, self._make, self._tls = sock, connections, make, tls
         self._loop = asyncio.get_running_loop()
         self._complained = -60.0
+        self._tasks: set[asyncio.Task[None]] = set()
         self._open = True
         sock.setblocking(False)
         self._loop.add_reader(sock, self._accept)
@@ -385,7 +389,10 @@ class Listener:
                 sock.close()
                 continue
             sock.setblocking(False)
-            connection.handshake = self._loop.create_task(self._begin(connection, sock))
+            connection.socket = sock
+            task = self._loop.create_task(self._begin(connection, sock))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         return True
 
     def _rest(self, error: OSError) -> None:
@@ -407,12 +414,8 @@ class Listener:
             times = {"ssl_handshake_timeout": HEADER_SECONDS, "ssl_shutdown_timeout": LINGER_SECONDS}
         try:
             await self._loop.connect_accepted_socket(lambda: self._make(connection), sock, ssl=self._tls, **times)  # type: ignore[arg-type]
-        except OSError:  # A handshake that failed, ssl.SSLError among them, or took too long.
+        except OSError:  # A handshake that failed (ssl.SSLError is one), was ended or took too long.
             connection.forget()
-        except asyncio.CancelledError:
-            sock.close()
-            connection.forget()
-            raise
 
     def close(self) -> None:
         """Stops listening, after accepting what the kernel has made already."""
