@@ -11,6 +11,7 @@ import contextlib
 import errno
 import functools
 import ipaddress
+import itertools
 import logging
 import resource
 import socket
@@ -39,7 +40,8 @@ READ_BYTES, READ_MESSAGE_BYTES = 2**14, 2**10
 MESSAGE_BYTES_PER_SECOND, MESSAGE_BYTES_AT_ONCE = 2**14, 2**15
 # Descriptors for everything but HTTP connections: bundles, logs, gRPC.
 OTHER_DESCRIPTORS = 128
-ACCEPTS_AT_ONCE = 64
+# Few, so that a connection's request is read before later connections could take its place.
+ACCEPTS_AT_ONCE = 8
 TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 NOT_A_HANDSHAKE = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 log = logging.getLogger("serving.web.connections")
@@ -67,7 +69,7 @@ class Connection:
         self.closed = False
 
     def wait(self, seconds: float) -> None:
-        """Nothing is being answered. The connection is closed after so many seconds, or earlier if its place is needed."""
+        """Nothing is being answered: the connection is closed after so many seconds, or when its place is needed."""
         if not self.closed:
             self.deadline = time.monotonic() + seconds
             for waiting in (self.address.waiting, self._connections.waiting):
@@ -175,10 +177,9 @@ class Connections:
             self._addresses.pop(name, None)
 
     def make_room(self) -> None:
-        """Ends the connection that has waited longest."""
-        longest = next(iter(self.waiting), None)
-        if longest is not None:
-            longest.abort()
+        """Ends some connections that have waited longest."""
+        for connection in list(itertools.islice(self.waiting, ACCEPTS_AT_ONCE)):
+            connection.abort()
 
     def sweep(self) -> None:
         """Sees to every connection's time."""
@@ -354,7 +355,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol, Buffered):
 
 
 class Listener:
-    """Accepts connections at one socket. Like `asyncio.Server` for uvicorn, but bounded before anything is allocated."""
+    """Accepts connections at one socket. To uvicorn it is an `asyncio.Server`, but it bounds what it accepts."""
 
     def __init__(
         self,
@@ -396,13 +397,13 @@ class Listener:
         return True
 
     def _rest(self, error: OSError) -> None:
-        """Out of descriptors or memory: one connection makes room, and a line a minute says so."""
+        """Out of descriptors or memory: some connections make room, and a line a minute says so."""
         self._connections.make_room()
         if time.monotonic() - self._complained > 60:
             self._complained = time.monotonic()
             log.error("no more connections for now", extra={"error": str(error)})
         self._loop.remove_reader(self._socket)
-        self._loop.call_later(0.1, self._resume)
+        self._loop.call_later(0.02, self._resume)
 
     def _resume(self) -> None:
         if self._open:

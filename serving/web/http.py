@@ -26,6 +26,7 @@ from serving.runtime.errors import (
     Unavailable,
     Unimplemented,
     UnsupportedMediaType,
+    WrongHost,
 )
 from serving.runtime.service import Limits
 
@@ -41,6 +42,7 @@ STATUS: dict[type[ServingError], int] = {
     Timeout: 408,
     TooLarge: 413,
     UnsupportedMediaType: 415,
+    WrongHost: 421,
     Overloaded: 429,
     Cancelled: 499,
     Unimplemented: 501,

@@ -1,4 +1,4 @@
-"""What tests of hostile clients share: raw connections, a bystander who keeps asking, and the server's memory and files."""
+"""What tests of hostile clients share: raw connections, a bystander, and the server's memory and open files."""
 
 import base64
 import contextlib
@@ -17,9 +17,9 @@ from tests.support.servers import send_raw, wait_for
 MB = 2**20
 
 
-def get(path, *headers):
+def get(path, *headers, host="127.0.0.1"):
     """A request without a body."""
-    return "\r\n".join([f"GET {path} HTTP/1.1", "Host: 127.0.0.1", *headers, "", ""]).encode()
+    return "\r\n".join([f"GET {path} HTTP/1.1", f"Host: {host}", *headers, "", ""]).encode()
 
 
 def post(path, body, *headers):
@@ -64,15 +64,14 @@ def frame(payload, opcode=1):
     return bytes([0x80 | opcode]) + size + bytes(4) + payload
 
 
-def open_socket(server, path="/v1/stream", *headers, connection=None):
+def open_socket(server, path="/v1/stream", *headers, host="127.0.0.1"):
     """A WebSocket by hand: the connection, and the head of the server's answer."""
     key = base64.b64encode(os.urandom(16)).decode()
     handshake = get(
         path, "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {key}",
-        *headers,
+        *headers, host=host,
     )  # fmt: skip
-    connection = connection or send_raw(server, b"")
-    connection.sendall(handshake)
+    connection = send_raw(server, handshake)
     head = b""
     while b"\r\n\r\n" not in head:
         part = connection.recv(1)
@@ -136,7 +135,9 @@ def survives(server, *, megabytes, seconds=60, bystander=True):
     finally:
         p99 = other.stop()
         limit_memory(pid, resource.RLIM_INFINITY)
-    print(f"p99 {quiet_p99 * 1e3:.0f} -> {p99 * 1e3:.0f} ms of {len(other.seconds)}, +{(other.peak - before) / MB:.0f} MB")
+    print(
+        f"p99 {quiet_p99 * 1e3:.0f} -> {p99 * 1e3:.0f} ms of {len(other.seconds)}, +{(other.peak - before) / MB:.0f} MB"
+    )
     assert server.process.poll() is None, "the server died"
     assert time.monotonic() - begin < seconds
     assert other.peak - before < megabytes * MB, f"{(other.peak - before) / MB:.0f} MB"
