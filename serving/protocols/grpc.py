@@ -299,17 +299,18 @@ class Servicer:
         """PredictionService.Predict: latents to float32 video and motion state."""
         if request.model_spec.signature_name not in ("", SIGNATURE):
             raise NoSuchSignature(f'Serving signature key "{request.model_spec.signature_name[:60]}" not found.')
-        wanted = list(request.output_filter) or ["video", "motion_state"]
+        wanted = list(dict.fromkeys(request.output_filter)) or ["video", "motion_state"]
         if unknown := [name for name in wanted if name not in ("video", "motion_state")]:
             raise Invalid(f"output tensor alias not found in signature: {unknown[0][:60]}")
         with self.service.repository.lease(*self._address(request.model_spec)) as model:
             latents = await self.service.parse(lambda: self._latents(request, model))
             frames = self.service.limits.check_work(*latents["motion_noise"].shape[:2])
             deadline = self.service.deadline(context.time_remaining())
-            with model.batcher.admit(frames, deadline):
+            values = frames * math.prod(model.bundle.frame_shape)
+            with self.service.admit(model, frames, deadline, "grpc", values) as work:
                 clip = await self.service.render(model, lambda: latents, deadline=deadline, as_pixels=False)
                 arrays = {"video": clip.video, "motion_state": clip.motion_state}
-                outputs, _ = await self.service.encode_with(lambda: {n: to_proto(arrays[n]) for n in wanted}, "grpc")
+                outputs, _ = await self.service.encode(lambda: {n: to_proto(arrays[n]) for n in wanted}, work)
             response = PROTO["PredictResponse"](model_spec=self._spec(model))
             for name, tensor in outputs.items():
                 response.outputs[name].CopyFrom(tensor)

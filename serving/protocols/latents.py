@@ -121,9 +121,10 @@ async def answer_latents(
     if kind == "json":
         service.limits.check_json(frames * math.prod(model.bundle.frame_shape))
     deadline = service.deadline()
-    with model.batcher.admit(frames, deadline):
+    values = frames * math.prod(model.bundle.frame_shape)
+    with service.admit(model, frames, deadline, kind, values) as work:
         clip = await service.render(model, lambda: latents, deadline=deadline, as_pixels=False)
-        response, seconds = await service.encode_with(lambda: respond(clip), kind)
+        response, seconds = await service.encode(lambda: respond(clip), work)
     request.state.notes.update(
         model=model.name, version=model.version, frames=frames, queue_ms=round(clip.queue_seconds * 1e3, 2),
         render_ms=round(clip.render_seconds * 1e3, 2), encode_ms=round(seconds * 1e3, 2),

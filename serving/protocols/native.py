@@ -254,7 +254,8 @@ async def _render(request: Request, service: Service, model: Model, wanted: Gene
     output = wanted.output
     kind = check_format(output.format)
     deadline = service.deadline(output.timeout)
-    with model.batcher.admit(wanted.total_frames, deadline):
+    pixels = wanted.total_frames * model.bundle.height * model.bundle.width * output.scale**2
+    with service.admit(model, wanted.total_frames, deadline, output.format, pixels) as work:
         clip = await service.render(model, wanted.draw, deadline=deadline, as_pixels=True)
 
         def to_bytes() -> bytes:
@@ -264,7 +265,7 @@ async def _render(request: Request, service: Service, model: Model, wanted: Gene
                 return encode(clips, output.format, fps=output.fps)
             return encode(clips, output.format, fps=output.fps, scale=output.scale)
 
-        body, encode_seconds = await service.encode_with(to_bytes, output.format)
+        body, encode_seconds = await service.encode(to_bytes, work)
     timing = {"queue": clip.queue_seconds, "render": clip.render_seconds, "encode": encode_seconds}
     request.state.notes.update(
         model=model.name, version=model.version, frames=wanted.total_frames, format=output.format,

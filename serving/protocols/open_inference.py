@@ -245,6 +245,8 @@ def _wanted(document: dict[str, Any]) -> list[tuple[str, bool]]:
         if not isinstance(binary, bool):
             raise Invalid("`binary_data` must be true or false.")
         wanted.append((entry["name"], binary))
+    if len(dict(wanted)) < len(wanted):
+        raise Invalid("`outputs` must name each output once.")
     return wanted
 
 

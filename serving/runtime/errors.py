@@ -60,6 +60,12 @@ class NotFound(ServingError):
     error_type = "not_found"
 
 
+class WrongHost(ServingError):
+    """The `Host` of the request is none of this server's names."""
+
+    error_type = "wrong_host"
+
+
 class MethodNotAllowed(ServingError):
     """The path exists, the method does not."""
 

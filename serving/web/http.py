@@ -25,6 +25,7 @@ from serving.runtime.errors import (
     Unavailable,
     Unimplemented,
     UnsupportedMediaType,
+    WrongHost,
 )
 
 T = TypeVar("T")
@@ -39,6 +40,7 @@ STATUS: dict[type[ServingError], int] = {
     Timeout: 408,
     TooLarge: 413,
     UnsupportedMediaType: 415,
+    WrongHost: 421,
     Overloaded: 429,
     Cancelled: 499,
     Unimplemented: 501,

@@ -68,7 +68,7 @@ def read_answer(connection):
 
 def test_late_headers_end_a_connection_and_long_streams_do_not(bundle_dir, monkeypatch):
     connect = pytest.importorskip("websockets.sync.client").connect
-    monkeypatch.setattr("serving.web.server.HEADER_SECONDS", 0.5)
+    monkeypatch.setattr("serving.web.connections.HEADER_SECONDS", 0.5)
     first = [
         b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n",
         b"POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nab",  # Answered without a look at its body.
@@ -95,7 +95,7 @@ def test_late_headers_end_a_connection_and_long_streams_do_not(bundle_dir, monke
 
 
 def test_a_pipelined_header_does_not_end_the_request_before_it(bundle_dir, monkeypatch):
-    monkeypatch.setattr("serving.web.server.HEADER_SECONDS", 0.3)
+    monkeypatch.setattr("serving.web.connections.HEADER_SECONDS", 0.3)
     service = make_service(bundle_dir)
     engine = service.repository.find().engine
     render = engine.render
