@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 import h11
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
@@ -268,8 +268,16 @@ class HTTPConnection(H11Protocol, Buffered):
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._requests = number = self._requests + 1
         self._connection.work()
+
+        async def send_if_possible(message: Message) -> None:
+            try:
+                await send(message)  # type: ignore[arg-type]
+            except h11.LocalProtocolError:  # The rest of the request is malformed, which was its answer.
+                self.transport.close()
+                await asyncio.sleep(0)  # Until the connection is known to be lost.
+
         try:
-            await self._app(scope, receive, send)  # type: ignore[arg-type]
+            await self._app(scope, receive, send_if_possible)  # type: ignore[arg-type]
         finally:
             if number == self._requests:  # Otherwise the next request is being answered already.
                 self._rest()

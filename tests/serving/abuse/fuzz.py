@@ -220,7 +220,7 @@ class Fuzzer:
             [f"Content-Length: {len(body)}", "Transfer-Encoding: chunked", "Content-Length: 9999999999"]
         )
         more = [f"{name}: {value}" for name, value in self.headers(rng).items()]
-        head = "\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", "Connection: close", length, *more, "", ""])
+        head = "\r\n".join([f"{method} {path} HTTP/1.1", "Host: localhost", "Connection: close", length, *more, "", ""])
         host, port = self.address.split(":")
         answer = b""
         with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=0.5) as connection:
@@ -288,10 +288,13 @@ def fuzz(seed: int, first: int, requests: int, minutes: float, report: Callable[
         fuzzer = Fuzzer(process, seed, address, bundle)
         files = pathlib.Path(f"/proc/{process.process.pid}/fd")
         open_before = len(os.listdir(files))
-        end, number = time.monotonic() + minutes * 60, first
+        end, number, logged = time.monotonic() + minutes * 60, first, 0
         with Watch(process) as watch:
             while time.monotonic() < end and number < first + requests and process.process.poll() is None:
                 wrong = fuzzer.send(number)
+                if not wrong and any('"exception"' in line for line in process.lines[logged:]):
+                    wrong = f"request {number}, or one shortly before: a traceback in the log"
+                logged = len(process.lines)
                 if wrong:
                     findings.append(wrong)
                     report(wrong)
