@@ -273,7 +273,7 @@ CATEGORY = Category(name="category", description="Index or name of a category. D
 FPS = Number(name="fps", low=MIN_FPS, high=MAX_FPS, description="Default: the speed of the training clips.")
 FORMAT = Choice(name="format", choices=tuple(FORMATS), default="webp")
 SCALE = Integer(name="scale", low=1, high=8, default=1, description="Enlarges pictures; `npy` stays as it is.")
-TIMEOUT = Number(name="timeout", low=0.001, high="timeout_seconds", description="Seconds to wait at most.")
+TIMEOUT = Number(name="timeout", low=1e-6, high="timeout_seconds", description="Seconds to wait at most.")
 CONTENT_SEED = Seed(name="content_seed", description="Seed of the content only. Default: `seed`.")
 MOTION_SEED = Seed(name="motion_seed", description="Seed of the motion only. Default: `seed`.")
 CONTENT_SEED_TO = Seed(name="content_seed_to", description="Seed of the content to blend towards.")

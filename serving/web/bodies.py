@@ -80,21 +80,20 @@ async def _receive(request: Request, limits: Limits, take: Callable[[bytes], Non
 
 def _unpack(body: bytes, encoding: str, limits: Limits, held: Held) -> bytes:
     unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)  # Reads both headers.
-    pieces, size = [], 0
-    while body and not unpacker.eof:
+    unpacked = bytearray()
+    while not unpacker.eof:
         try:
             piece = unpacker.decompress(body, PIECE_BYTES)
         except zlib.error as error:
             raise Malformed(f"The body is not {encoding}: {error}") from None
-        size += len(piece)
-        if size > limits.max_body_bytes:
+        body = unpacker.unconsumed_tail
+        if not piece and not body:
+            raise Malformed(f"The {encoding} body is cut off.")
+        if len(unpacked) + len(piece) > limits.max_body_bytes:
             raise TooLarge(f"The body must be at most {limits.max_body_bytes} bytes.")
         held.add(len(piece))
-        pieces.append(piece)
-        body = unpacker.unconsumed_tail
-    if not unpacker.eof:
-        raise Malformed(f"The {encoding} body is cut off.")
-    return b"".join(pieces)
+        unpacked += piece
+    return bytes(unpacked)
 
 
 def parse_json(body: bytes, limits: Limits | None = None) -> dict[str, Any]:

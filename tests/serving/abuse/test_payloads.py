@@ -149,7 +149,7 @@ def test_values_are_counted_before_they_are_parsed(attacked, latents):
     with Watch(attacked) as watch:
         codes = post_all(attacked, bodies * 4)
         assert set(codes) <= {413, 429, 503}, codes
-    watch.check(megabytes=96, seconds=20)
+    watch.check(megabytes=160, seconds=20)
     answers_as_before(attacked, latents)
 
 
