@@ -180,7 +180,7 @@ def test_streams_are_accepted_like_requests(bundle_dir, monkeypatch):
 
 
 def test_streams_in_number_leave_others_their_share(server, http):
-    with survives(server, megabytes=150), contextlib.ExitStack() as stack:
+    with survives(server, megabytes=150, slack=1.0), contextlib.ExitStack() as stack:
         for _ in range(32):
             connection, _ = open_socket(server)
             stack.enter_context(connection).sendall(frame(b'{"fps": 120, "chunk_frames": 16}'))
