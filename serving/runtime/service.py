@@ -207,11 +207,11 @@ class Service:
         """
         job = self._encode.submit(_timed, function)
         future = asyncio.wrap_future(job)
+        future.add_done_callback(_ignore)
         try:
             async with asyncio.timeout(None if work.deadline == math.inf else work.deadline - time.monotonic()):
                 result, seconds = await asyncio.shield(future)
         except TimeoutError:
-            future.add_done_callback(_ignore)
             if not job.cancel():
                 work.admission.keep_until(job)
             raise DeadlineExceeded("The deadline passed before the frames were encoded.") from None
@@ -289,7 +289,7 @@ def _timed(function: Callable[[], T]) -> tuple[T, float]:
 
 
 def _ignore(future: asyncio.Future[Any]) -> None:
-    """Nobody waits for the result any more."""
+    """Takes note of a failure that nobody may be waiting for any more."""
     if not future.cancelled():
         future.exception()
 

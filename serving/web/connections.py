@@ -330,6 +330,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol, Buffered):
         self._connection.forget()
         if self._later is not None:
             self._later.cancel()
+        self.writable.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -349,8 +350,12 @@ class WebSocketConnection(WebSocketsSansIOProtocol, Buffered):
         if not self.read_paused and self.writable.is_set():
             self.transport.resume_reading()
 
+    # These two are uvicorn's own from some version on.
+    def pause_writing(self) -> None:
+        self.writable.clear()
+
     def resume_writing(self) -> None:
-        super().resume_writing()
+        self.writable.set()
         if self._later is None and not self.read_paused:
             self.transport.resume_reading()
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
-from uvicorn.config import STARTUP_FAILURE
 
 from serving.runtime.errors import Unavailable
 from serving.runtime.service import Service
@@ -33,6 +32,8 @@ from serving.web.connections import (
 )
 
 BACKLOG = 2048
+# The exit code if a port cannot be had, as uvicorn's.
+STARTUP_FAILURE = 3
 LAST_REQUEST_SECONDS = 0.5
 # A context in which a gRPC server runs; entering it gives the address.
 GRPC = Callable[[], AbstractAsyncContextManager[str]]

@@ -107,6 +107,7 @@ def test_out_of_descriptors_it_says_so_once_and_goes_on(bundle_dir):
         assert "Traceback" not in "".join(process.lines)
 
 
+@pytest.mark.slow
 def test_a_tls_handshake_that_never_ends_is_bounded(bundle_dir, certificate):
     flags = f"--tls_cert={certificate.cert}", f"--tls_key={certificate.key}", "--max_connections_per_address=8"
     with running(f"--bundle={bundle_dir}", "--drain_delay=0", *flags) as process, contextlib.ExitStack() as stack:

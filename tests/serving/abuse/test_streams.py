@@ -154,20 +154,33 @@ def test_without_a_key_nobody_takes_a_streams_place(bundle_dir, tmp_path):
             assert json.loads(texts[0])["type"] == "start" and chunks
 
 
-def test_streams_are_accepted_like_requests(bundle_dir):
+def test_streams_are_accepted_like_requests(bundle_dir, monkeypatch):
     """A chunk waits while the queue is full, and a stream is ended if it stays so."""
+    monkeypatch.setattr("serving.protocols.stream.REFUSED_SECONDS", 1.0)
     service = make_service(bundle_dir, batch=BatchOptions(max_queue_frames=20))
+    batcher = service.repository.find().batcher
+    rendered = []
+    render = batcher.renderer.render
+    monkeypatch.setattr(batcher.renderer, "render", lambda *args: rendered.append(1) or render(*args))
     with TestClient(create_app(service)) as client, client.websocket_connect("/v1/stream") as socket:
-        with service.repository.find().batcher.admit(16):
+        with batcher.admit(16):
             socket.send_text('{"seed": 1, "chunk_frames": 8, "fps": 60}')
             assert socket.receive_json()["type"] == "start"
             time.sleep(0.5)
-            assert service.repository.find().batcher.admitted_frames == 16
-        assert socket.receive()["bytes"]
+            assert not rendered
+        assert socket.receive()["bytes"] and rendered
+        with contextlib.ExitStack() as stack:
+            while True:
+                with contextlib.suppress(Overloaded):
+                    stack.enter_context(batcher.admit(16))
+                    break
+            while "bytes" in (message := socket.receive()):
+                pass
+        assert json.loads(message["text"])["error_type"] == "overloaded"
 
 
 def test_streams_in_number_leave_others_their_share(server, http):
-    with survives(server, megabytes=150), contextlib.ExitStack() as stack:
+    with survives(server, megabytes=150, slack=1.0), contextlib.ExitStack() as stack:
         for _ in range(32):
             connection, _ = open_socket(server)
             stack.enter_context(connection).sendall(frame(b'{"fps": 120, "chunk_frames": 16}'))
