@@ -87,7 +87,7 @@ def _unpack(body: bytes, encoding: str, limits: Limits, held: Held) -> bytes:
         except zlib.error as error:
             raise Malformed(f"The body is not {encoding}: {error}") from None
         body = unpacker.unconsumed_tail
-        if not piece and not body:
+        if not (piece or body or unpacker.eof):
             raise Malformed(f"The {encoding} body is cut off.")
         if len(unpacked) + len(piece) > limits.max_body_bytes:
             raise TooLarge(f"The body must be at most {limits.max_body_bytes} bytes.")

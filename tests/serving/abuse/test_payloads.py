@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import json
 import socket
+import zlib
 
 import httpx
 import pytest
@@ -200,3 +201,13 @@ def test_malformed_messages_cost_a_line_each_after_the_key(bundle_dir, tmp_path)
         assert [line["status"] for line in lines].count("INVALID_ARGUMENT") == 3 and len(lines) == 7
         assert process.stop() == 0
         assert all(line.startswith("{") for line in process.lines) and "Traceback" not in "".join(process.lines)
+
+
+@pytest.mark.parametrize("size", [0, 2**18 - 1, 2**18, 2**18 + 1, 2**20])
+@pytest.mark.parametrize("packed", [gzip.compress, zlib.compress])
+def test_bodies_are_unpacked_to_their_end_and_no_further(attacked, size, packed):
+    """As many bytes as one piece has, and one more or less."""
+    body = b'{"num_frames": 2, "format": "npy"}'.ljust(max(34, size))
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip" if packed is gzip.compress else "deflate"}
+    for content, status in ((packed(body), 200), (packed(body)[:-1], 400), (packed(body.ljust(2**22 + 1)), 413)):
+        assert httpx.post(f"{attacked.url}{GENERATE}", content=content, headers=headers).status_code == status
