@@ -20,7 +20,7 @@ try:
     from serving.runtime.errors import ServingError
     from serving.runtime.repository import BatchOptions, Repository
     from serving.runtime.service import Limits, Service
-    from serving.web.guard import Keys, read_api_keys
+    from serving.web.guard import Keys
     from serving.web.logs import set_up_logs
     from serving.web.server import GRPC, make_server
 except ModuleNotFoundError as error:
@@ -47,7 +47,10 @@ def command_line() -> CommandLine:
     flags.DEFINE_integer("port", 8501, "Port to listen on; 0 takes a free one.", **add)
     flags.DEFINE_integer("grpc_port", 0, "Port for TensorFlow Serving's gRPC (extra `grpc`); 0: none.", **add)
     add = line.group("who may connect")
-    flags.DEFINE_string("api_key_file", None, "File with one API key per line. Without it no key is needed.", **add)
+    flags.DEFINE_string("api_key_file", None, "File with one API key per line, read again when it changes. Without "
+                        "it no key is needed.", **add)
+    flags.DEFINE_multi_string("allow_host", [], "Another name by which the server is called, such as a proxy's. On "
+                              "loopback, or with this flag, `Host` must be such a name, an address or localhost", **add)
     flags.DEFINE_multi_string("allow_origin", [], "Another origin whose pages may call the API", **add)
     flags.DEFINE_string("tls_cert", None, "Certificate chain, PEM.", **add)
     flags.DEFINE_string("tls_key", None, "Private key, PEM.", **add)
@@ -75,6 +78,8 @@ def command_line() -> CommandLine:
     flags.DEFINE_integer("max_body_bytes", limits.max_body_bytes, "Bytes of a request body.", **add)
     flags.DEFINE_integer("max_streams", limits.max_streams, "Open streams.", **add)
     flags.DEFINE_integer("max_connections", 1024, "Open connections.", **add)
+    flags.DEFINE_integer("max_connections_per_address", 256, "Open connections of one address; as many as "
+                         "--max_connections if a proxy makes them all.", **add)
     flags.DEFINE_float("timeout", limits.timeout_seconds, "Seconds for a request.", **add)
     add = line.group("versions and shutdown")
     flags.DEFINE_integer("keep_versions", 2, "Newest versions of a folder that stay loaded.", **add)
@@ -92,7 +97,8 @@ def command_line() -> CommandLine:
 def check_flags(values: flags.FlagValues) -> None:
     """Raises ValueError for a number out of range."""
     for name in ("workers", "max_batch_frames", "max_queue_frames", "max_videos", "max_frames", "max_total_frames",
-                 "max_body_bytes", "max_connections", "timeout", "max_wait", "keep_versions"):  # fmt: skip
+                 "max_body_bytes", "max_connections", "max_connections_per_address", "timeout", "max_wait",
+                 "keep_versions"):  # fmt: skip
         if not getattr(values, name) > 0:
             raise ValueError(f"--{name} must be positive. Received: --{name}={getattr(values, name)}")
     for name in ("threads", "encode_threads", "batch_wait_ms", "max_streams", "poll_seconds", "drain_delay",
@@ -139,7 +145,7 @@ def read_keys(values: flags.FlagValues) -> Keys:
     if not values.api_key_file:
         return Keys()
     with naming("api_key_file", values.api_key_file):
-        return Keys(read_api_keys(pathlib.Path(values.api_key_file)))
+        return Keys.of_file(pathlib.Path(values.api_key_file))
 
 
 def make_grpc(values: flags.FlagValues, service: Service, keys: Keys, tls: tuple[bytes, bytes] | None) -> GRPC:
@@ -179,12 +185,17 @@ def serve(values: flags.FlagValues, bundles: list[str]) -> None:
         max_body_bytes=values.max_body_bytes, max_streams=values.max_streams, timeout_seconds=values.timeout,
     )  # fmt: skip
     service = Service(repository, limits, encode_threads=values.encode_threads or None)
-    app = create_app(service, keys=keys, origins=tuple(values.allow_origin), poll_seconds=values.poll_seconds)
+    hosts = tuple(name.lower() for name in values.allow_host)
+    app = create_app(
+        service, keys=keys, hosts=hosts if hosts or is_loopback(values.host) else None,
+        origins=tuple(values.allow_origin), poll_seconds=values.poll_seconds,
+    )  # fmt: skip
     grpc = make_grpc(values, service, keys, tls) if values.grpc_port else None
     files = {"ssl_certfile": values.tls_cert, "ssl_keyfile": values.tls_key} if tls else {}
     server = make_server(
         app, host=values.host, port=values.port, drain_delay=values.drain_delay, grace_seconds=values.grace_seconds,
-        max_connections=values.max_connections, grpc=grpc, **files,
+        max_connections=values.max_connections, max_connections_per_address=values.max_connections_per_address,
+        grpc=grpc, **files,
     )  # fmt: skip
     try:
         server.run()

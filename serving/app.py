@@ -7,7 +7,7 @@ import contextlib
 import logging
 import mimetypes
 import pathlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from starlette.applications import Starlette
@@ -32,7 +32,9 @@ STUDIO = pathlib.Path(__file__).parent / "studio"
 # Routes of our own under /v1/; every other path there is TensorFlow Serving's.
 NATIVE = {"/v1/generate": "GET, POST", "/v1/grid": "GET, POST", "/v1/stream": "GET"}
 # Probes and the page carry no key; the page asks for one.
-OPEN = {"/", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"}
+PROBES = {"/livez", "/readyz", "/v2/health/live", "/v2/health/ready"}
+OPEN = PROBES | {"/", "/docs", "/openapi.json"}
+KEYS_SECONDS = 2.0
 ANY = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 # The page loads from this server only, and may show pictures that it made itself.
 CONTENT_POLICY = (
@@ -56,6 +58,7 @@ def create_app(
     service: Service,
     *,
     keys: Keys | None = None,
+    hosts: tuple[str, ...] | None = None,
     origins: tuple[str, ...] = (),
     poll_seconds: float = 0.0,
 ) -> Starlette:
@@ -63,7 +66,8 @@ def create_app(
 
     Args:
         service: With a loaded repository. It becomes `ready` when the application starts, and is closed at the end.
-        keys: API keys; if there are none, no key is needed.
+        keys: API keys; if there are none, no key is needed. Their file, if they are from one, is watched.
+        hosts: The server's names beside its addresses and `localhost`; None: `Host` is not checked.
         origins: Other origins whose pages may call the API.
         poll_seconds: How often to look for new versions; 0: never.
     """
@@ -72,16 +76,20 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        poller = asyncio.create_task(_poll(service, poll_seconds)) if poll_seconds else None
+        tasks = [asyncio.create_task(_repeat(keys.reload, KEYS_SECONDS, "reading the API keys again failed"))]
+        if poll_seconds:
+            poll = service.repository.poll
+            tasks.append(asyncio.create_task(_repeat(poll, poll_seconds, "looking for new versions failed")))
         service.ready = True
         yield
         service.ready = False
-        if poller:
-            poller.cancel()
-            await asyncio.gather(poller, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.to_thread(service.close)
 
-    middleware = [Middleware(Guard, service=service, keys=keys, is_open=is_open, is_native=is_native)]
+    paths = {"is_open": is_open, "is_probe": PROBES.__contains__, "is_native": is_native}
+    middleware = [Middleware(Guard, service=service, keys=keys, hosts=hosts, **paths)]
     if origins:
         exposed = ["X-Seed", "X-Model", "X-Model-Version", "X-Request-Id", "X-Video-Shape", "Server-Timing"]
         middleware.insert(
@@ -121,13 +129,13 @@ def create_app(
     return app
 
 
-async def _poll(service: Service, seconds: float) -> None:
+async def _repeat(function: Callable[[], object], seconds: float, failed: str) -> None:
     while True:
         await asyncio.sleep(seconds)
         try:
-            await asyncio.to_thread(service.repository.poll)
+            await asyncio.to_thread(function)
         except Exception:
-            log.exception("looking for new versions failed")
+            log.exception(failed)
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:

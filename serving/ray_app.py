@@ -18,7 +18,7 @@ from serving.app import create_app
 from serving.runtime.engine import EngineOptions
 from serving.runtime.repository import BatchOptions, Repository
 from serving.runtime.service import Service
-from serving.web.guard import Keys, read_api_keys
+from serving.web.guard import Keys
 
 DEFAULTS: dict[str, Any] = {
     "bundle": None,
@@ -50,7 +50,7 @@ def make_app(options: dict[str, Any]) -> Starlette:
         batch_options=BatchOptions(options["max_queue_frames"]),
     )
     repository.load()
-    keys = Keys(read_api_keys(options["api_key_file"])) if options["api_key_file"] else Keys()
+    keys = Keys.of_file(options["api_key_file"]) if options["api_key_file"] else Keys()
     return create_app(Service(repository, encode_threads=max(2, threads)), keys=keys, poll_seconds=5.0)
 
 

@@ -111,18 +111,16 @@ class Integer(Field[int]):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Number(Field[float]):
-    """A finite number from `low` to `high`, which may be the name of a limit; `above_low` excludes `low` itself."""
+    """A finite number from `low` to `high`, which may be the name of a limit."""
 
     low: float = 0.0
     high: Bound = 1.0
-    above_low: bool = False
 
     def read(self, value: object, limits: Limits) -> float:
         high = _bound(self.high, limits)
         if isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= high:
-            if value > self.low or not self.above_low:
-                return float(value)
-        self.refuse(value, f"a number in {'(' if self.above_low else '['}{self.low:g}, {high:g}]")
+            return float(value)
+        self.refuse(value, f"a number in [{self.low:g}, {high:g}]")
 
     def from_text(self, text: str) -> Any:
         try:
@@ -131,8 +129,7 @@ class Number(Field[float]):
             return text
 
     def type_schema(self, limits: Limits) -> Schema:
-        lowest = "exclusiveMinimum" if self.above_low else "minimum"
-        return {"type": "number", lowest: self.low, "maximum": _bound(self.high, limits)}
+        return {"type": "number", "minimum": self.low, "maximum": _bound(self.high, limits)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -276,7 +273,7 @@ CATEGORY = Category(name="category", description="Index or name of a category. D
 FPS = Number(name="fps", low=MIN_FPS, high=MAX_FPS, description="Default: the speed of the training clips.")
 FORMAT = Choice(name="format", choices=tuple(FORMATS), default="webp")
 SCALE = Integer(name="scale", low=1, high=8, default=1, description="Enlarges pictures; `npy` stays as it is.")
-TIMEOUT = Number(name="timeout", high="timeout_seconds", above_low=True, description="Seconds to wait at most.")
+TIMEOUT = Number(name="timeout", low=1e-6, high="timeout_seconds", description="Seconds to wait at most.")
 CONTENT_SEED = Seed(name="content_seed", description="Seed of the content only. Default: `seed`.")
 MOTION_SEED = Seed(name="motion_seed", description="Seed of the motion only. Default: `seed`.")
 CONTENT_SEED_TO = Seed(name="content_seed_to", description="Seed of the content to blend towards.")

@@ -7,18 +7,25 @@ unchanged.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
 
-from serving.protocols.latents import check_latents
+from mocogan_tf.latents import LatentSpec
+from serving.protocols.latents import MAX_DIMS, check_latents
 from serving.protocols.tf_serving import PREDICT, SIGNATURE
 from serving.runtime.engine import Floats
 from serving.runtime.errors import (
+    OUT_OF_MEMORY,
     Cancelled,
     DeadlineExceeded,
     Invalid,
@@ -26,24 +33,42 @@ from serving.runtime.errors import (
     NotFound,
     Overloaded,
     ServingError,
+    Timeout,
     TooLarge,
     Unauthorized,
     Unavailable,
 )
 from serving.runtime.repository import Model
-from serving.runtime.service import Service
+from serving.runtime.service import Limits, Service
 from serving.web.guard import Keys
 from serving.web.server import host_port
 
 Field = descriptor_pb2.FieldDescriptorProto
+Call = Callable[[Any, Any], Awaitable[Any]]
+Behavior = Callable[[AsyncIterator[bytes], Any], Awaitable[Any]]
 DT_FLOAT, DT_DOUBLE = 1, 2
+# Of a message and those in it. The official clients pack a tensor's values into one field.
+MAX_FIELDS = 2**14
+# By wire type.
+FIXED_BYTES = {1: 8, 5: 4}
+# Calls at one time; each may hold a message. Any more are refused.
+MAX_CALLS = 128
 STATES = {"AVAILABLE": 30, "END": 50}
 UNKNOWN_ERROR = 2
+log = logging.getLogger("serving.access")
+
+
+class NoSuchSignature(Invalid):
+    """The model has no signature of this name."""
+
+
 CODES: dict[type[ServingError], grpc.StatusCode] = {
     Malformed: grpc.StatusCode.INVALID_ARGUMENT,
     Invalid: grpc.StatusCode.INVALID_ARGUMENT,
+    NoSuchSignature: grpc.StatusCode.FAILED_PRECONDITION,
     TooLarge: grpc.StatusCode.INVALID_ARGUMENT,
     NotFound: grpc.StatusCode.NOT_FOUND,
+    Timeout: grpc.StatusCode.DEADLINE_EXCEEDED,
     Overloaded: grpc.StatusCode.UNAVAILABLE,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -119,20 +144,107 @@ def _messages() -> dict[str, Any]:
 PROTO = _messages()
 
 
-def to_array(tensor: Any, name: str) -> Floats:
-    """float32 array of a TensorProto.
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """Returns the number that begins there, and where the next thing begins. Raises IndexError at the end."""
+    number = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        number |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            return number, at
+        if shift > 63:
+            raise ValueError
+
+
+def _count_fields(name: str, data: bytes, left: int) -> int:
+    """Counts the fields of a message and of those in it, for a message of two bytes takes forty when it is parsed.
+
+    Args:
+        name: Of the message, as in `MESSAGES`; `map:` before it is an entry of a map of such messages.
+        data: The message.
+        left: How many fields it may have.
+
+    Returns:
+        How many may follow.
 
     Raises:
-        Invalid: It has another type, or its number of values does not fit its shape.
+        TooLarge: It has more.
+        ValueError, IndexError: It is cut off or malformed.
     """
+    entry = name.startswith("map:")
+    fields = [("key", 1, "string"), ("value", 2, name[4:])] if entry else MESSAGES[name]
+    inner = {
+        number: kind.removeprefix("*") for _, number, kind in fields if kind.lstrip("*")[0].isupper() or ":" in kind
+    }
+    at = 0
+    while at < len(data):
+        left -= 1
+        if left < 0:
+            raise TooLarge(f"A message has at most {MAX_FIELDS} fields.")
+        tag, at = _varint(data, at)
+        if tag & 7 == 2:
+            length, at = _varint(data, at)
+            if length > len(data) - at:
+                raise ValueError
+            if tag >> 3 in inner:
+                left = _count_fields(inner[tag >> 3], data[at : at + length], left)
+            at += length
+        elif tag & 7 == 0:
+            _, at = _varint(data, at)
+        elif tag & 7 in FIXED_BYTES:
+            at += FIXED_BYTES[tag & 7]
+        else:
+            raise ValueError
+    return left
+
+
+def parse_message(name: str, data: bytes) -> Any:
+    """Returns a message out of its bytes.
+
+    Raises:
+        Malformed: They are no such message.
+        TooLarge: It has more fields than any request needs.
+    """
+    try:
+        _count_fields(name, data, MAX_FIELDS)
+        return PROTO[name].FromString(data)
+    except (DecodeError, ValueError, IndexError):
+        raise Malformed(f"The message is no {name}.") from None
+
+
+def _shape(tensor: Any, name: str) -> list[int]:
+    """Returns a TensorProto's shape, checked but not compared with its values. Raises Invalid."""
     if tensor.dtype not in (DT_FLOAT, DT_DOUBLE):
         raise Invalid(f"`{name}` must be DT_FLOAT or DT_DOUBLE. Received: dtype {tensor.dtype}")
-    shape = [dim.size for dim in tensor.tensor_shape.dim]
-    if tensor.tensor_shape.unknown_rank or len(shape) > 7 or any(not 0 < size < 2**31 for size in shape):
+    shape = [dim.size for dim in tensor.tensor_shape.dim[: MAX_DIMS + 1]]
+    if tensor.tensor_shape.unknown_rank or len(shape) > MAX_DIMS or any(not 0 < size < 2**31 for size in shape):
         raise Invalid(f"`{name}` must have a shape of positive sizes.")
-    count = 1
-    for size in shape:
-        count *= size
+    return shape
+
+
+def to_arrays(tensors: Mapping[str, Any], spec: LatentSpec, limits: Limits) -> dict[str, Floats]:
+    """float32 arrays of TensorProtos, one per input of a model. Nothing is allocated before all shapes fit.
+
+    Raises:
+        Invalid: A tensor has another type or shape than the model's input, or its number of values is not its shape's.
+        TooLarge: More clips or frames than a request may ask for.
+    """
+    shapes = {name: _shape(tensor, name) for name, tensor in tensors.items()}
+    noise = shapes["motion_noise"]
+    if len(noise) == 2 and noise[1] % spec.dim_motion == 0:  # Flat rows, as `check_latents` takes them.
+        noise = [noise[0], noise[1] // spec.dim_motion, spec.dim_motion]
+    if len(noise) != 3:
+        raise Invalid(f"`motion_noise` must have shape [-1, -1, {spec.dim_motion}]. Received: shape {noise}")
+    limits.check_work(*noise[:2])
+    for name, expected in spec.shapes(*noise[:2]).items():
+        if (noise if name == "motion_noise" else shapes[name]) != list(expected):
+            raise Invalid(f"`{name}` must have shape {list(expected)}. Received: shape {shapes[name]}")
+    return {name: _values(tensors[name], name, math.prod(shape)).reshape(shape) for name, shape in shapes.items()}
+
+
+def _values(tensor: Any, name: str, count: int) -> Floats:
     dtype = np.dtype("<f4" if tensor.dtype == DT_FLOAT else "<f8")
     if tensor.tensor_content:
         if len(tensor.tensor_content) != count * dtype.itemsize:
@@ -140,12 +252,12 @@ def to_array(tensor: Any, name: str) -> Floats:
         values = np.frombuffer(tensor.tensor_content, dtype)
     else:
         given = tensor.float_val if tensor.dtype == DT_FLOAT else tensor.double_val
-        # As in TensorFlow one value may stand for all, so a small message may ask for a large array.
-        if len(given) not in (1, count) or count > 2**24:
+        # As in TensorFlow one value may stand for all.
+        if len(given) not in (1, count):
             raise Invalid(f"`{name}` must have {count} values. Received: {len(given)}")
-        values = np.broadcast_to(np.array(given, dtype), count) if len(given) == 1 else np.array(given, dtype)
+        values = np.broadcast_to(np.array(given, dtype), count)
     with np.errstate(over="ignore"):
-        floats: Floats = values.astype(np.float32).reshape(shape)
+        floats: Floats = values.astype(np.float32)
     return floats
 
 
@@ -186,35 +298,32 @@ class Servicer:
     async def predict(self, request: Any, context: Any) -> Any:
         """PredictionService.Predict: latents to float32 video and motion state."""
         if request.model_spec.signature_name not in ("", SIGNATURE):
-            await context.abort(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                f'Serving signature key "{request.model_spec.signature_name[:60]}" not found.',
-            )
-        wanted = list(request.output_filter) or ["video", "motion_state"]
+            raise NoSuchSignature(f'Serving signature key "{request.model_spec.signature_name[:60]}" not found.')
+        wanted = list(dict.fromkeys(request.output_filter)) or ["video", "motion_state"]
         if unknown := [name for name in wanted if name not in ("video", "motion_state")]:
             raise Invalid(f"output tensor alias not found in signature: {unknown[0][:60]}")
         with self.service.repository.lease(*self._address(request.model_spec)) as model:
             latents = await self.service.parse(lambda: self._latents(request, model))
             frames = self.service.limits.check_work(*latents["motion_noise"].shape[:2])
             deadline = self.service.deadline(context.time_remaining())
-            with model.batcher.admit(frames, deadline):
+            values = frames * math.prod(model.bundle.frame_shape)
+            with self.service.admit(model, frames, deadline, "grpc", values) as work:
                 clip = await self.service.render(model, lambda: latents, deadline=deadline, as_pixels=False)
                 arrays = {"video": clip.video, "motion_state": clip.motion_state}
-                outputs, _ = await self.service.encode_with(lambda: {n: to_proto(arrays[n]) for n in wanted}, "grpc")
+                outputs, _ = await self.service.encode(lambda: {n: to_proto(arrays[n]) for n in wanted}, work)
             response = PROTO["PredictResponse"](model_spec=self._spec(model))
             for name, tensor in outputs.items():
                 response.outputs[name].CopyFrom(tensor)
             return response
 
-    @staticmethod
-    def _latents(request: Any, model: Model) -> dict[str, Floats]:
+    def _latents(self, request: Any, model: Model) -> dict[str, Floats]:
         names = list(model.bundle.latents.shapes(None, None))
         if set(request.inputs) != set(names):
             raise Invalid(
                 f"input size does not match signature: {len(request.inputs)}!={len(names)}. Received: "
                 f"{', '.join(sorted(request.inputs))[:200]}. Required: {', '.join(names)}."
             )
-        latents = {name: to_array(request.inputs[name], name) for name in names}
+        latents = to_arrays({name: request.inputs[name] for name in names}, model.bundle.latents, self.service.limits)
         check_latents(latents, model)
         return latents
 
@@ -254,24 +363,68 @@ class Servicer:
             raise NotFound(f"Could not find version {version} of model {name}")
         return response
 
-    def guarded(self, route: str, call: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
-        """Wraps a call: checks the key, turns errors into gRPC codes, counts."""
+    def guarded(self, route: str, message: str, call: Call) -> Behavior:
+        """Wraps a call: checks the key and the queue, receives the message, turns errors into gRPC codes, counts, logs.
+
+        Args:
+            route: For metrics and log.
+            message: Name of the request's message.
+            call: Gets the request and gRPC's context, and returns the response.
+        """
         metrics = self.service.metrics
 
-        async def run(request: Any, context: Any) -> Any:
-            code = grpc.StatusCode.OK
+        async def run(messages: AsyncIterator[bytes], context: Any) -> Any:
+            begin, code, refusal = time.perf_counter(), grpc.StatusCode.CANCELLED, None
+            metrics.in_flight.inc()
             try:
-                self._check_key(context)
-                return await call(request, context)
-            except ServingError as error:
-                code = CODES.get(type(error), grpc.StatusCode.INTERNAL)
-                metrics.rejected.labels(error.error_type).inc()
-                internal = code is grpc.StatusCode.INTERNAL
-                await context.abort(code, "The server failed on this request." if internal else str(error))
+                answer = await self._attempt(call, message, messages, context)
+                refusal = answer if isinstance(answer, ServingError) else None
+                code = CODES.get(type(refusal), grpc.StatusCode.INTERNAL) if refusal else grpc.StatusCode.OK
             finally:
+                metrics.in_flight.dec()
+                seconds = time.perf_counter() - begin
                 metrics.requests.labels(route, "gRPC", code.name).inc()
+                metrics.request_seconds.labels(route).observe(seconds)
+                fields = {"method": "gRPC", "path": route, "status": code.name, "ms": round(seconds * 1e3, 2)}
+                if refusal:
+                    metrics.rejected.labels(refusal.error_type).inc()
+                    fields |= {"error_type": refusal.error_type, "error": str(refusal)[:300]}
+                log.info("request", extra=fields)
+            if refusal:
+                internal = code is grpc.StatusCode.INTERNAL
+                await context.abort(code, "The server failed on this request." if internal else str(refusal))
+            return answer
 
         return run
+
+    async def _attempt(self, call: Call, message: str, messages: AsyncIterator[bytes], context: Any) -> Any:
+        """Returns a call's response, or the error that stands for it."""
+        try:
+            self._check_key(context)
+            if call == self.predict:
+                self.service.check_room()
+            return await call(await self._receive(messages, message), context)
+        except ServingError as error:
+            return error.with_traceback(None)  # Which would keep the request.
+        except MemoryError:
+            return Unavailable(OUT_OF_MEMORY)
+        except Exception:
+            logging.getLogger("serving.app").exception("a call failed")
+            return ServingError("internal")
+
+    async def _receive(self, messages: AsyncIterator[bytes], name: str) -> Any:
+        """Receives a call's message and parses it off the event loop."""
+        seconds = self.service.limits.body_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                data = await anext(messages)
+        except TimeoutError:
+            raise Timeout(f"The message did not come within {seconds:g} s.") from None
+        except StopAsyncIteration:
+            raise Malformed("The call has no message.") from None
+        with self.service.intake.hold() as held:
+            held.add(len(data))
+            return await self.service.parse_body(lambda: parse_message(name, data))
 
 
 @contextlib.asynccontextmanager
@@ -297,12 +450,14 @@ async def grpc_server(
     """
     servicer = Servicer(service, keys)
     server = grpc.aio.server(
+        maximum_concurrent_rpcs=MAX_CALLS,
         options=[
             ("grpc.max_receive_message_length", service.limits.max_body_bytes),
+            ("grpc.max_concurrent_streams", MAX_CALLS),
             ("grpc.max_send_message_length", -1),
             # Otherwise the kernel would let two servers share a port.
             ("grpc.so_reuseport", 0),
-        ]
+        ],
     )
     services = {
         "PredictionService": {
@@ -313,9 +468,9 @@ async def grpc_server(
     }
     for name, calls in services.items():
         handlers = {
-            call: grpc.unary_unary_rpc_method_handler(
-                servicer.guarded(f"{name}/{call}", function),
-                request_deserializer=PROTO[message].FromString,
+            # Like a stream, though clients send one message: so the key is checked before any is received.
+            call: grpc.stream_unary_rpc_method_handler(
+                servicer.guarded(f"{name}/{call}", message, function),
                 response_serializer=lambda response: response.SerializeToString(),
             )
             for call, (function, message) in calls.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -17,21 +18,43 @@ from serving.runtime.errors import Invalid, shown
 from serving.runtime.repository import Model
 from serving.runtime.service import Clip, Service
 
+# JSON's numbers; a bool is none of them.
+NUMBERS = {int, float}
+# Of an array that a client sends.
+MAX_DIMS = 7
+
 
 def as_array(value: Any, expected: str) -> Floats:
-    """float32 array out of nested lists of numbers.
+    """float32 array out of nested lists of numbers; whole rows may be arrays already.
+
+    Only numbers reach NumPy: it would make an array of strings as wide as the longest, times their number.
 
     Raises:
-        Invalid: Uneven lists or values that are no numbers; the message says what is `expected`.
+        Invalid: Uneven lists, more than `MAX_DIMS` levels, or values that are no numbers; the message says what is
+            `expected`.
     """
-    try:
-        array = np.asarray(value)
-        if array.dtype.kind not in "if":
-            raise Invalid(f"{expected} Received: {shown(value)}")
-        with np.errstate(over="ignore"):
-            floats: Floats = array.astype(np.float32)
-    except (ValueError, TypeError, OverflowError, RecursionError):
-        raise Invalid(f"{expected} Received lists of uneven length or another kind of value.") from None
+    uneven = Invalid(f"{expected} Received lists of uneven length or another kind of value.")
+    if isinstance(value, np.ndarray):
+        return value.astype(np.float32)
+    if not isinstance(value, list) and type(value) not in NUMBERS:
+        raise Invalid(f"{expected} Received: {shown(value)}")
+    shape: list[int] = []
+    level: list[Any] = [value]
+    while (kinds := set(map(type, level))) == {list}:
+        lengths = set(map(len, level))
+        if len(lengths) > 1 or len(shape) == MAX_DIMS:
+            raise uneven
+        shape.append(lengths.pop())
+        level = list(itertools.chain.from_iterable(level))
+    if np.ndarray in kinds and kinds <= {np.ndarray, list}:
+        rows = [as_array(row, expected) for row in level]
+        if len({row.shape for row in rows}) > 1:
+            raise uneven
+        return np.stack(rows).reshape(*shape, *rows[0].shape)
+    if not kinds <= NUMBERS:
+        raise uneven if kinds & NUMBERS or list in kinds else Invalid(f"{expected} Received: {shown(value)}")
+    with np.errstate(over="ignore"):
+        floats: Floats = np.array(level, np.float64).astype(np.float32).reshape(shape)
     return floats
 
 
@@ -98,9 +121,10 @@ async def answer_latents(
     if kind == "json":
         service.limits.check_json(frames * math.prod(model.bundle.frame_shape))
     deadline = service.deadline()
-    with model.batcher.admit(frames, deadline):
+    values = frames * math.prod(model.bundle.frame_shape)
+    with service.admit(model, frames, deadline, kind, values) as work:
         clip = await service.render(model, lambda: latents, deadline=deadline, as_pixels=False)
-        response, seconds = await service.encode_with(lambda: respond(clip), kind)
+        response, seconds = await service.encode(lambda: respond(clip), work)
     request.state.notes.update(
         model=model.name, version=model.version, frames=frames, queue_ms=round(clip.queue_seconds * 1e3, 2),
         render_ms=round(clip.render_seconds * 1e3, 2), encode_ms=round(seconds * 1e3, 2),

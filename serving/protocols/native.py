@@ -23,7 +23,8 @@ from serving.runtime.engine import Floats
 from serving.runtime.errors import Invalid, TooLarge
 from serving.runtime.repository import Model
 from serving.runtime.service import Limits, Service, category_index
-from serving.web.http import check_json_type, parse_json, read_body, until_disconnect
+from serving.web.bodies import parse_json, read_body, skip_body
+from serving.web.http import check_json_type, until_disconnect
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,9 +226,10 @@ async def _answer(request: Request, route: str, table: f.Table, read: Read) -> R
     values: dict[str, Any]
     if request.method == "POST":
         check_json_type(request)
-        values = parse_json(await read_body(request, service.limits))
+        service.check_room()
+        values = await read_body(request, service, lambda body: parse_json(body, service.limits))
     else:
-        await read_body(request, service.limits)
+        await skip_body(request, service.limits)
         values = f.from_query(dict(request.query_params), table)
     fields = Fields(values, table, service.limits)
     with service.repository.lease(fields.given(f.MODEL), fields.given(f.VERSION)) as model:
@@ -252,7 +254,8 @@ async def _render(request: Request, service: Service, model: Model, wanted: Gene
     output = wanted.output
     kind = check_format(output.format)
     deadline = service.deadline(output.timeout)
-    with model.batcher.admit(wanted.total_frames, deadline):
+    pixels = wanted.total_frames * model.bundle.height * model.bundle.width * output.scale**2
+    with service.admit(model, wanted.total_frames, deadline, output.format, pixels) as work:
         clip = await service.render(model, wanted.draw, deadline=deadline, as_pixels=True)
 
         def to_bytes() -> bytes:
@@ -262,7 +265,7 @@ async def _render(request: Request, service: Service, model: Model, wanted: Gene
                 return encode(clips, output.format, fps=output.fps)
             return encode(clips, output.format, fps=output.fps, scale=output.scale)
 
-        body, encode_seconds = await service.encode_with(to_bytes, output.format)
+        body, encode_seconds = await service.encode(to_bytes, work)
     timing = {"queue": clip.queue_seconds, "render": clip.render_seconds, "encode": encode_seconds}
     request.state.notes.update(
         model=model.name, version=model.version, frames=wanted.total_frames, format=output.format,

@@ -21,10 +21,12 @@ from serving.protocols.latents import answer_latents, check_latents, numbers
 from serving.runtime.engine import Floats
 from serving.runtime.errors import Invalid, Malformed, NotFound, shown
 from serving.runtime.repository import Model
-from serving.runtime.service import Clip, Service
-from serving.web.http import JSONResponse, parse_json, read_body, until_disconnect
+from serving.runtime.service import Clip, Limits, Service
+from serving.web.bodies import parse_json, read_body, skip_body
+from serving.web.http import JSONResponse, until_disconnect
 
-MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/(\d{1,18}))?(/ready|/infer)?")
+MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/(\d{1,18}))?(/ready|/infer|/config|/stats)?")
+LOADING = re.compile(r"/v2/repository/models/([^/]+)/(load|unload)")
 HEADER_LENGTH = "inference-header-content-length"
 DATATYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "FP64": np.dtype("<f8"), "FP16": np.dtype("<f2")}
 
@@ -45,6 +47,19 @@ async def handle(request: Request) -> Response:
         return JSONResponse({"ready": ready}, 200 if ready else 503)
     if method == "POST" and path == "/v2/repository/index":
         return JSONResponse(_index(service))
+    if method == "GET" and path == "/v2/models/stats":
+        request.state.route = path
+        newest = {model.name: model for model in service.repository.models()}
+        return JSONResponse({"model_stats": [_statistics(service, model) for model in newest.values()]})
+    match = LOADING.fullmatch(path)
+    if match and method == "POST":
+        name, verb = match.groups()
+        request.state.route = f"/v2/repository/models/{verb}"
+        await skip_body(request, service.limits)
+        service.repository.find(name)
+        if verb == "load":  # It is loaded, and its newest version is found without being asked for.
+            return JSONResponse({"name": name, "load": True})
+        raise Invalid("explicit model load / unload is not allowed if polling is enabled")
     match = MODEL.fullmatch(path)
     if match:
         name, version_text, verb = match.groups()
@@ -54,11 +69,17 @@ async def handle(request: Request) -> Response:
             return await _infer(request, service, name, version)
         if method == "GET" and verb != "/infer":
             model = service.repository.find(name, version)
-            return JSONResponse({"name": name, "ready": True}) if verb else JSONResponse(_metadata(service, model))
+            if verb == "/ready":
+                return JSONResponse({"name": name, "ready": True})
+            if verb == "/config":
+                return JSONResponse(_config(model))
+            if verb == "/stats":
+                return JSONResponse({"model_stats": [_statistics(service, model)]})
+            return JSONResponse(_metadata(service, model))
     raise NotFound(f"Not found: {method} {path[:200]}")
 
 
-EXTENSIONS = ["binary_tensor_data", "model_repository"]
+EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "statistics"]
 
 
 def _index(service: Service) -> list[dict[str, str]]:
@@ -84,11 +105,55 @@ def _metadata(service: Service, model: Model) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _config(model: Model) -> dict[str, Any]:
+    """The model as Triton's `config.pbtxt` would describe it; the server batches by frames, not by its rule."""
+
+    def described(shapes: dict[str, tuple[int | None, ...]]) -> list[dict[str, Any]]:
+        return [
+            {"name": name, "data_type": "TYPE_FP32", "dims": [-1 if size is None else size for size in shape]}
+            for name, shape in shapes.items()
+        ]
+
+    return {
+        "name": model.name,
+        "platform": "onnxruntime_onnx",
+        "backend": "onnxruntime",
+        "max_batch_size": 0,
+        "input": described(model.bundle.latents.shapes(None, None)),
+        "output": described(model.bundle.output_shapes(None, None)),
+        "version_policy": {"latest": {"num_versions": 1}},
+    }
+
+
+def _statistics(service: Service, model: Model) -> dict[str, Any]:
+    """Triton's statistics out of the metrics, which count all versions of a model together."""
+
+    def value(sample: str) -> float:
+        return service.metrics.registry.get_sample_value(sample, {"model": model.name}) or 0.0
+
+    def duration(name: str, count: int) -> dict[str, int]:
+        return {"count": count, "ns": round(value(f"serving_{name}_seconds_sum") * 1e9)}
+
+    requests, batches = (int(value(f"serving_{name}_seconds_count")) for name in ("queue", "inference"))
+    return {
+        "name": model.name,
+        "version": str(model.version),
+        "inference_count": requests,
+        "execution_count": batches,
+        "inference_stats": {
+            "queue": duration("queue", requests),
+            "compute_infer": duration("inference", batches),
+        },
+    }
+
+
 async def _infer(request: Request, service: Service, name: str, version: int | None) -> Response:
     with service.repository.lease(name, version) as model:
-        body = await read_body(request, service.limits)
+        service.check_room(model)
         header_length = request.headers.get(HEADER_LENGTH)
-        document, latents = await service.parse(lambda: _parse(body, header_length, model))
+        document, latents = await read_body(
+            request, service, lambda body: _parse(body, header_length, model, service.limits)
+        )
         wanted = _wanted(document)
         head: dict[str, Any] = {"model_name": model.name, "model_version": str(model.version)}
         if "id" in document:
@@ -98,14 +163,16 @@ async def _infer(request: Request, service: Service, name: str, version: int | N
         return await until_disconnect(request, work)
 
 
-def _parse(body: bytes, header_length: str | None, model: Model) -> tuple[dict[str, Any], dict[str, Floats]]:
+def _parse(
+    body: bytes, header_length: str | None, model: Model, limits: Limits
+) -> tuple[dict[str, Any], dict[str, Floats]]:
     """Returns the JSON document, and the latents in it or in the bytes after it."""
     length = len(body)
     if header_length is not None:
         if not header_length.isdecimal() or len(header_length) > 9 or int(header_length) > len(body):
             raise Malformed(f"`Inference-Header-Content-Length` must be at most the body's length, {len(body)}.")
         length = int(header_length)
-    document, rest = parse_json(body[:length]), memoryview(body)[length:]
+    document, rest = parse_json(body[:length], limits), memoryview(body)[length:]
     if not isinstance(document.get("id", ""), str):
         raise Invalid("`id` must be a string.")
     given = document.get("inputs")
@@ -178,6 +245,8 @@ def _wanted(document: dict[str, Any]) -> list[tuple[str, bool]]:
         if not isinstance(binary, bool):
             raise Invalid("`binary_data` must be true or false.")
         wanted.append((entry["name"], binary))
+    if len(dict(wanted)) < len(wanted):
+        raise Invalid("`outputs` must name each output once.")
     return wanted
 
 

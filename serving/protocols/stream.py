@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import random
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -20,6 +21,7 @@ import orjson
 from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from mocogan_tf.latents import sample_latents, slerp
@@ -31,10 +33,13 @@ from serving.runtime.engine import Floats
 from serving.runtime.errors import Invalid, Malformed, NotFound, Overloaded, ServingError, Unauthorized, Unavailable
 from serving.runtime.repository import Model
 from serving.runtime.service import Service, category_index
+from serving.web.bodies import parse_json
+from serving.web.connections import Connection
 from serving.web.guard import Keys
-from serving.web.http import parse_json
 
 FIRST_MESSAGE_SECONDS = 10.0
+# A chunk that is not accepted is tried again after so long, and the stream ended after so long.
+AGAIN_SECONDS, REFUSED_SECONDS = 0.1, 10.0
 MESSAGE_BYTES = 4096
 # WebSocket close codes: 1001 going away, 1008 policy, 1013 try again later, 4000 + HTTP's for our own.
 CLOSE = {Overloaded: 1013, Unavailable: 1001, Unauthorized: 4401, NotFound: 4404}
@@ -73,6 +78,23 @@ class Glide:
         return self.step < self.steps
 
 
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """What a client wants otherwise from the next chunk on; None: as it is."""
+
+    content_seed: int | None = None
+    motion_seed: int | None = None
+    category: int | None = None
+    fps: float | None = None
+    motion_scale: float | None = None
+    transition_frames: int | None = None
+
+    def then(self, later: Change) -> Change:
+        """Both, where they differ the later one."""
+        given = {name: value for name, value in vars(later).items() if value is not None}
+        return dataclasses.replace(self, **given)
+
+
 class Walk:
     """The state of a stream: content, category, GRU state, position in the noise. Its size is constant."""
 
@@ -97,19 +119,31 @@ class Walk:
             category=category, first_frame=self.position,
         )  # fmt: skip
 
+    def read(self, fields: Fields) -> Change:
+        """What a client's message changes. Raises Invalid."""
+        return Change(
+            content_seed=fields.given(f.CONTENT_SEED),
+            motion_seed=fields.given(f.MOTION_SEED),
+            category=category_index(fields.given(f.CATEGORY), self.bundle.categories),
+            fps=fields.given(f.FPS),
+            motion_scale=fields.given(f.MOTION_SCALE),
+            transition_frames=fields.given(f.TRANSITION_FRAMES),
+        )
+
+    def apply(self, change: Change) -> None:
+        """Heads for what a client asked for."""
+        steps = self.bundle.video_length if change.transition_frames is None else change.transition_frames
+        self.motion_seed = self.motion_seed if change.motion_seed is None else change.motion_seed
+        self.fps = self.fps if change.fps is None else change.fps
+        self.motion_scale = self.motion_scale if change.motion_scale is None else change.motion_scale
+        if change.content_seed is not None:
+            self.content.turn(self._draw(change.content_seed, self.motion_seed, None, 1)["content"][0], steps)
+        if change.category is not None:
+            self.kind.turn(np.eye(len(self.bundle.categories), dtype=np.float32)[change.category], steps)
+
     def change(self, fields: Fields) -> None:
         """Applies a client's message, or raises Invalid and changes nothing."""
-        steps = fields.get(f.TRANSITION_FRAMES, self.bundle.video_length)
-        content_seed = fields.given(f.CONTENT_SEED)
-        motion_seed = fields.get(f.MOTION_SEED, self.motion_seed)
-        category = category_index(fields.given(f.CATEGORY), self.bundle.categories)
-        fps = fields.get(f.FPS, self.fps)
-        self.motion_scale = fields.get(f.MOTION_SCALE, self.motion_scale)
-        self.motion_seed, self.fps = motion_seed, fps
-        if content_seed is not None:
-            self.content.turn(self._draw(content_seed, motion_seed, None, 1)["content"][0], steps)
-        if category is not None:
-            self.kind.turn(np.eye(len(self.bundle.categories), dtype=np.float32)[category], steps)
+        self.apply(self.read(fields))
 
     def step(self, model: Model, frames: int) -> dict[str, Floats]:
         """Advances, and returns the rows of the next frames."""
@@ -160,24 +194,38 @@ class Stream:
         self.walk = Walk(bundle, fields)
         self.running = asyncio.Event()
         self.running.set()
-        self._turn = asyncio.Lock()
+        self._change: Change | None = None
 
-    async def change(self, fields: Fields) -> None:
-        """Applies a client's message between two chunks, or raises Invalid and changes nothing."""
-        pause = fields.given(f.PAUSE)
-        async with self._turn:
-            self.walk.change(fields)
+    def change(self, fields: Fields) -> None:
+        """Notes a client's message for the next chunk, or raises Invalid and changes nothing.
+
+        However many messages come before the next chunk, that is one change.
+        """
+        pause, change = fields.given(f.PAUSE), self.walk.read(fields)
+        self._change = self._change.then(change) if self._change else change
         if pause is not None:
             self.running.clear() if pause else self.running.set()
 
     async def chunk(self) -> NDArray[np.uint8]:
-        """The next frames, uint8 `[T, H, W, C]`.
+        """The next frames, uint8 `[T, H, W, C]`. A stream whose frames are not accepted now is late, not ended.
 
         If the version was replaced, its successor continues, provided that it has the same inputs and frames.
 
         Raises:
             Unavailable: The server drains, or the successor is a model of another kind.
+            Overloaded: The frames were not accepted for a long time.
         """
+        end = time.monotonic() + REFUSED_SECONDS
+        while True:
+            try:
+                return await self._accepted_chunk()
+            except Overloaded:
+                if time.monotonic() > end:
+                    raise
+            # Not all at the same time.
+            await asyncio.sleep(random.uniform(0.5, 1.5) * AGAIN_SECONDS)
+
+    async def _accepted_chunk(self) -> NDArray[np.uint8]:
         if self.service.draining:
             raise Unavailable("The server is shutting down.")
         with self.service.repository.lease(self.name, self.version) as model:
@@ -186,11 +234,17 @@ class Stream:
                 if (new.latents, new.frame_shape, new.category_to) != (old.latents, old.frame_shape, old.category_to):
                     raise Unavailable("The model was replaced by one of another kind. Begin again.")
                 self.walk.bundle = new
-            async with self._turn:
-                rows = await self.service.parse(lambda: self.walk.step(model, self.chunk_frames))
-            job = await model.batcher.submit(rows, deadline=self.service.deadline())
+            with model.batcher.admit(self.chunk_frames):
+                rows = await self.service.parse(lambda: self._advance(model))
+                job = await model.batcher.submit(rows, deadline=self.service.deadline())
             assert job.out is not None
             return job.out
+
+    def _advance(self, model: Model) -> dict[str, Floats]:
+        change, self._change = self._change, None
+        if change:
+            self.walk.apply(change)
+        return self.walk.step(model, self.chunk_frames)
 
     async def chunks(self) -> AsyncIterator[NDArray[np.uint8]]:
         """Yields chunks without end, one chunk ahead of the clock. The clock waits for a client that is late."""
@@ -238,27 +292,14 @@ class Streams:
         stream = Stream(self.service, Fields(f.from_query(dict(request.query_params), f.STREAM), f.STREAM), "jpeg")
         if stream.format == "raw":
             raise Invalid("`format` must be jpeg, png or webp here; raw is for WebSockets.")
-        if self.open >= self.service.limits.max_streams:
-            raise Overloaded(f"All {self.open} streams are taken. Try again later.", retry_after=5)
         kind = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}[stream.format]
         headers = {"X-Seed": str(stream.walk.seed), "Cache-Control": "no-store"}
-        return StreamingResponse(
-            self._parts(stream, kind), media_type="multipart/x-mixed-replace; boundary=frame", headers=headers
-        )
-
-    async def _parts(self, stream: Stream, kind: str) -> AsyncIterator[bytes]:
-        with self:
-            stop = Unavailable, NotFound
-            try:
-                async for frames in stream.chunks():
-                    for frame in frames:
-                        begin = time.monotonic()
-                        body = await stream.encode(frame[None])
-                        yield f"--frame\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-                        yield body + b"\r\n"
-                        await asyncio.sleep(max(0.0, 1 / stream.walk.fps - (time.monotonic() - begin)))
-            except stop:
-                yield b"--frame--\r\n"
+        media_type = "multipart/x-mixed-replace; boundary=frame"
+        if request.method == "HEAD":
+            head = Response(media_type=media_type, headers=headers)
+            del head.headers["Content-Length"]  # It has none.
+            return head
+        return _Pictures(self, _parts(stream, kind), media_type=media_type, headers=headers)
 
     async def socket(self, websocket: WebSocket) -> None:
         """`/v1/stream` as a WebSocket.
@@ -273,8 +314,9 @@ class Streams:
             return
         await websocket.accept()
         try:
+            first = await self._first_message(websocket)
             with self:
-                await self._talk(websocket)
+                await self._talk(websocket, first)
         except ServingError as error:
             self.service.metrics.rejected.labels(error.error_type).inc()
             await _say(websocket, {"error": str(error), "error_type": error.error_type})
@@ -289,12 +331,21 @@ class Streams:
             return True
         return origin.partition("://")[2] == websocket.headers.get("host")
 
-    async def _talk(self, websocket: WebSocket) -> None:
+    async def _first_message(self, websocket: WebSocket) -> dict[str, Any]:
+        """What a client with a key wants to see. Until it says so, its connection waits like one without a request."""
+        connection: Connection | None = websocket.scope.get("state", {}).get("connection")
+        if connection is not None:
+            connection.wait(FIRST_MESSAGE_SECONDS)
         async with asyncio.timeout(FIRST_MESSAGE_SECONDS):
             first = await _receive(websocket)
         key = first.pop("api_key", "")
         if not self.keys.accept(key if isinstance(key, str) else ""):
             raise Unauthorized("An API key is needed: `api_key` in the first message.")
+        if connection is not None:
+            connection.work()
+        return first
+
+    async def _talk(self, websocket: WebSocket, first: dict[str, Any]) -> None:
         stream = Stream(self.service, Fields(first, f.STREAM), "raw")
         walk = stream.walk
         await _say(
@@ -320,15 +371,45 @@ class Streams:
     async def _send(self, websocket: WebSocket, stream: Stream) -> None:
         async for frames in stream.chunks():
             message = await stream.encode(frames)
-            async with asyncio.timeout(self.service.limits.write_seconds):
-                await websocket.send_bytes(message)
+            try:
+                async with asyncio.timeout(self.service.limits.write_seconds):
+                    await websocket.send_bytes(message)
+            except RuntimeError:  # It is being closed for a message that is none.
+                raise WebSocketDisconnect from None
 
     async def _listen(self, websocket: WebSocket, stream: Stream) -> None:
         while True:
             try:
-                await stream.change(Fields(await _receive(websocket), f.CHANGE))
+                stream.change(Fields(await _receive(websocket), f.CHANGE))
             except ServingError as error:
                 await _say(websocket, {"error": str(error), "error_type": error.error_type})
+            await asyncio.sleep(0)  # Messages that are here already do not keep others waiting.
+
+
+class _Pictures(StreamingResponse):
+    """An endless answer, which has its place among the streams from its head to its end."""
+
+    def __init__(self, streams: Streams, parts: AsyncIterator[bytes], **options: Any) -> None:
+        super().__init__(parts, **options)
+        self._streams = streams
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._streams:
+            await super().__call__(scope, receive, send)
+
+
+async def _parts(stream: Stream, kind: str) -> AsyncIterator[bytes]:
+    stop = Overloaded, Unavailable, NotFound
+    try:
+        async for frames in stream.chunks():
+            for frame in frames:
+                begin = time.monotonic()
+                body = await stream.encode(frame[None])
+                yield f"--frame\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+                yield body + b"\r\n"
+                await asyncio.sleep(max(0.0, 1 / stream.walk.fps - (time.monotonic() - begin)))
+    except stop:
+        yield b"--frame--\r\n"
 
 
 async def _receive(websocket: WebSocket) -> dict[str, Any]:

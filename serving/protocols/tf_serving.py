@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import re
 from typing import Any
 
@@ -19,8 +20,9 @@ from serving.protocols.latents import answer_latents, check_latents, numbers
 from serving.runtime.engine import Floats
 from serving.runtime.errors import Invalid, Malformed, NotFound
 from serving.runtime.repository import Model
-from serving.runtime.service import Clip, Service
-from serving.web.http import JSONResponse, parse_json, read_body, until_disconnect
+from serving.runtime.service import Clip, Limits, Service
+from serving.web.bodies import parse_json, read_body, skip_body
+from serving.web.http import JSONResponse, until_disconnect
 
 MODEL = re.compile(r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?(/metadata|:[a-z]+)?", re.IGNORECASE)
 SIGNATURE = "serving_default"
@@ -52,7 +54,7 @@ async def handle(request: Request) -> Response:
     if method == "POST" and verb == ":predict":
         return await _predict(request, name, version)
     if method == "POST" and verb in (":classify", ":regress"):
-        await read_body(request, request.app.state.service.limits)
+        await skip_body(request, request.app.state.service.limits)
         raise Invalid(f"Expected {verb[1:]} signature method_name to be tensorflow/serving/{verb[1:]}. Was: {PREDICT}")
     raise malformed
 
@@ -100,8 +102,8 @@ def _metadata(request: Request, name: str, version: int | None) -> Response:
 async def _predict(request: Request, name: str, version: int | None) -> Response:
     service: Service = request.app.state.service
     with service.repository.lease(name, version) as model:
-        body = await read_body(request, service.limits)
-        row, latents = await service.parse(lambda: _parse(body, model))
+        service.check_room(model)
+        row, latents = await read_body(request, service, lambda body: _parse(body, model, service.limits))
         work = answer_latents(request, model, latents, lambda clip: _respond(clip, row), "json")
         return await until_disconnect(request, work)
 
@@ -113,9 +115,9 @@ def _respond(clip: Clip, row: bool) -> Response:
     return JSONResponse({"predictions": [{"video": video, "motion_state": state} for video, state in pairs]})
 
 
-def _parse(body: bytes, model: Model) -> tuple[bool, dict[str, Floats]]:
+def _parse(body: bytes, model: Model, limits: Limits) -> tuple[bool, dict[str, Floats]]:
     """Returns whether the request is in row form, and its latents."""
-    document = parse_json(body)
+    document = parse_json(body, limits)
     signature = document.get("signature_name", SIGNATURE) or SIGNATURE
     if not isinstance(signature, str):
         raise Invalid("'signature_name' key must be a string value.")
@@ -134,6 +136,9 @@ def _parse(body: bytes, model: Model) -> tuple[bool, dict[str, Floats]]:
         raise Invalid("Missing 'inputs' or 'instances' key")
     _same_names(columns, names, "'inputs' object")
     arrays = {name: numbers(_unpack(columns[name], name), name) for name in names}
+    for name, shape in model.bundle.latents.shapes(None, None).items():
+        if isinstance(columns[name], dict):
+            arrays[name] = _shaped(arrays[name], shape, len(arrays["content"]))
     check_latents(arrays, model)
     return "instances" in document, arrays
 
@@ -162,6 +167,20 @@ def _same_names(given: dict[str, Any], names: list[str], where: str) -> None:
             f"input size does not match signature: {len(given)}!={len(names)} len({{{','.join(given)[:200]}}}) != "
             f"len({{{','.join(names)}}}). Sent extra: {{{','.join(extra)[:200]}}}. Missing but required: {{}}."
         )
+
+
+def _shaped(values: Floats, shape: tuple[int | None, ...], num_videos: int) -> Floats:
+    """The values of a whole tensor in an input's shape, if they fit it.
+
+    Args:
+        values: Flat, as base64 carries them.
+        shape: The input's; its last size is not free.
+        num_videos: As `content` has it, which is the first input.
+    """
+    leading, last = [num_videos] * (len(shape) - 2), shape[-1]
+    assert last is not None
+    unit = math.prod(leading) * last
+    return values.reshape(*leading, -1, last) if unit and len(values) % unit == 0 else values
 
 
 def _unpack(value: Any, name: str) -> Any:

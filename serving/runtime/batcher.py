@@ -76,6 +76,44 @@ class Job:
         return self.started - self.entered if self.started else 0.0
 
 
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+    """What is foreseen of an answer's encoding: seconds until a thread is free, and seconds that it takes."""
+
+    wait: float = 0.0
+    seconds: float = 0.0
+
+
+NO_ENCODING = Encoding()
+
+
+class Admission:
+    """Accepted frames. They count until the block that accepted them is left, and as long as a thread works on them."""
+
+    def __init__(self) -> None:
+        self._ends: list[Callable[[], None]] = []
+        self._job: concurrent.futures.Future[Any] | None = None
+
+    def at_end(self, function: Callable[[], None]) -> None:
+        """Calls a function when the frames no longer count."""
+        self._ends.append(function)
+
+    def keep_until(self, job: concurrent.futures.Future[Any]) -> None:
+        """Lets the frames count until a job is done, even if the block is left before."""
+        self._job = job
+
+    def leave(self) -> None:
+        """The block is left."""
+        if self._job is None:
+            self._end()
+        else:
+            self._job.add_done_callback(lambda _: self._end())
+
+    def _end(self) -> None:
+        for function in self._ends:
+            function()
+
+
 class Batcher:
     """Runs jobs on a renderer's workers. Made and closed anywhere, `submit` on an event loop."""
 
@@ -132,7 +170,9 @@ class Batcher:
         return self.failures < FAILURES_UNTIL_DEAD
 
     @contextlib.contextmanager
-    def admit(self, num_frames: int, deadline: float = math.inf) -> Iterator[None]:
+    def admit(
+        self, num_frames: int, deadline: float = math.inf, *, encoding: Encoding = NO_ENCODING
+    ) -> Iterator[Admission]:
         """Counts frames as accepted while the block runs.
 
         A request larger than the whole bound is accepted when there is no other: limiting one request's work is up to
@@ -142,7 +182,9 @@ class Batcher:
             Overloaded: There is no room, or the deadline cannot be met; `retry_after` says when to come back.
         """
         with self._changed:
-            now, wait = time.monotonic(), self._foreseen_wait(num_frames)
+            now, render = time.monotonic(), num_frames * self.seconds_per_frame
+            # Frames are encoded when they are rendered and a thread is free.
+            wait = max(self._foreseen_wait(num_frames), encoding.wait - render)
             if wait <= LASTING * self.max_wait_seconds:
                 self._calm_at = now
             if self._overloaded:
@@ -150,7 +192,7 @@ class Batcher:
             else:
                 self._overloaded = now - self._calm_at > PATIENCE
             bound = self.max_wait_seconds * (LASTING if self._overloaded else 1.0)
-            late = now + wait + num_frames * self.seconds_per_frame > deadline
+            late = now + wait + render + encoding.seconds > deadline
             full = self.admitted_frames + num_frames > self.max_queue_frames
             if self._admitted and (full or late or wait > bound):
                 self._refused_at = now
@@ -160,11 +202,26 @@ class Batcher:
                     retry_after=max(1.0, math.ceil(wait)),
                 )
             self._admitted.append(num_frames)
+        admission = Admission()
+        admission.at_end(lambda: self._release(num_frames))
         try:
-            yield
+            yield admission
         finally:
-            with self._changed:
-                self._admitted.remove(num_frames)
+            admission.leave()
+
+    def _release(self, num_frames: int) -> None:
+        with self._changed:
+            self._admitted.remove(num_frames)
+
+    def refusal(self) -> Overloaded | None:
+        """What a request for one frame would be refused with now, if it would be."""
+        with self._changed:
+            wait = self._foreseen_wait(1)
+            if not self._admitted or (self.admitted_frames < self.max_queue_frames and wait <= self.max_wait_seconds):
+                return None
+            self._refused_at = time.monotonic()
+            message = f"The queue is full: {self.admitted_frames} of {self.max_queue_frames} frames are taken."
+            return Overloaded(f"{message} Try again later.", retry_after=max(1.0, math.ceil(wait)))
 
     @property
     def admitted_frames(self) -> int:

@@ -4,19 +4,46 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
+import math
+import os
 import pathlib
+import stat
+import struct
+import zipfile
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import orjson
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from mocogan_tf.latents import LatentSpec
 from mocogan_tf.video import POSTPROCESS
-from serving.runtime.errors import BundleError
+from serving.runtime.errors import BundleError, shown
 
 # The format that this server reads; which one an export writes is its own affair.
 FORMAT_VERSION = 1
+# What a bundle may have; whoever writes it decides no more than this about the server's memory and time.
+MAX_FILES = 1024
+MAX_FILE_BYTES, MAX_BYTES = 2**29, 2**31
+MAX_TEXT_BYTES = 2**20  # Of bundle.json and SHA256SUMS.
+MAX_GOLDEN_BYTES = 2**28  # Of the arrays of golden.npz, unpacked.
+MAX_FRAME_PIXELS = 2**20
+MAX_NAME = 200
+# The smallest and the largest value of each number of bundle.json.
+NUMBERS = {
+    "version": (1, 2**63 - 1),
+    "dim_content": (1, 4096),
+    "dim_motion": (1, 4096),
+    "dim_category": (0, 4096),
+    "height": (1, 4096),
+    "width": (1, 4096),
+    "video_length": (1, 4096),
+}
+ZIP_END = struct.Struct("<4s4H2LH")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +60,7 @@ class Bundle:
         height, width, channels: Of one frame.
         video_length: Frames of a training clip; the default length.
         frame_buckets: Clip lengths that the export was checked with.
-        digest: SHA-256 of `bundle.json` and the files that serving runs.
+        digest: SHA-256 of all its files.
     """
 
     folder: pathlib.Path
@@ -72,24 +99,100 @@ class Bundle:
         """
         path = self.files["golden"]
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                golden = {name: np.asarray(arrays[name]) for name in arrays.files}
+            with open_regular(path, MAX_FILE_BYTES) as file, zipfile.ZipFile(_checked_zip(file)) as archive:
+                kinds = {name.removesuffix(".npy"): _array_kind(archive, name) for name in archive.namelist()}
+                shapes = self._golden_shapes(kinds)
+                return {name: _array(archive, name) for name in shapes}
+        except BundleError:
+            raise
         except Exception as error:  # A damaged zip file raises any of half a dozen kinds of error.
             raise BundleError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
-        num_videos, num_frames = (*golden.get("motion_noise", np.empty(1)).shape, 1, 1)[:2]
-        inputs = self.latents.shapes(num_videos, num_frames)
-        shapes = {"seed": (), "motion_noise": inputs["motion_noise"], **inputs}
+
+    def _golden_shapes(self, kinds: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> dict[str, tuple[int, ...]]:
+        """Compares shapes and types of the golden arrays with the manifest before any array is read.
+
+        Raises:
+            BundleError: One is missing, another or too large.
+        """
+        path = self.files["golden"]
+        num_videos, num_frames = (*kinds.get("motion_noise", ((1,), None))[0], 1, 1)[:2]
+        shapes: dict[str, Any] = {"seed": (), "motion_noise": (), **self.latents.shapes(num_videos, num_frames)}
         shapes |= self.output_shapes(num_videos, num_frames)
+        size = 0
         for name, shape in shapes.items():
-            if name not in golden:
+            if name not in kinds:
                 raise BundleError(f"{path} lacks `{name}`. Export the model again.")
-            array, kind = golden[name], np.integer if name == "seed" else np.floating
-            if array.shape != shape or not np.issubdtype(array.dtype, kind):
+            (given, dtype), kind = kinds[name], np.integer if name == "seed" else np.floating
+            if given != shape or not np.issubdtype(dtype, kind):
                 raise BundleError(
-                    f"{path}: `{name}` must be {kind.__name__} of shape {shape}. Received: {array.dtype} of shape "
-                    f"{array.shape}. Export the model again."
+                    f"{path}: `{name}` must be {kind.__name__} of shape {shape}. Received: {dtype} of shape {given}. "
+                    "Export the model again."
                 )
-        return golden
+            size += math.prod(given) * dtype.itemsize
+        if size > MAX_GOLDEN_BYTES:
+            raise BundleError(f"{path} unpacks to {size} bytes; this server reads at most {MAX_GOLDEN_BYTES}.")
+        return shapes
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opens a file, and does not wait for a writer if it has become a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def open_regular(path: pathlib.Path, most: int) -> io.BufferedReader:
+    """Opens a regular file of at most `most` bytes. Anything else, such as a pipe, could hold the server up for ever.
+
+    Raises:
+        BundleError: It is something else, larger, or cannot be read.
+    """
+    try:
+        if stat.S_ISREG(path.stat().st_mode):
+            file = os.fdopen(
+                os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb"
+            )
+            found = os.fstat(file.fileno())
+            if stat.S_ISREG(found.st_mode) and found.st_size <= most:
+                return file
+            file.close()
+            if found.st_size > most:
+                raise BundleError(f"{path} has {found.st_size} bytes; this server reads at most {most}.")
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read ({error.strerror}).") from error
+    raise BundleError(f"{path} is not a regular file.")
+
+
+def _checked_zip(file: io.BufferedReader) -> io.BufferedReader:
+    """Returns the file if its directory is small, for `zipfile` reads all of that at once. Raises ValueError."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - ZIP_END.size - 20))
+    *locator, end = file.read(20) if size >= ZIP_END.size + 20 else b"", file.read()
+    if len(end) != ZIP_END.size:
+        raise ValueError("it is too short")
+    mark, _, _, _, entries, directory, _, comment = ZIP_END.unpack(end)
+    if mark != b"PK\x05\x06" or comment or locator[0][:4] == b"PK\x06\x07":
+        raise ValueError("it does not end as NumPy's files do")
+    if entries > 64 or directory > 2**16:
+        raise ValueError(f"it has {entries} entries")
+    file.seek(0)
+    return file
+
+
+def _array_kind(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Returns shape and type of an array of an .npz file."""
+    if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name} is packed in another way than NumPy's")
+    with archive.open(name) as member:
+        if npy.read_magic(member) != (1, 0):
+            raise ValueError(f"{name} has another version than 1.0")
+        shape, _, dtype = npy.read_array_header_1_0(member)
+    return shape, dtype
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    with archive.open(f"{name}.npy") as member:
+        array: NDArray[Any] = npy.read_array(member, allow_pickle=False)
+        member.read()  # To its end, where its checksum is compared.
+    return array
 
 
 def is_bundle(folder: pathlib.Path) -> bool:
@@ -101,24 +204,59 @@ def _fact(facts: dict[str, Any], key: str, kind: type | tuple[type, ...], path: 
     value = facts.get(key)
     if not isinstance(value, kind) or isinstance(value, bool):
         expected = kind.__name__ if isinstance(kind, type) else " or ".join(k.__name__ for k in kind)
-        raise BundleError(f"{path}: `{key}` must be {expected}. Received: {key}={value!r}. Export the model again.")
+        raise BundleError(
+            f"{path}: `{key}` must be {expected}. Received: {key}={shown(value)}. Export the model again."
+        )
     return value
 
 
-def _positive(facts: dict[str, Any], key: str, path: pathlib.Path, least: int = 1) -> int:
+def _number(facts: dict[str, Any], key: str, path: pathlib.Path) -> int:
     value: int = _fact(facts, key, int, path)
-    if value < least:
-        raise BundleError(f"{path}: `{key}` must be at least {least}. Received: {key}={value}. Export the model again.")
+    least, most = NUMBERS[key]
+    if not least <= value <= most:
+        bound = f"at least {least}" if value < least else f"at most {most}"
+        raise BundleError(f"{path}: `{key}` must be {bound}. Received: {key}={value}. Export the model again.")
     return value
 
 
-def _files(folder: pathlib.Path, facts: dict[str, Any], path: pathlib.Path) -> dict[str, pathlib.Path]:
+def _listing(folder: pathlib.Path) -> Iterator[str]:
+    """Every file of a bundle, by its path in it.
+
+    Raises:
+        BundleError: There are too many, one is not a regular file, or a link leads out of the bundle.
+    """
+    inside, pending, count = folder.resolve(), [folder], 0
+    while pending:
+        try:
+            entries = os.scandir(pending.pop())
+        except PermissionError:  # Such as lost+found. What cannot be read is not run either.
+            continue
+        with entries:
+            for entry in entries:
+                path = pathlib.Path(entry.path)
+                count += 1
+                if count > MAX_FILES:
+                    raise BundleError(f"{folder} has more than {MAX_FILES} files.")
+                if entry.is_symlink() and not path.resolve().is_relative_to(inside):
+                    raise BundleError(f"{path} must lie in the bundle. It is a link to {path.resolve()}.")
+                if entry.is_dir():
+                    if not entry.is_symlink():  # A link to a folder in the bundle adds nothing.
+                        pending.append(path)
+                elif entry.is_file():
+                    yield path.relative_to(folder).as_posix()
+                else:
+                    raise BundleError(f"{path} is not a regular file.")
+
+
+def _files(
+    folder: pathlib.Path, facts: dict[str, Any], path: pathlib.Path, listed: set[str]
+) -> dict[str, pathlib.Path]:
     """Existing files by role; each must lie inside the folder."""
     files = {}
     for role, name in _fact(facts, "files", dict, path).items():
-        if not isinstance(name, str) or not (folder / name).resolve().is_relative_to(folder.resolve()):
-            raise BundleError(f"{path}: the file of role {role!r} must lie in the bundle. Received: {name!r}")
-        if (folder / name).exists():
+        if not isinstance(name, str) or "\0" in name or not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise BundleError(f"{path}: the file of role {role!r} must lie in the bundle. Received: {shown(name)}")
+        if os.path.normpath(name) in listed:
             files[role] = folder / name
     for role in ("motion", "frames", "golden"):
         if role not in files:
@@ -126,19 +264,32 @@ def _files(folder: pathlib.Path, facts: dict[str, Any], path: pathlib.Path) -> d
     return files
 
 
-def _digest(folder: pathlib.Path, paths: list[pathlib.Path]) -> str:
-    """SHA-256 over the files, each compared with SHA256SUMS where that exists."""
-    listed = {}
-    if (folder / "SHA256SUMS").is_file():
-        for line in (folder / "SHA256SUMS").read_text(errors="replace").splitlines():
-            digest, _, name = line.partition(" ")
-            listed[name.strip(" *")] = digest
-    whole = hashlib.sha256()
-    for path in sorted(paths):
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        if listed.get(path.relative_to(folder).as_posix(), digest) != digest:
+def _digest(folder: pathlib.Path, names: set[str]) -> str:
+    """SHA-256 over all files, since a graph may read any of them; each compared with SHA256SUMS where that exists.
+
+    Raises:
+        BundleError: A file is too large, differs from its line or has none.
+    """
+    sums: dict[str, str] | None = None
+    if "SHA256SUMS" in names:
+        sums = {}
+        with open_regular(folder / "SHA256SUMS", MAX_TEXT_BYTES) as file:
+            for line in file.read().decode(errors="replace").splitlines():
+                digest, _, name = line.partition(" ")
+                sums[name.strip(" *")] = digest
+    whole, left = hashlib.sha256(), MAX_BYTES
+    for name in sorted(names - {"SHA256SUMS"}):
+        path = folder / name
+        with open_regular(path, min(MAX_FILE_BYTES, left)) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            left -= file.tell()
+        if sums is not None and name not in sums:
+            raise BundleError(
+                f"{path} is not listed in SHA256SUMS. Take it out of the bundle, or export the model again."
+            )
+        if sums is not None and sums[name] != digest:
             raise BundleError(f"{path} differs from its line in SHA256SUMS: damaged or copied in part. Copy it again.")
-        whole.update(digest.encode())
+        whole.update(f"{digest}  {name}\n".encode(errors="surrogateescape"))
     return whole.hexdigest()
 
 
@@ -151,56 +302,73 @@ def read_bundle(folder: pathlib.Path | str) -> Bundle:
     folder = pathlib.Path(folder)
     path = folder / "bundle.json"
     try:
-        facts = json.loads(path.read_text())
-    except OSError as error:
-        raise BundleError(f"{folder} is not a bundle: {path.name} cannot be read ({error.strerror}).") from error
+        with open_regular(path, MAX_TEXT_BYTES) as file:
+            facts = json.loads(file.read())
+        orjson.dumps([[[facts]]])  # As `/info` will, deep in its own answer.
+    except BundleError as error:
+        raise BundleError(f"{folder} is not a bundle: {str(error).removeprefix(f'{folder}/')}") from error
+    except (orjson.JSONEncodeError, RecursionError) as error:
+        raise BundleError(f"{path} has a number beyond 64 bits, broken Unicode or too many levels.") from error
     except ValueError as error:
         raise BundleError(f"{path} is not JSON: {error}") from error
     if not isinstance(facts, dict) or facts.get("format_version") != FORMAT_VERSION:
         received = facts.get("format_version") if isinstance(facts, dict) else facts
-        raise BundleError(f"{path}: `format_version` must be {FORMAT_VERSION}. Received: format_version={received!r}")
+        raise BundleError(
+            f"{path}: `format_version` must be {FORMAT_VERSION}. Received: format_version={shown(received)}"
+        )
     if "dim_z" in facts:
         raise BundleError(
             f"{folder} holds a model ({facts.get('model')}) that makes clips of one length out of one code. This "
             "server needs separate content and motion, as MoCoGAN has. Serve it with its tf_serving/ or triton/ folder."
         )
     categories = tuple(_fact(facts, "categories", list, path))
-    dim_category = _positive(facts, "dim_category", path, least=0)
+    dim_category = _number(facts, "dim_category", path)
+    if not all(isinstance(c, str | int) and len(str(c)) <= MAX_NAME for c in categories):
+        raise BundleError(f"{path}: `categories` must be names of at most {MAX_NAME} characters.")
     if categories and len(categories) != dim_category:
         raise BundleError(f"{path}: {len(categories)} `categories` and `dim_category` {dim_category} must agree.")
     category_to = _fact(facts, "category_to", str, path)
     if category_to not in ("motion", "image"):
-        raise BundleError(f"{path}: `category_to` must be 'motion' or 'image'. Received: category_to={category_to!r}")
-    channels = _positive(facts, "channels", path)
+        raise BundleError(
+            f"{path}: `category_to` must be 'motion' or 'image'. Received: category_to={shown(category_to)}"
+        )
+    channels = _fact(facts, "channels", int, path)
     if channels not in (1, 3):
         raise BundleError(f"{path}: `channels` must be 1 or 3. Received: channels={channels}")
     if facts.get("postprocess", POSTPROCESS) != POSTPROCESS:
-        raise BundleError(f"{path}: `postprocess` must be {POSTPROCESS!r}. Received: {facts['postprocess']!r}")
+        raise BundleError(f"{path}: `postprocess` must be {POSTPROCESS!r}. Received: {shown(facts['postprocess'])}")
     fps = float(_fact(facts, "fps", (int, float), path))
     if not 0 < fps <= 240:
         raise BundleError(f"{path}: `fps` must be in (0, 240]. Received: fps={fps}")
     name = _fact(facts, "name", str, path)
-    if not name or any(c in name for c in "/:") or not name.isprintable():
-        raise BundleError(f"{path}: `name` must be printable, without '/' and ':'. Received: name={name!r}")
+    if not 0 < len(name) <= MAX_NAME or any(c in name for c in "/:") or not name.isprintable():
+        raise BundleError(f"{path}: `name` must be printable, without '/' and ':'. Received: name={shown(name)}")
     frame_buckets = facts.get("frame_buckets", [])
-    if not isinstance(frame_buckets, list) or not all(type(n) is int and n > 0 for n in frame_buckets):
-        raise BundleError(f"{path}: `frame_buckets` must be a list of numbers of frames. Received: {frame_buckets!r}")
-    files = _files(folder, facts, path)
-    run = [path, *(files[role] for role in ("motion", "frames", "frames_fp16", "golden") if role in files)]
+    if not isinstance(frame_buckets, list) or not all(type(n) is int and 0 < n < 2**31 for n in frame_buckets):
+        raise BundleError(
+            f"{path}: `frame_buckets` must be a list of numbers of frames. Received: {shown(frame_buckets)}"
+        )
+    if not isinstance(facts.get("provenance", {}), dict):
+        raise BundleError(f"{path}: `provenance` must be an object. Received: {shown(facts['provenance'])}")
+    height, width = _number(facts, "height", path), _number(facts, "width", path)
+    if height * width > MAX_FRAME_PIXELS:
+        raise BundleError(f"{path}: a frame has at most {MAX_FRAME_PIXELS} pixels. Received: {height} times {width}")
+    names = set(_listing(folder))
+    files = _files(folder, facts, path, names)
     return Bundle(
         folder=folder,
         name=name,
-        version=_positive(facts, "version", path),
-        latents=LatentSpec(_positive(facts, "dim_content", path), _positive(facts, "dim_motion", path), dim_category),
+        version=_number(facts, "version", path),
+        latents=LatentSpec(_number(facts, "dim_content", path), _number(facts, "dim_motion", path), dim_category),
         category_to=category_to,
         categories=tuple(str(c) for c in categories) or tuple(str(i) for i in range(dim_category)),
         fps=fps,
-        height=_positive(facts, "height", path),
-        width=_positive(facts, "width", path),
+        height=height,
+        width=width,
         channels=channels,
-        video_length=_positive(facts, "video_length", path),
+        video_length=_number(facts, "video_length", path),
         frame_buckets=tuple(sorted(set(frame_buckets))),
         files=files,
         facts=facts,
-        digest=_digest(folder, run),
+        digest=_digest(folder, names),
     )

@@ -8,6 +8,8 @@ import reprlib
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 60, 60
 
+OUT_OF_MEMORY = "The server is short of memory. Try again later."
+
 
 def shown(value: object) -> str:
     """A received value as a message shows it: at most 60 characters, however large or deep it is."""
@@ -56,6 +58,12 @@ class NotFound(ServingError):
     """No such model, version or path."""
 
     error_type = "not_found"
+
+
+class WrongHost(ServingError):
+    """The `Host` of the request is none of this server's names."""
+
+    error_type = "wrong_host"
 
 
 class MethodNotAllowed(ServingError):

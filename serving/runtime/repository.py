@@ -23,6 +23,8 @@ from serving.runtime.errors import BundleError, NotFound, Unavailable
 from serving.runtime.prometheus import Metrics
 
 RETRY_SECONDS = 10.0
+# Of a folder's name; any such number fits 64 bits.
+VERSION_DIGITS = 18
 log = logging.getLogger("serving.runtime.repository")
 
 
@@ -144,7 +146,8 @@ class Repository:
         if is_bundle(source):
             return [Place(source, _stamp(source), None)]
         try:
-            folders = sorted((int(path.name), path) for path in source.iterdir() if path.name.isdecimal())
+            named = (path for path in source.iterdir() if path.name.isdecimal() and len(path.name) <= VERSION_DIGITS)
+            folders = sorted((int(path.name), path) for path in named)
         except OSError:
             return []
         found = [(version, path) for version, path in folders if version > 0 and is_bundle(path)]

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import dataclasses
+import heapq
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
+from serving.runtime.batcher import Admission, Encoding
 from serving.runtime.engine import Floats, available_cpus
-from serving.runtime.errors import Invalid, TooLarge, shown
+from serving.runtime.errors import DeadlineExceeded, Invalid, TooLarge, shown
+from serving.runtime.intake import Intake
 from serving.runtime.prometheus import Metrics
 from serving.runtime.repository import Model, Repository
 
@@ -30,10 +35,15 @@ class Limits:
         max_pixels: Pixels of an answer, after enlarging.
         max_json_values: Numbers of an answer in JSON, whose size is twenty times that of the pixels.
         max_body_bytes: Bytes of a request body, before and after unpacking.
+        max_values, max_containers: Values, and lists with objects, of a request body in JSON.
         max_streams: Streams open at one time.
         timeout_seconds: From a request's head to its frames; a request may ask for less.
         body_seconds: For a client to send its body.
-        write_seconds: For a client to take the next part of an answer.
+        write_seconds: For a client to take an answer, or the next part of a stream; a second more for each
+            `min_bytes_per_second` of it.
+        min_bytes_per_second: See above.
+        max_unsent_bytes: Of all answers that are made and not yet taken. While there are more, or half of them are for
+            one address, requests (of that address) are refused.
     """
 
     max_videos: int = 64
@@ -42,10 +52,14 @@ class Limits:
     max_pixels: int = 2**25
     max_json_values: int = 2**22
     max_body_bytes: int = 4 * 2**20
+    max_values: int = 2**18
+    max_containers: int = 2**15
     max_streams: int = 64
     timeout_seconds: float = 30.0
     body_seconds: float = 10.0
     write_seconds: float = 20.0
+    min_bytes_per_second: int = 2**20
+    max_unsent_bytes: int = 2**28
 
     def check_work(self, num_videos: int, num_frames: int) -> int:
         """Returns the frames in all.
@@ -84,6 +98,40 @@ class Clip:
     render_seconds: float
 
 
+class Forecast:
+    """How long encoding takes and waits, by what it took before: a time per answer and a time per pixel or number."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._pending: dict[object, float] = {}
+        self._least: dict[str, float] = {}
+        self._sums: dict[str, tuple[float, float]] = {}
+
+    def seconds(self, name: str, amount: int) -> float:
+        """Foreseen for one answer; 0 for a format of which none was encoded yet."""
+        spent, encoded = self._sums.get(name, (0.0, 0.0))
+        return self._least.get(name, 0.0) + (amount * spent / encoded if encoded else 0.0)
+
+    def learn(self, name: str, amount: int, seconds: float) -> None:
+        """Takes a measured time into account."""
+        least = self._least[name] = min(seconds, self._least.get(name, seconds))
+        spent, encoded = self._sums.get(name, (0.0, 0.0))
+        self._sums[name] = 0.9 * spent + seconds - least, 0.9 * encoded + amount
+
+    def wait(self) -> float:
+        """Seconds until a thread would be free if all that is accepted were to be encoded now, in order."""
+        free = [0.0] * self._threads
+        for seconds in self._pending.values():
+            heapq.heapreplace(free, free[0] + seconds)
+        return free[0]
+
+    def accept(self, seconds: float) -> Callable[[], None]:
+        """Counts an answer as accepted until the returned function is called."""
+        ticket = object()
+        self._pending[ticket] = seconds
+        return lambda: self._pending.__delitem__(ticket)
+
+
 class Service:
     """The models, and the threads that prepare and encode. Belongs to one event loop."""
 
@@ -96,12 +144,16 @@ class Service:
         self.draining = False
         self.ready = False
         cpus = available_cpus()
+        self.intake = Intake(self.limits.max_body_bytes)
         self._prepare = concurrent.futures.ThreadPoolExecutor(2, "prepare")
         self._encode = concurrent.futures.ThreadPoolExecutor(encode_threads or max(2, cpus), "encode")
+        self._forecast = Forecast(encode_threads or max(2, cpus))
+        self.unsent_bytes = 0
 
     def deadline(self, timeout: float | None = None) -> float:
         """`time.monotonic()` by which a request that begins now must be done."""
-        return time.monotonic() + min(timeout or self.limits.timeout_seconds, self.limits.timeout_seconds)
+        bound = self.limits.timeout_seconds
+        return time.monotonic() + (bound if timeout is None else min(timeout, bound))
 
     async def render(
         self, model: Model, draw: Callable[[], dict[str, Floats]], *, deadline: float, as_pixels: bool
@@ -130,38 +182,116 @@ class Service:
         video = job.out.reshape(num_videos, num_frames, *model.bundle.frame_shape)
         return Clip(video, state, job.queue_seconds, time.monotonic() - begin - job.queue_seconds)
 
+    @contextlib.contextmanager
+    def admit(self, model: Model, num_frames: int, deadline: float, name: str, amount: int) -> Iterator[Work]:
+        """Accepts an answer's frames and its encoding, or refuses both, as `Batcher.admit` does.
+
+        Args:
+            model: A leased version.
+            num_frames: Frames to render.
+            deadline: `time.monotonic()` by which the answer must be encoded.
+            name: Its format.
+            amount: Its pixels or numbers.
+        """
+        seconds = self._forecast.seconds(name, amount)
+        encoding = Encoding(self._forecast.wait(), seconds)
+        with model.batcher.admit(num_frames, deadline, encoding=encoding) as admission:
+            admission.at_end(self._forecast.accept(seconds))
+            yield Work(admission, deadline, name, amount)
+
+    async def encode(self, function: Callable[[], T], work: Work) -> tuple[T, float]:
+        """Runs an admitted answer's encoder off the event loop; returns its result and the seconds.
+
+        Raises:
+            DeadlineExceeded: It was not done in time. A thread that is at it finishes, and until then its work counts.
+        """
+        job = self._encode.submit(_timed, function)
+        future = asyncio.wrap_future(job)
+        future.add_done_callback(_ignore)
+        try:
+            async with asyncio.timeout(None if work.deadline == math.inf else work.deadline - time.monotonic()):
+                result, seconds = await asyncio.shield(future)
+        except TimeoutError:
+            if not job.cancel():
+                work.admission.keep_until(job)
+            raise DeadlineExceeded("The deadline passed before the frames were encoded.") from None
+        except asyncio.CancelledError:
+            if not job.cancel():
+                await asyncio.wait([future])
+            raise
+        self._forecast.learn(work.name, work.amount, seconds)
+        self.metrics.encode_seconds.labels(work.name).observe(seconds)
+        return result, seconds
+
     async def encode_with(self, function: Callable[[], T], name: str) -> tuple[T, float]:
-        """Runs an encoder off the event loop; returns its result and the seconds."""
-
-        def timed() -> tuple[T, float]:
-            begin = time.perf_counter()
-            result = function()
-            return result, time.perf_counter() - begin
-
-        result, seconds = await self.run(self._encode, timed)
+        """Runs a stream's encoder off the event loop; returns its result and the seconds."""
+        result, seconds = await self.run(self._encode, lambda: _timed(function))
         self.metrics.encode_seconds.labels(name).observe(seconds)
         return result, seconds
 
     async def run(self, pool: concurrent.futures.Executor, function: Callable[[], T]) -> T:
         """Runs a function on a pool. If cancelled, it still waits for the thread: admission counts what runs."""
-        job = pool.submit(function)
+        return await self._result(pool.submit(function))
+
+    @staticmethod
+    async def _result(job: concurrent.futures.Future[T]) -> T:
         future = asyncio.wrap_future(job)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             if not job.cancel():
                 await asyncio.wait([future])
+                if not future.cancelled():
+                    future.exception()  # Not asked for, it would be logged as never retrieved.
             raise
 
     async def parse(self, function: Callable[[], T]) -> T:
         """Runs something short off the event loop."""
         return await self.run(self._prepare, function)
 
+    async def parse_body(self, function: Callable[[], T]) -> T:
+        """Parses a body in its turn. Raises Overloaded if too many wait."""
+        return await self._result(self.intake.submit(function))
+
+    def check_room(self, model: Model | None = None) -> None:
+        """Raises Overloaded if a request would be refused however small it is; nothing of it need be read then.
+
+        Args:
+            model: Whose request it is; None while that is not known.
+        """
+        models = [model] if model else self.repository.models()
+        refusals = [refusal for each in models if (refusal := each.batcher.refusal())]
+        if refusals and len(refusals) == len(models):
+            raise refusals[0]
+
     def close(self) -> None:
         """Closes the models and ends the threads."""
         self.repository.close()
+        self.intake.close()
         self._prepare.shutdown()
         self._encode.shutdown()
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """An accepted answer: until when, and what is to be encoded."""
+
+    admission: Admission
+    deadline: float
+    name: str
+    amount: int
+
+
+def _timed(function: Callable[[], T]) -> tuple[T, float]:
+    begin = time.perf_counter()
+    result = function()
+    return result, time.perf_counter() - begin
+
+
+def _ignore(future: asyncio.Future[Any]) -> None:
+    """Takes note of a failure that nobody may be waiting for any more."""
+    if not future.cancelled():
+        future.exception()
 
 
 def category_index(value: object, categories: tuple[str, ...]) -> int | None:

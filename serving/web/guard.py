@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import logging
 import pathlib
 import re
@@ -16,11 +17,23 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.runtime.errors import Cancelled, NotFound, ServingError, Unauthorized
+from serving.runtime.errors import (
+    OUT_OF_MEMORY,
+    Cancelled,
+    NotFound,
+    Overloaded,
+    ServingError,
+    Unauthorized,
+    Unavailable,
+    WrongHost,
+)
 from serving.runtime.service import Service
+from serving.web.connections import Connection
 from serving.web.http import error_response
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+# What is handed to a connection at a time.
+PIECE_BYTES = 2**16
 log = logging.getLogger("serving.access")
 
 
@@ -41,6 +54,30 @@ def read_api_keys(path: pathlib.Path) -> tuple[bytes, ...]:
     return keys
 
 
+def _version(path: pathlib.Path | None) -> tuple[int, int, int] | None:
+    """What changes with a file's contents; a mounted secret's file is a link to another file then."""
+    try:
+        found = path.stat() if path else None
+    except OSError:
+        return None
+    return (found.st_ino, found.st_mtime_ns, found.st_size) if found else None
+
+
+def is_name_of(host: str, names: tuple[str, ...]) -> bool:
+    """Whether a `Host` header is an IP address, this machine's own name for itself, or one of the names.
+
+    A page whose name its owner lets point here (DNS rebinding) is none of these.
+    """
+    name = host.strip().lower()
+    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0].rstrip(".")
+    if name == "localhost" or name.endswith(".localhost") or name in names:
+        return True
+    try:
+        return bool(ipaddress.ip_address(name))
+    except ValueError:
+        return False
+
+
 def key_of(headers: Headers) -> str:
     """The key that a request carries, in `Authorization: Bearer` or `X-API-Key`; empty if none."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
@@ -48,10 +85,37 @@ def key_of(headers: Headers) -> str:
 
 
 class Keys:
-    """The accepted API keys; if there are none, no key is needed."""
+    """The accepted API keys; if there are none, no key is needed.
 
-    def __init__(self, keys: tuple[bytes, ...] = ()) -> None:
-        self._keys = keys
+    Args:
+        keys: The keys.
+        path: The file they are from, if `reload` is to read it again when it changes.
+    """
+
+    def __init__(self, keys: tuple[bytes, ...] = (), path: pathlib.Path | None = None) -> None:
+        self._keys, self._path = keys, path
+        self._read_at = _version(path)
+
+    @classmethod
+    def of_file(cls, path: pathlib.Path) -> Keys:
+        """The keys of a file. Raises ValueError or OSError."""
+        version = _version(path)
+        keys = cls(read_api_keys(path), path)
+        keys._read_at = version  # A change while it was read is seen by the next `reload`.
+        return keys
+
+    def reload(self) -> None:
+        """Reads the file again if it changed. The keys stay as they are while it is missing or wrong."""
+        version = _version(self._path)
+        if self._path is None or version == self._read_at:
+            return
+        self._read_at = version
+        try:
+            self._keys = read_api_keys(self._path)
+        except (OSError, ValueError) as error:
+            logging.getLogger("serving.keys").error("the API keys stay as they were", extra={"error": str(error)})
+        else:
+            logging.getLogger("serving.keys").info("read the API keys again", extra={"keys": len(self._keys)})
 
     @property
     def needed(self) -> bool:
@@ -72,7 +136,9 @@ class Guard:
         app: The application.
         service: For limits, metrics and whether it drains.
         keys: Accepted API keys.
+        hosts: Names of this server, one of which `Host` must be; None: it is not checked.
         is_open: Whether a path needs no key.
+        is_probe: Whether a path is a health check, which is answered whatever else is the case.
         is_native: Whether a path's errors have our own form.
     """
 
@@ -81,20 +147,51 @@ class Guard:
         app: ASGIApp,
         service: Service,
         keys: Keys,
+        hosts: tuple[str, ...] | None,
         is_open: Callable[[str], bool],
+        is_probe: Callable[[str], bool],
         is_native: Callable[[str], bool],
     ) -> None:
         self.app = app
         self.service = service
         self.keys = keys
+        self.hosts = hosts
+        self.is_probe = is_probe
         self.is_open = is_open
         self.is_native = is_native
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            try:
+                self.check(scope)
+            except ServingError as error:
+                self.service.metrics.rejected.labels(error.error_type).inc()
+                await send({"type": "websocket.close", "code": 1008})
+                return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         await _Exchange(self, scope, receive, send).run()
+
+    def check(self, scope: Scope) -> None:
+        """Refuses what has no place here, before anything else is looked at.
+
+        Raises:
+            WrongHost: It was meant for another host.
+            Overloaded: There are too many connections, or too much is unsent.
+        """
+        if self.is_probe(scope["path"]):
+            return
+        host = Headers(scope=scope).get("host", "")
+        if self.hosts is not None and not is_name_of(host, self.hosts):
+            raise WrongHost(f"This server does not go by the name {host[:100]!r}; --allow_host adds a name.")
+        connection: Connection | None = scope.get("state", {}).get("connection")
+        if connection is not None and connection.crowded:
+            raise Overloaded("There are too many connections. Try again later.", retry_after=1)
+        bound = self.service.limits.max_unsent_bytes
+        mine = connection.address.unsent_bytes if connection is not None else 0
+        if self.service.unsent_bytes > bound or mine > bound // 2:
+            raise Overloaded("Too many answers were not taken yet. Try again later.", retry_after=5)
 
 
 class _Exchange:
@@ -105,6 +202,7 @@ class _Exchange:
         self.headers = Headers(scope=scope)
         given = self.headers.get("x-request-id", "")
         self.id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        self.connection: Connection | None = scope.get("state", {}).get("connection")
         self.status = 0
         self.notes: dict[str, Any] = {}
         # Handlers add to the log line through the scope.
@@ -117,7 +215,9 @@ class _Exchange:
         try:
             await self._answer()
         except SlowClient:
-            # Raising ends the connection: the answer has begun, so no other can be sent.
+            # The answer has begun, so no other can be sent.
+            if self.connection is not None:
+                self.connection.abort()
             self.notes["aborted"] = "the client did not take its answer"
             metrics.rejected.labels("slow_client").inc()
             raise
@@ -140,6 +240,7 @@ class _Exchange:
     async def _answer(self) -> None:
         path = self.scope["path"]
         try:
+            self.guard.check(self.scope)
             if not self.guard.is_open(path) and not self.guard.keys.accept(key_of(self.headers)):
                 raise Unauthorized("An API key is needed: `Authorization: Bearer KEY` or `X-API-Key: KEY`.")
             await self.guard.app(self.scope, self.receive, self.send)
@@ -147,6 +248,8 @@ class _Exchange:
             await self._fail(error)
         except (SlowClient, asyncio.CancelledError):
             raise
+        except MemoryError:
+            await self._fail(Unavailable(OUT_OF_MEMORY, retry_after=1.0))
         except Exception:
             logging.getLogger("serving.app").exception("a request failed", extra={"request_id": self.id})
             await self._fail(ServingError("internal"))
@@ -171,8 +274,32 @@ class _Exchange:
             headers["X-Content-Type-Options"] = "nosniff"
             if self.guard.service.draining:
                 headers["Connection"] = "close"
+        limits, body = self.guard.service.limits, message.get("body", b"")
         try:
-            async with asyncio.timeout(self.guard.service.limits.write_seconds):
-                await self._send(message)
+            async with asyncio.timeout(limits.write_seconds + len(body) / limits.min_bytes_per_second):
+                if len(body) <= PIECE_BYTES:
+                    await self._send(message)
+                else:
+                    await self._send_large(message, body)
         except TimeoutError:
             raise SlowClient from None
+
+    async def _send_large(self, message: Message, body: bytes) -> None:
+        """Sends a body in pieces, so that the time until it is taken can be known, and counts what is unsent."""
+        service, address = self.guard.service, self.connection.address if self.connection is not None else None
+        unsent = len(body)
+
+        def count(size: int) -> None:
+            service.unsent_bytes += size
+            if address is not None:
+                address.unsent_bytes += size
+
+        count(unsent)
+        try:
+            for at in range(0, len(body), PIECE_BYTES):
+                piece = body[at : at + PIECE_BYTES]
+                more = message.get("more_body", False) or at + PIECE_BYTES < len(body)
+                await self._send({**message, "body": piece, "more_body": more})
+                await asyncio.sleep(0)  # A fast client is no reason to keep others waiting.
+        finally:
+            count(-unsent)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
 from typing import Any
@@ -11,6 +12,13 @@ from typing import Any
 from serving.web.guard import SlowClient
 
 STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+
+# Characters that a terminal acts on, C1 ones and line separators among them.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match.group().encode("unicode_escape").decode()
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:
@@ -38,9 +46,13 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         extra = " ".join(f"{name}={value}" for name, value in _extra(record).items())
         line = f"{_time(record)} {record.levelname.lower():7s} {record.getMessage()} {extra}".rstrip()
-        # A line break inside a value must not look like another line of the log.
-        line = line.replace("\r", "\\r").replace("\n", "\\n")
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        # A line break inside a value must not look like another line of the log, nor may a terminal obey a value.
+        line = CONTROL.sub(_escaped, line)
+        if record.exc_info:
+            line += "\n" + "\n".join(
+                CONTROL.sub(_escaped, each) for each in self.formatException(record.exc_info).split("\n")
+            )
+        return line
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -56,7 +68,7 @@ def set_up_logs(style: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "websockets", "httptools"):
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "websockets"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], True
     for name in ("uvicorn", "websockets", "PIL", "asyncio"):

@@ -87,7 +87,7 @@ def test_a_certificate_without_its_key_names_both(refusal, bundle_dir, certifica
 
 
 def test_a_package_that_is_missing_is_named_with_what_to_install():
-    for name in ("numpy", "onnxruntime", "starlette", "httptools", "websockets", "absl", "PIL"):
+    for name in ("numpy", "onnxruntime", "starlette", "h11", "websockets", "absl", "PIL"):
         hidden = f"import runpy, sys; sys.modules[{name!r}] = None; runpy.run_module('serving', run_name='__main__')"
         result = subprocess.run([sys.executable, "-c", hidden], cwd=ROOT, capture_output=True, text=True)
         (line,) = result.stderr.splitlines()

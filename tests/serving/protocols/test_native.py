@@ -250,6 +250,7 @@ BAD_FIELDS = [
     ({"motion_scale": -1}, 422, "`motion_scale` must be a number in [0, 3]"),
     ({"scale": 9}, 422, "`scale`"),
     ({"timeout": -1}, 422, "`timeout`"),
+    ({"timeout": 5e-324}, 422, "`timeout` must be a number in [1e-06, 30]"),
     ({"model": ""}, 422, "`model`"),
     ({"model": "../../etc/passwd"}, 404, "Servable not found"),
     ({"version": 99}, 404, "Servable not found"),

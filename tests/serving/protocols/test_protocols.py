@@ -57,6 +57,17 @@ def test_tfs_base64_tensors(client, latents, truth):
     np.testing.assert_allclose([row["video"] for row in got], truth[0], atol=1e-6)
 
 
+def test_tfs_base64_of_whole_tensors(client, latents, truth):
+    packed = {name: {"b64": base64.b64encode(value.tobytes()).decode()} for name, value in latents.items()}
+    for inputs in (packed, as_lists(latents) | {"motion_noise": packed["motion_noise"]}):
+        response = client.post(PREDICT, json={"inputs": inputs})
+        assert response.status_code == 200, response.text
+        np.testing.assert_allclose(response.json()["outputs"]["video"], truth[0], atol=1e-6)
+    cut = base64.b64encode(latents["motion_noise"].tobytes()[:-4]).decode()
+    response = client.post(PREDICT, json={"inputs": packed | {"motion_noise": {"b64": cut}}})
+    assert response.status_code == 400 and "`motion_noise` must have shape" in response.json()["error"]
+
+
 def test_tfs_status_and_metadata(client):
     available = {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
     for path in ("/v1/models/tiny", "/v1/models/tiny/versions/1", "/V1/models/tiny".replace("V", "v")):
@@ -248,6 +259,16 @@ def test_tritonclient_works_unchanged(server, engine, latents, truth, binary):
         np.testing.assert_allclose(squeezed.as_numpy("video"), truth[0], atol=1e-6)
     with pytest.raises(Exception, match="Servable not found"):
         client.infer("none", inputs)
+    config = client.get_model_config("tiny")
+    assert {entry["name"] for entry in config["input"]} == set(latents) and config["max_batch_size"] == 0
+    for statistics in (client.get_inference_statistics("tiny", "1"), client.get_inference_statistics()):
+        (entry,) = statistics["model_stats"]
+        assert entry["inference_count"] >= 3 and entry["inference_stats"]["compute_infer"]["ns"] > 0
+    client.load_model("tiny")
+    for refused in (lambda: client.load_model("none"), lambda: client.unload_model("tiny")):
+        with pytest.raises(Exception, match="Servable not found|unload is not allowed"):
+            refused()
+    assert client.is_model_ready("tiny")
     client.close()
 
 

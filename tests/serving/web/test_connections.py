@@ -68,7 +68,7 @@ def read_answer(connection):
 
 def test_late_headers_end_a_connection_and_long_streams_do_not(bundle_dir, monkeypatch):
     connect = pytest.importorskip("websockets.sync.client").connect
-    monkeypatch.setattr("serving.web.server.HEADER_SECONDS", 0.5)
+    monkeypatch.setattr("serving.web.connections.HEADER_SECONDS", 0.5)
     first = [
         b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n",
         b"POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nab",  # Answered without a look at its body.
@@ -95,7 +95,7 @@ def test_late_headers_end_a_connection_and_long_streams_do_not(bundle_dir, monke
 
 
 def test_a_pipelined_header_does_not_end_the_request_before_it(bundle_dir, monkeypatch):
-    monkeypatch.setattr("serving.web.server.HEADER_SECONDS", 0.3)
+    monkeypatch.setattr("serving.web.connections.HEADER_SECONDS", 0.3)
     service = make_service(bundle_dir)
     engine = service.repository.find().engine
     render = engine.render
@@ -131,7 +131,7 @@ def test_the_size_of_a_header_is_bounded(server, before, begin):
 
 
 def test_a_header_that_is_too_large_is_431_and_a_large_body_is_not(server):
-    head = b"POST /v1/generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n%s\r\n\r\n"
+    head = b"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n%s\r\n\r\n"
     body = b'{"num_frames": 2, "format": "npy"}'.ljust(1_000_000)
     with send_raw(server, head % b"Content-Length: 1000000" + body) as connection:
         assert read_answer(connection)[0].startswith(b"HTTP/1.1 200")
@@ -157,8 +157,9 @@ def test_slow_and_dying_clients_do_not_slow_the_others(server, http):
         return np.median(times) * 1e3
 
     alone = median_ms()
-    head = b"POST /v1/generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{"
-    asking = b"GET /v1/generate?num_frames=8&format=npy HTTP/1.1\r\nHost: x\r\n\r\n"
+    head = b"POST /v1/generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += b"Content-Length: 500\r\n\r\n{"
+    asking = b"GET /v1/generate?num_frames=8&format=npy HTTP/1.1\r\nHost: localhost\r\n\r\n"
     stuck = [send_raw(server, head) for _ in range(80)]  # A body that never ends,
     stuck += [send_raw(server, b"GET /livez HTTP/1.1\r\nHo") for _ in range(80)]  # a header that never ends,
     for _ in range(40):  # and clients that ask for work and go.

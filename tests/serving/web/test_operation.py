@@ -164,7 +164,7 @@ def test_sigterm_under_load_loses_no_request(bundle_dir):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_ends_it_at_once_and_is_no_error(bundle_dir, number):
     with running(f"--bundle={bundle_dir}", "--drain_delay=60") as process:
-        long = b"GET /v1/generate?num_videos=8&num_frames=128&format=apng&scale=8 HTTP/1.1\r\nHost: x\r\n\r\n"
+        long = b"GET /v1/generate?num_videos=8&num_frames=128&format=apng&scale=8 HTTP/1.1\r\nHost: localhost\r\n\r\n"
         with send_raw(process, long, wait=1):
             process.process.send_signal(number)
             wait_for(lambda: process.log()[-1]["message"] == "draining")

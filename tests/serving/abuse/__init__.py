@@ -1,0 +1,1 @@
+"""Aimed attacks: each must cost its author more than the server."""

@@ -1,0 +1,173 @@
+"""What tests of hostile clients share: raw connections, a bystander, and the server's memory and open files."""
+
+import base64
+import contextlib
+import os
+import pathlib
+import resource
+import socket
+import struct
+import threading
+import time
+
+import numpy as np
+
+from tests.support.servers import send_raw, wait_for
+
+MB = 2**20
+
+
+def get(path, *headers, host="127.0.0.1"):
+    """A request without a body."""
+    return "\r\n".join([f"GET {path} HTTP/1.1", f"Host: {host}", *headers, "", ""]).encode()
+
+
+def post(path, body, *headers):
+    """A JSON request."""
+    lines = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json", *headers]
+    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
+
+
+def connect_from(server, address):
+    """A connection from one of this machine's many loopback addresses."""
+    host, port = server.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=15, source_address=(address, 0))
+
+
+def send_until_stuck(connection, data, seconds=3.0):
+    """Sends, without reading, what the server takes within the time; returns the number of bytes."""
+    connection.settimeout(0.3)
+    sent, end = 0, time.monotonic() + seconds
+    while sent < len(data) and time.monotonic() < end:
+        try:
+            sent += connection.send(data[sent : sent + MB])
+        except TimeoutError:
+            pass
+        except OSError:
+            break
+    return sent
+
+
+def read_all(connection, seconds=10.0):
+    """All bytes until the server closes the connection."""
+    connection.settimeout(seconds)
+    data = b""
+    with contextlib.suppress(ConnectionError):
+        while part := connection.recv(65536):
+            data += part
+    return data
+
+
+def frame(payload, opcode=1):
+    """A client's WebSocket frame of less than 64 kB, masked with zeros."""
+    size = bytes([0x80 | len(payload)]) if len(payload) < 126 else bytes([0xFE]) + struct.pack("!H", len(payload))
+    return bytes([0x80 | opcode]) + size + bytes(4) + payload
+
+
+def open_socket(server, path="/v1/stream", *headers, host="127.0.0.1"):
+    """A WebSocket by hand: the connection, and the head of the server's answer."""
+    key = base64.b64encode(os.urandom(16)).decode()
+    handshake = get(
+        path, "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {key}",
+        *headers, host=host,
+    )  # fmt: skip
+    connection = send_raw(server, handshake)
+    head = b""
+    while b"\r\n\r\n" not in head:
+        part = connection.recv(1)
+        assert part, head
+        head += part
+    return connection, head
+
+
+def resident(pid):
+    """Bytes of memory of a process."""
+    return int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def open_files(pid):
+    """Number of its descriptors."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+class Bystander:
+    """Somebody who asks for `/livez` again and again, each time over a new connection."""
+
+    def __init__(self, server):
+        self.server, self.seconds, self.failures = server, [], []
+        self.peak = resident(server.process.pid)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+        self._thread.start()
+
+    def _ask(self):
+        while not self._stop.wait(0.02):
+            begin = time.perf_counter()
+            try:
+                with send_raw(self.server, get("/livez", "Connection: close")) as connection:
+                    answer = read_all(connection)
+                if not answer.startswith(b"HTTP/1.1 200"):
+                    self.failures.append(answer[:200])
+            except OSError as error:
+                self.failures.append(repr(error))
+            self.seconds.append(time.perf_counter() - begin)
+            self.peak = max(self.peak, resident(self.server.process.pid))
+
+    def stop(self):
+        self._stop.set()
+        self._thread.join(30)
+        return float(np.quantile(self.seconds, 0.99))
+
+
+@contextlib.contextmanager
+def survives(server, *, megabytes, seconds=60, slack=0.3):
+    """Runs an attack as its block: the server lives, in bounded memory and time, others are served, nothing leaks.
+
+    Args:
+        server: The `Process`.
+        megabytes: By how much its memory may grow.
+        seconds: How long the attack may keep the test.
+        slack: By how much more than five times as in quiet the bystander may wait at p99, in seconds: other tests and
+            the attack itself run on the same cores.
+    """
+    pid = server.process.pid
+    before, files = resident(pid), open_files(pid)
+    quiet = Bystander(server)
+    time.sleep(1)
+    quiet_p99 = quiet.stop()
+    limit_memory(pid, virtual(pid) + 1024 * MB)
+    begin, other = time.monotonic(), Bystander(server)
+    try:
+        yield other
+        time.sleep(0.5)
+    finally:
+        p99 = other.stop()
+        limit_memory(pid, resource.RLIM_INFINITY)
+    print(
+        f"p99 {quiet_p99 * 1e3:.0f} -> {p99 * 1e3:.0f} ms of {len(other.seconds)}, +{(other.peak - before) / MB:.0f} MB"
+    )
+    assert server.process.poll() is None, "the server died"
+    assert time.monotonic() - begin < seconds
+    assert other.peak - before < megabytes * MB, f"{(other.peak - before) / MB:.0f} MB"
+    assert not other.failures, other.failures[:3]
+    assert len(other.seconds) > 5 and p99 < 5 * quiet_p99 + slack, (quiet_p99, p99)
+    wait_for(lambda: open_files(pid) <= files + 2, 40)
+    assert not [line for line in server.log() if "exception" in line]
+
+
+def limit_memory(pid, size):
+    """Sets the soft limit of a process's address space, if it still runs."""
+    with contextlib.suppress(ProcessLookupError):
+        _, hard = resource.prlimit(pid, resource.RLIMIT_AS)
+        resource.prlimit(pid, resource.RLIMIT_AS, (size, hard))
+
+
+def virtual(pid):
+    """Bytes of address space of a process."""
+    return int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+def streams_open(http):
+    """The server's own count of streams."""
+    text = http.get("/metrics").text
+    return next(float(line.split()[-1]) for line in text.splitlines() if line.startswith("serving_streams"))
