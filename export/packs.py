@@ -106,7 +106,9 @@ def kubernetes(contract: Contract, gpu: bool) -> str:
     """A ConfigMap with the configuration, a Deployment and a Service."""
     name = _dns_label(contract)
     image = "tensorflow/serving:latest" + ("-gpu" if gpu else "")
-    resources = "limits: {nvidia.com/gpu: 1, memory: 8Gi}" if gpu else "requests: {cpu: 2, memory: 2Gi}"
+    limits, requests = (
+        ("nvidia.com/gpu: 1, memory: 8Gi", "memory: 2Gi") if gpu else ("memory: 4Gi", "cpu: 2, memory: 2Gi")
+    )
     arguments = "".join(f"            - {argument}\n" for argument in _ARGUMENTS)
     return f"""# Expects a volume claim `{name}` that holds the bundle's folder `saved_model`.
 apiVersion: v1
@@ -139,6 +141,9 @@ spec:
         prometheus.io/path: /monitoring/prometheus/metrics
     spec:
       terminationGracePeriodSeconds: 60
+      automountServiceAccountToken: false
+      securityContext:
+        seccompProfile: {{type: RuntimeDefault}}
       containers:
         - name: tf-serving
           image: {image}  # Pin the release that you tested.
@@ -160,7 +165,11 @@ spec:
             preStop:
               exec: {{command: ["sleep", "15"]}}
           resources:
-            {resources}
+            requests: {{{requests}}}
+            limits: {{{limits}}}
+          securityContext:
+            allowPrivilegeEscalation: false
+            capabilities: {{drop: [ALL]}}
           volumeMounts:
             - {{name: model, mountPath: /models/{contract.name}, subPath: saved_model, readOnly: true}}
             - {{name: config, mountPath: /config, readOnly: true}}

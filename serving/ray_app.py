@@ -8,6 +8,7 @@ server (engine, batcher, every protocol except gRPC). The bundle must lie at the
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any
 
 from ray import serve
@@ -50,7 +51,7 @@ def make_app(options: dict[str, Any]) -> Starlette:
         batch_options=BatchOptions(options["max_queue_frames"]),
     )
     repository.load()
-    keys = Keys.of_file(options["api_key_file"]) if options["api_key_file"] else Keys()
+    keys = Keys.of_file(pathlib.Path(options["api_key_file"])) if options["api_key_file"] else Keys()
     return create_app(Service(repository, encode_threads=max(2, threads)), keys=keys, poll_seconds=5.0)
 
 

@@ -70,6 +70,9 @@ def test_the_kubernetes_manifest_waits_for_the_model_and_drains(gpu):
     assert container["readinessProbe"]["httpGet"]["path"].startswith("/v1/models/mocogan_test.v2")
     assert container["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "15"]
     assert ("nvidia.com/gpu" in container["resources"].get("limits", {})) == gpu
+    assert container["resources"]["limits"]["memory"]
+    assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    assert deployment["spec"]["template"]["spec"]["securityContext"] == {"seccompProfile": {"type": "RuntimeDefault"}}
     assert container["image"].endswith("-gpu") == gpu
     assert config["data"]["models.config"].strip() == models_config(contract).strip()
     assert config["data"]["batching_parameters.txt"].strip() == batching_parameters().strip()
