@@ -1,18 +1,23 @@
 """Requests that are small and would cost much: each is refused before it does, and others do not notice."""
 
+import asyncio
 import concurrent.futures
 import contextlib
 import gzip
 import json
 import socket
+import time
 import zlib
 
 import httpx
+import numpy as np
 import pytest
 
 from mocogan_tf.latents import sample_latents
+from serving.runtime.service import Limits
+from serving.web.guard import Keys
 from tests.serving.abuse.watch import Watch, address_space
-from tests.support.servers import running
+from tests.support.servers import make_service, running
 
 GENERATE, PREDICT, INFER = "/v1/generate", "/v1/models/tiny:predict", "/v2/models/tiny/infer"
 KEY = "0123456789abcdef"
@@ -176,6 +181,61 @@ def test_bodies_that_wait_hold_a_bounded_number_of_bytes(attacked, latents):
                 connection.sendall(head.encode() + body[:-1])
         answers_as_before(attacked, latents)
     watch.check(megabytes=96, seconds=20)
+
+
+async def connect_deaf(stack, address, bytes_heard):
+    """Address of a proxy: what comes from the server goes no further after so many bytes, and then is not read."""
+    host, port = address.split(":")
+
+    async def copy(reader, writer, left=2**62):
+        while left > 0 and (data := await reader.read(2**14)):
+            writer.write(data)
+            left -= len(data)
+        await asyncio.sleep(3600 if left <= 0 else 0)
+
+    async def serve(reader, writer):
+        with contextlib.suppress(ConnectionError):
+            from_server, to_server = await asyncio.open_connection(host, int(port))
+            with contextlib.closing(to_server), contextlib.closing(writer):
+                await asyncio.gather(copy(reader, to_server), copy(from_server, writer, bytes_heard))
+
+    proxy = await stack.enter_async_context(await asyncio.start_server(serve, "127.0.0.1", 0))
+    return "127.0.0.1:%d" % proxy.sockets[0].getsockname()[1]
+
+
+def test_grpc_answers_that_nobody_reads_are_bounded_and_dropped(bundle_dir, latents, monkeypatch):
+    """Neither the queue nor a deadline holds what was rendered; the client's window keeps it in the server."""
+    grpc = pytest.importorskip("grpc")
+    from serving.protocols import grpc as served
+
+    monkeypatch.setattr(served, "CONNECTION_SECONDS", 2.0)
+    frames = {name: np.repeat(value, 256, axis=1) if value.ndim == 3 else value for name, value in latents.items()}
+    message = predict_of({name: tensor(value.shape, [0.5]) for name, value in frames.items()})
+    method = "/tensorflow.serving.PredictionService/Predict"
+
+    async def talk(service):
+        async with contextlib.AsyncExitStack() as stack:
+            address = await stack.enter_async_context(served.grpc_server(service, Keys(), "127.0.0.1", 0, 1))
+            good = await stack.enter_async_context(grpc.aio.insecure_channel(address))
+            deaf = await connect_deaf(stack, address, 2**15)
+            bad = await stack.enter_async_context(grpc.aio.insecure_channel(deaf))
+            calls, begin = [], time.monotonic()
+            with pytest.raises(grpc.aio.AioRpcError, match="not taken yet"):
+                while time.monotonic() < begin + 10:
+                    calls.append(bad.unary_unary(method)(message))
+                    await asyncio.sleep(0.3)
+                    await good.unary_unary(method)(message)
+            assert 2 <= len(calls) < 6 and service.unsent_bytes == 0
+            while time.monotonic() < begin + 20:
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    assert len(await good.unary_unary(method)(message)) > 2**20
+                    return
+                await asyncio.sleep(0.5)
+            pytest.fail("the answers were not dropped")
+
+    service = make_service(bundle_dir, limits=Limits(max_unsent_bytes=3 * 2**20, timeout_seconds=2.0))
+    asyncio.run(asyncio.wait_for(talk(service), 40))
+    service.close()
 
 
 def test_malformed_messages_cost_a_line_each_after_the_key(bundle_dir, tmp_path):
