@@ -53,7 +53,7 @@ MAX_FIELDS = 2**14
 FIXED_BYTES = {1: 8, 5: 4}
 # Calls at one time; each may hold a message. Any more are refused.
 MAX_CALLS = 128
-# Then a connection gets no more calls, and those that it has get `--timeout` and this many seconds to be done and taken.
+# After that a connection gets no more calls; those that it has get `--timeout` and as many seconds to be done and taken.
 CONNECTION_SECONDS = 120.0
 STATES = {"AVAILABLE": 30, "END": 50}
 UNKNOWN_ERROR = 2
