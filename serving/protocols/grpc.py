@@ -40,20 +40,20 @@ from serving.runtime.errors import (
 )
 from serving.runtime.repository import Model
 from serving.runtime.service import Limits, Service
-from serving.web.guard import Keys
+from serving.web.guard import Keys, key_of
 from serving.web.server import host_port
 
 Field = descriptor_pb2.FieldDescriptorProto
 Call = Callable[[Any, Any], Awaitable[Any]]
 Behavior = Callable[[AsyncIterator[bytes], Any], Awaitable[Any]]
 DT_FLOAT, DT_DOUBLE = 1, 2
-# Of a message and those in it. The official clients pack a tensor's values into one field.
+# A message and those in it have no more. The official clients pack a tensor's values into one field.
 MAX_FIELDS = 2**14
 # By wire type.
 FIXED_BYTES = {1: 8, 5: 4}
-# Calls at one time; each may hold a message. Any more are refused.
+# There are no more calls at one time, since each may hold a message.
 MAX_CALLS = 128
-# After that a connection gets no more calls; those that it has get `--timeout` and as many seconds to be done and taken.
+# A connection gets no more calls after that; its last ones get `--timeout` and as many seconds again to be taken.
 CONNECTION_SECONDS = 120.0
 STATES = {"AVAILABLE": 30, "END": 50}
 UNKNOWN_ERROR = 2
@@ -161,10 +161,10 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _count_fields(name: str, data: bytes, left: int) -> int:
-    """Counts the fields of a message and of those in it, for a message of two bytes takes forty when it is parsed.
+    """Counts the fields of a message and of those in it, since a message of two bytes takes forty when parsed.
 
     Args:
-        name: Of the message, as in `MESSAGES`; `map:` before it is an entry of a map of such messages.
+        name: The message's, as in `MESSAGES`; `map:NAME` is an entry of a map of such messages.
         data: The message.
         left: How many fields it may have.
 
@@ -281,9 +281,7 @@ class Servicer:
 
     def _check_key(self, context: Any) -> None:
         given = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        scheme, _, token = given.get("authorization", "").partition(" ")
-        key = token.strip() if scheme.lower() == "bearer" else given.get("x-api-key", "")
-        if not self.keys.accept(key):
+        if not self.keys.accept(key_of(given)):
             raise Unauthorized("An API key is needed, as metadata `authorization: Bearer KEY` or `x-api-key: KEY`.")
 
     @staticmethod
