@@ -188,7 +188,7 @@ async def connect_deaf(stack, address, bytes_heard):
         await asyncio.sleep(3600 if left <= 0 else 0)
 
     async def serve(reader, writer):
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(ConnectionError, asyncio.CancelledError):
             from_server, to_server = await asyncio.open_connection(host, int(port))
             with contextlib.closing(to_server), contextlib.closing(writer):
                 await asyncio.gather(copy(reader, to_server), copy(from_server, writer, bytes_heard))
@@ -197,8 +197,10 @@ async def connect_deaf(stack, address, bytes_heard):
     return f"127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
 
 
+@pytest.mark.slow
 def test_grpc_answers_that_nobody_reads_are_bounded_and_dropped(bundle_dir, latents, monkeypatch):
-    """Neither the queue nor a deadline holds what was rendered; the client's window keeps it in the server."""
+    """Neither the queue nor a deadline holds what was rendered. Some of it is in the kernel's buffers, which gRPC drops
+    after twenty seconds."""
     grpc = pytest.importorskip("grpc")
     from serving.protocols import grpc as served
 
@@ -212,15 +214,15 @@ def test_grpc_answers_that_nobody_reads_are_bounded_and_dropped(bundle_dir, late
             address = await stack.enter_async_context(served.grpc_server(service, Keys(), "127.0.0.1", 0, 1))
             good = await stack.enter_async_context(grpc.aio.insecure_channel(address))
             deaf = await connect_deaf(stack, address, 2**15)
-            bad = await stack.enter_async_context(grpc.aio.insecure_channel(deaf))
+            bad = await stack.enter_async_context(grpc.aio.insecure_channel(deaf, [("grpc.enable_retries", 0)]))
             calls, begin = [], time.monotonic()
             with pytest.raises(grpc.aio.AioRpcError, match="not taken yet"):
                 while time.monotonic() < begin + 10:
                     calls.append(bad.unary_unary(method)(message))
                     await asyncio.sleep(0.3)
                     await good.unary_unary(method)(message)
-            assert 2 <= len(calls) < 6 and service.unsent_bytes == 0
-            while time.monotonic() < begin + 20:
+            assert 2 <= len(calls) < 16 and service.unsent_bytes == 0
+            while time.monotonic() < begin + 50:
                 with contextlib.suppress(grpc.aio.AioRpcError):
                     assert len(await good.unary_unary(method)(message)) > 2**20
                     return
@@ -228,7 +230,7 @@ def test_grpc_answers_that_nobody_reads_are_bounded_and_dropped(bundle_dir, late
             pytest.fail("the answers were not dropped")
 
     service = make_service(bundle_dir, limits=Limits(max_unsent_bytes=3 * 2**20, timeout_seconds=2.0))
-    asyncio.run(asyncio.wait_for(talk(service), 40))
+    asyncio.run(asyncio.wait_for(talk(service), 60))
     service.close()
 
 
