@@ -53,6 +53,8 @@ MAX_FIELDS = 2**14
 FIXED_BYTES = {1: 8, 5: 4}
 # There are no more calls at one time, since each may hold a message.
 MAX_CALLS = 128
+# Fewer than the descriptors that HTTP leaves to everything else.
+MAX_CONNECTIONS = 96
 # A connection gets no more calls after that; its last ones get `--timeout` and as many seconds again to be taken.
 CONNECTION_SECONDS = 120.0
 STATES = {"AVAILABLE": 30, "END": 50}
@@ -478,6 +480,7 @@ async def grpc_server(
             ("grpc.max_receive_message_length", service.limits.max_body_bytes),
             ("grpc.max_concurrent_streams", MAX_CALLS),
             ("grpc.max_send_message_length", -1),
+            ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
             # Clients open another one by themselves; of one that never reads, everything is dropped in the end.
             ("grpc.max_connection_age_ms", int(1e3 * CONNECTION_SECONDS)),
             ("grpc.max_connection_age_grace_ms", int(1e3 * (service.limits.timeout_seconds + CONNECTION_SECONDS))),

@@ -16,8 +16,8 @@ import pytest
 from mocogan_tf.latents import sample_latents
 from serving.runtime.service import Limits
 from serving.web.guard import Keys
-from tests.support.attacks import survives
-from tests.support.servers import make_service, running
+from tests.support.attacks import open_files, survives
+from tests.support.servers import make_service, running, wait_for
 
 GENERATE, PREDICT, INFER = "/v1/generate", "/v1/models/tiny:predict", "/v2/models/tiny/infer"
 KEY = "0123456789abcdef"
@@ -195,6 +195,18 @@ async def connect_deaf(stack, address, bytes_heard):
 
     proxy = await stack.enter_async_context(await asyncio.start_server(serve, "127.0.0.1", 0))
     return f"127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+
+
+def test_grpc_connections_take_few_of_the_descriptors(attacked):
+    host, port = attacked.grpc.split(":")
+    before = open_files(attacked.process.pid)
+    with contextlib.ExitStack() as stack:
+        for _ in range(200):
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=15))
+        time.sleep(1)
+        assert 50 < open_files(attacked.process.pid) - before < 110
+        assert httpx.get(f"{attacked.url}/livez").status_code == 200
+    wait_for(lambda: open_files(attacked.process.pid) <= before + 2)
 
 
 @pytest.mark.slow
