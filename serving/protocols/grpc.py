@@ -40,19 +40,23 @@ from serving.runtime.errors import (
 )
 from serving.runtime.repository import Model
 from serving.runtime.service import Limits, Service
-from serving.web.guard import Keys
+from serving.web.guard import Keys, key_of
 from serving.web.server import host_port
 
 Field = descriptor_pb2.FieldDescriptorProto
 Call = Callable[[Any, Any], Awaitable[Any]]
 Behavior = Callable[[AsyncIterator[bytes], Any], Awaitable[Any]]
 DT_FLOAT, DT_DOUBLE = 1, 2
-# Of a message and those in it. The official clients pack a tensor's values into one field.
+# A message and those in it have no more. The official clients pack a tensor's values into one field.
 MAX_FIELDS = 2**14
 # By wire type.
 FIXED_BYTES = {1: 8, 5: 4}
-# Calls at one time; each may hold a message. Any more are refused.
+# There are no more calls at one time, since each may hold a message.
 MAX_CALLS = 128
+# Fewer than the descriptors that HTTP leaves to everything else.
+MAX_CONNECTIONS = 96
+# A connection gets no more calls after that; its last ones get `--timeout` and as many seconds again to be taken.
+CONNECTION_SECONDS = 120.0
 STATES = {"AVAILABLE": 30, "END": 50}
 UNKNOWN_ERROR = 2
 log = logging.getLogger("serving.access")
@@ -159,10 +163,10 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _count_fields(name: str, data: bytes, left: int) -> int:
-    """Counts the fields of a message and of those in it, for a message of two bytes takes forty when it is parsed.
+    """Counts the fields of a message and of those in it, since a message of two bytes takes forty when parsed.
 
     Args:
-        name: Of the message, as in `MESSAGES`; `map:` before it is an entry of a map of such messages.
+        name: The message's, as in `MESSAGES`; `map:NAME` is an entry of a map of such messages.
         data: The message.
         left: How many fields it may have.
 
@@ -274,12 +278,12 @@ class Servicer:
     def __init__(self, service: Service, keys: Keys) -> None:
         self.service = service
         self.keys = keys
+        # Of answers that gRPC still has. HTTP's are counted apart, so that neither protocol shuts out the other.
+        self.unsent_bytes = 0
 
     def _check_key(self, context: Any) -> None:
         given = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        scheme, _, token = given.get("authorization", "").partition(" ")
-        key = token.strip() if scheme.lower() == "bearer" else given.get("x-api-key", "")
-        if not self.keys.accept(key):
+        if not self.keys.accept(key_of(given)):
             raise Unauthorized("An API key is needed, as metadata `authorization: Bearer KEY` or `x-api-key: KEY`.")
 
     @staticmethod
@@ -295,8 +299,24 @@ class Servicer:
         version = PROTO["Int64Value"](value=model.version)
         return PROTO["ModelSpec"](name=model.name, version=version, signature_name=SIGNATURE)
 
-    async def predict(self, request: Any, context: Any) -> Any:
-        """PredictionService.Predict: latents to float32 video and motion state."""
+    def _check_room(self) -> None:
+        """Raises Overloaded if the queue is full or too many answers were not taken."""
+        self.service.check_room()
+        if self.unsent_bytes > self.service.limits.max_unsent_bytes:
+            raise Overloaded("Too many answers were not taken yet. Try again later.", retry_after=5)
+
+    def _count_until_taken(self, answer: bytes, context: Any) -> bytes:
+        size = len(answer)
+        self.unsent_bytes += size
+
+        def taken(_: Any) -> None:
+            self.unsent_bytes -= size
+
+        context.add_done_callback(taken)
+        return answer
+
+    async def predict(self, request: Any, context: Any) -> bytes:
+        """PredictionService.Predict: latents to float32 video and motion state, serialised."""
         if request.model_spec.signature_name not in ("", SIGNATURE):
             raise NoSuchSignature(f'Serving signature key "{request.model_spec.signature_name[:60]}" not found.')
         wanted = list(dict.fromkeys(request.output_filter)) or ["video", "motion_state"]
@@ -310,11 +330,16 @@ class Servicer:
             with self.service.admit(model, frames, deadline, "grpc", values) as work:
                 clip = await self.service.render(model, lambda: latents, deadline=deadline, as_pixels=False)
                 arrays = {"video": clip.video, "motion_state": clip.motion_state}
-                outputs, _ = await self.service.encode(lambda: {n: to_proto(arrays[n]) for n in wanted}, work)
-            response = PROTO["PredictResponse"](model_spec=self._spec(model))
-            for name, tensor in outputs.items():
-                response.outputs[name].CopyFrom(tensor)
-            return response
+
+                def to_bytes() -> bytes:
+                    response = PROTO["PredictResponse"](model_spec=self._spec(model))
+                    for name in wanted:
+                        response.outputs[name].CopyFrom(to_proto(arrays[name]))
+                    answer: bytes = response.SerializeToString()
+                    return answer
+
+                answer, _ = await self.service.encode(to_bytes, work)
+                return self._count_until_taken(answer, context)
 
     def _latents(self, request: Any, model: Model) -> dict[str, Floats]:
         names = list(model.bundle.latents.shapes(None, None))
@@ -369,7 +394,7 @@ class Servicer:
         Args:
             route: For metrics and log.
             message: Name of the request's message.
-            call: Gets the request and gRPC's context, and returns the response.
+            call: Gets the request and gRPC's context, and returns the response or its bytes.
         """
         metrics = self.service.metrics
 
@@ -402,7 +427,7 @@ class Servicer:
         try:
             self._check_key(context)
             if call == self.predict:
-                self.service.check_room()
+                self._check_room()
             return await call(await self._receive(messages, message), context)
         except ServingError as error:
             return error.with_traceback(None)  # Which would keep the request.
@@ -455,6 +480,10 @@ async def grpc_server(
             ("grpc.max_receive_message_length", service.limits.max_body_bytes),
             ("grpc.max_concurrent_streams", MAX_CALLS),
             ("grpc.max_send_message_length", -1),
+            ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
+            # Clients open another one by themselves; of one that never reads, everything is dropped in the end.
+            ("grpc.max_connection_age_ms", int(1e3 * CONNECTION_SECONDS)),
+            ("grpc.max_connection_age_grace_ms", int(1e3 * (service.limits.timeout_seconds + CONNECTION_SECONDS))),
             # Otherwise the kernel would let two servers share a port.
             ("grpc.so_reuseport", 0),
         ],
@@ -471,7 +500,7 @@ async def grpc_server(
             # Like a stream, though clients send one message: so the key is checked before any is received.
             call: grpc.stream_unary_rpc_method_handler(
                 servicer.guarded(f"{name}/{call}", message, function),
-                response_serializer=lambda response: response.SerializeToString(),
+                response_serializer=lambda answer: answer if isinstance(answer, bytes) else answer.SerializeToString(),
             )
             for call, (function, message) in calls.items()
         }

@@ -12,13 +12,13 @@ REASONS = {
     "401": "No API key, or a wrong one.",
     "404": "No such model or version.",
     "408": "The body came too slowly.",
-    "413": "More bytes or more work than one request may have.",
+    "413": "More bytes, values or work than one request may have.",
     "415": "The content type is not JSON.",
     "422": "A field is unknown, of the wrong type or out of range.",
-    "429": "The queue is full; `Retry-After` says when to come back.",
+    "429": "The queue, the parser or the connections are full; `Retry-After` says when to come back.",
     "501": "The format needs a package that this server lacks.",
-    "503": "Starting or draining.",
-    "504": "The deadline passed.",
+    "503": "Starting, draining or short of memory.",
+    "504": "The answer was not encoded in time.",
 }
 
 

@@ -25,7 +25,14 @@ from numpy.typing import NDArray
 
 from mocogan_tf.video import to_uint8
 from serving.runtime.engine import Floats
-from serving.runtime.errors import Cancelled, DeadlineExceeded, Overloaded, ServingError, Unavailable
+from serving.runtime.errors import (
+    OUT_OF_MEMORY,
+    Cancelled,
+    DeadlineExceeded,
+    Overloaded,
+    ServingError,
+    Unavailable,
+)
 
 QUANTUM = 16
 # Batches whose frames are still being copied out while the next one runs.
@@ -35,6 +42,8 @@ DELIVERIES_PER_WORKER = 2
 LASTING, PATIENCE = 0.4, 1.0
 # After this many failed batches in a row the process reports that it is not alive.
 FAILURES_UNTIL_DEAD = 3
+# ONNX Runtime raises no MemoryError of its own.
+ALLOCATION_FAILED = ("Failed to allocate memory", "bad_alloc")
 log = logging.getLogger("serving.runtime.batcher")
 
 
@@ -351,18 +360,27 @@ class Batcher:
                     for name in pieces[0][0].rows
                 }
                 frames = self.renderer.render(rows, worker)
-            except Exception:
-                log.exception("a batch failed")
+            except Exception as error:
                 self.failures += 1
-                with self._changed:
-                    for job, _, _ in pieces:
-                        self._settle(job, ServingError("The model failed on this request."))
+                self._fail(pieces, error)
                 continue
             seconds = time.perf_counter() - begin
             self.failures = 0
             self._account(len(frames), seconds)
             deliveries.acquire()
             self._delivery.submit(self._deliver, pieces, frames).add_done_callback(lambda _: deliveries.release())
+
+    def _fail(self, pieces: list[tuple[Job, int, int]], error: Exception) -> None:
+        """Logs why a batch failed, and ends its jobs."""
+        refusal = ServingError("The model failed on this request.")
+        if isinstance(error, MemoryError) or any(words in str(error) for words in ALLOCATION_FAILED):
+            log.error("a batch failed", extra={"error": "out of memory"})
+            refusal = Unavailable(OUT_OF_MEMORY, retry_after=1.0)
+        else:
+            log.error("a batch failed", exc_info=error)
+        with self._changed:
+            for job, _, _ in pieces:
+                self._settle(job, refusal)
 
     def _account(self, frames: int, seconds: float) -> None:
         each = seconds / frames / len(self._threads)
@@ -371,6 +389,12 @@ class Batcher:
             self.observer.batch(frames, seconds)
 
     def _deliver(self, pieces: list[tuple[Job, int, int]], frames: Floats) -> None:
+        try:
+            self._copy(pieces, frames)
+        except Exception as error:
+            self._fail(pieces, error)
+
+    def _copy(self, pieces: list[tuple[Job, int, int]], frames: Floats) -> None:
         """Copies a batch's frames to their jobs, as pixels or as floats."""
         at = 0
         for job, first, n in pieces:

@@ -9,15 +9,19 @@ cuDNN's plans and CUDA graphs need. A stream continues from a GRU state.
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import ctypes
 import dataclasses
+import functools
+import io
 import logging
 import os
 import pathlib
 import sys
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import onnxruntime as ort
@@ -28,6 +32,7 @@ from serving.runtime.bundle import Bundle
 from serving.runtime.errors import BundleError, ServingError
 
 Floats = NDArray[np.float32]
+T = TypeVar("T")
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 # Largest difference to golden.npz, in units of the [-1, 1] range: float32 sums in another order, TF32 or half floats.
@@ -104,33 +109,58 @@ def plan_buckets(num_frames: int, buckets: Sequence[int], *, pad: bool) -> list[
     return plan
 
 
+def frame_session(
+    path: pathlib.Path, provider: str, options: EngineOptions, threads: int, cache: pathlib.Path | None = None
+) -> ort.InferenceSession:
+    """Loads `frames.onnx`.
+
+    Args:
+        path: The model.
+        provider: `cpu`, `cuda` or `tensorrt`.
+        options: The engine's.
+        threads: Threads of an operator on the CPU.
+        cache: Where TensorRT keeps what it built; None: nowhere.
+
+    Raises:
+        EngineError: ONNX Runtime took another provider.
+    """
+    session = ort.InferenceSession(
+        str(path),
+        _session_options(threads if provider == "cpu" else 1, options.spinning),
+        providers=_providers(provider, options, cache),
+    )
+    active = session.get_providers()[0]
+    if active != PROVIDERS[provider]:
+        raise EngineError(f"ONNX Runtime runs on {active} though {PROVIDERS[provider]} was asked for.")
+    return session
+
+
 class FrameSession:
-    """`frames.onnx` at one fixed number of rows. Not thread-safe: one worker owns it."""
+    """A frame model at one fixed number of rows. Not thread-safe: one worker owns it.
+
+    Args:
+        session: What `frame_session` returns. On the CPU the sizes of a worker share one, and with it the weights; on a
+            GPU each has its own, with the plans and the CUDA graph of its size.
+        size: Number of rows.
+        frame_shape: Height, width and channels.
+        device_id: The GPU on which inputs and output stay; None: on the CPU, they are new in every call.
+    """
 
     def __init__(
         self,
-        path: pathlib.Path,
+        session: ort.InferenceSession,
         size: int,
         frame_shape: tuple[int, int, int],
-        provider: str,
-        options: EngineOptions,
-        threads: int,
+        device_id: int | None = None,
     ) -> None:
+        self.session = session
         self.size = size
         self.frame_shape = frame_shape
-        self.session = ort.InferenceSession(
-            str(path),
-            _session_options(threads if provider == "cpu" else 1, options.spinning),
-            providers=_providers(provider, options),
-        )
-        active = self.session.get_providers()[0]
-        if active != PROVIDERS[provider]:
-            raise EngineError(f"ONNX Runtime runs on {active} though {PROVIDERS[provider]} was asked for.")
         self.inputs = [value.name for value in self.session.get_inputs()]
         self.rows = {value.name: value.shape[-1] for value in self.session.get_inputs()}
         self.binding: Any = None
-        if provider != "cpu":
-            self.bind("cuda", options.device_id)
+        if device_id is not None:
+            self.bind("cuda", device_id)
 
     def _shape(self, name: str) -> tuple[int, ...]:
         return (self.size, 1, self.rows[name]) if name == "motion" else (self.size, self.rows[name])
@@ -181,7 +211,7 @@ def _session_options(threads: int, spinning: bool) -> ort.SessionOptions:
     return options
 
 
-def _providers(provider: str, options: EngineOptions) -> list[Any]:
+def _providers(provider: str, options: EngineOptions, cache: pathlib.Path | None = None) -> list[Any]:
     cuda = {
         "device_id": str(options.device_id),
         # In cuDNN 9 this is heuristic mode A. DEFAULT is its fallback mode, and EXHAUSTIVE times every plan.
@@ -196,12 +226,46 @@ def _providers(provider: str, options: EngineOptions) -> list[Any]:
         "trt_fp16_enable": "1" if options.precision == "float16" else "0",
         "trt_cuda_graph_enable": "1" if options.cuda_graph else "0",
     }
+    if cache is not None:
+        tensorrt |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(cache)}
     chains: dict[str, list[Any]] = {
         "cpu": [PROVIDERS["cpu"]],
         "cuda": [(PROVIDERS["cuda"], cuda), PROVIDERS["cpu"]],
         "tensorrt": [(PROVIDERS["tensorrt"], tensorrt), (PROVIDERS["cuda"], cuda), PROVIDERS["cpu"]],
     }
     return chains[provider]
+
+
+def cache_folder(bundle: Bundle, precision: str, size: int) -> pathlib.Path | None:
+    """Makes the folder in which TensorRT keeps what it built for a bundle; None if there can be none.
+
+    It is in the user's cache and not in the bundle, whose files are all listed and hashed. Nobody else may write there,
+    since TensorRT runs what it reads.
+    """
+    base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "mocogan-serving"
+    folder = base / "tensorrt" / bundle.digest / f"{precision}-{size}"
+    try:
+        base.mkdir(mode=0o700, parents=True, exist_ok=True)
+        base.chmod(0o700)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"{folder} cannot be written")
+    except OSError as error:
+        log.warning("TensorRT builds its engines anew at each start: %s", _one_line(error))
+        return None
+    return folder
+
+
+def _preload_dlls() -> None:
+    """Loads CUDA and cuDNN from pip packages, which are not on the loader's path by themselves.
+
+    ONNX Runtime prints what it does not find.
+    """
+    if hasattr(ort, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            ort.preload_dlls(directory="")
+        for line in filter(None, map(str.strip, printed.getvalue().splitlines())):
+            log.warning("%s", line)
 
 
 def _has_driver() -> bool:
@@ -240,8 +304,14 @@ class Engine:
         self.provider, self.precision, self.cuda_graph = "cpu", "float32", False
         self._workers: list[dict[int, FrameSession]] = []
         self._locks = [threading.Lock() for _ in range(self.options.workers)]
-        self._start()
-        self.golden_difference = self._check_golden()
+        # On a GPU each worker's sessions are made and run on one thread: ONNX Runtime keeps CUDA graphs by thread.
+        self._gpu_threads: list[concurrent.futures.ThreadPoolExecutor] = []
+        try:
+            self._start()
+            self.golden_difference = self._check_golden()
+        except BaseException:
+            self.close()
+            raise
 
     def _motion_session(self) -> ort.InferenceSession:
         path = self.bundle.files["motion"]
@@ -269,23 +339,28 @@ class Engine:
         return [self.options.provider]
 
     def _start(self) -> None:
-        candidates = self._candidates()
-        for name in candidates:
-            if name != "cpu" and hasattr(ort, "preload_dlls"):
-                # CUDA and cuDNN from pip packages are not on the loader's path by themselves.
-                ort.preload_dlls(directory="")
+        without = dataclasses.replace(self.options, cuda_graph=False)
+        candidates = [
+            (name, options)
+            for name in self._candidates()
+            for options in ([self.options, without] if self.options.cuda_graph and name != "cpu" else [without])
+        ]
+        for name, options in candidates:
+            what = PROVIDERS[name] + (" with CUDA graphs" if options.cuda_graph else "")
+            if name != "cpu":
+                _preload_dlls()
             try:
-                self._load(name, self.options)
+                self._load(name, options)
                 return
             except BundleError:
                 raise
             except Exception as error:
                 # ONNX Runtime lists CUDA wherever its GPU wheel is installed, with or without a GPU.
-                if name == candidates[-1]:
+                if (name, options) == candidates[-1]:
                     if isinstance(error, EngineError):
                         raise
-                    raise EngineError(f"{PROVIDERS[name]} does not work: {_one_line(error)}") from error
-                log.warning("%s does not work, trying the next: %s", PROVIDERS[name], _one_line(error))
+                    raise EngineError(f"{what} does not work: {_one_line(error)}") from error
+                log.warning("%s does not work, trying the next: %s", what, _one_line(error))
 
     def _load(self, provider: str, options: EngineOptions) -> None:
         """Sessions for every worker and bucket, each run once."""
@@ -296,15 +371,13 @@ class Engine:
         if role not in self.bundle.files:
             raise BundleError(f"{self.bundle.folder} has no half-float frame model. Start with --precision=float32.")
         options = dataclasses.replace(options, precision=precision)
-        self._workers = [
-            {
-                size: FrameSession(
-                    self.bundle.files[role], size, self.bundle.frame_shape, provider, options, self.threads
-                )
-                for size in self.buckets
-            }
-            for _ in range(options.workers)
-        ]
+        self._drop_sessions()
+        if provider != "cpu":
+            self._gpu_threads = [
+                concurrent.futures.ThreadPoolExecutor(1, f"gpu-{worker}") for worker in range(options.workers)
+            ]
+        make = functools.partial(self._sessions, self.bundle.files[role], provider, options)
+        self._workers = [self._on_its_thread(worker, make) for worker in range(options.workers)]
         self.provider, self.precision, self.cuda_graph = provider, precision, options.cuda_graph and provider != "cpu"
         rng = np.random.default_rng(0)
         for worker, sessions in enumerate(self._workers):
@@ -316,6 +389,23 @@ class Engine:
             log.warning("CUDA graphs do not give the same frames here: going on without them")
             self._load(provider, dataclasses.replace(options, cuda_graph=False))
 
+    def _sessions(self, path: pathlib.Path, provider: str, options: EngineOptions) -> dict[int, FrameSession]:
+        """A worker's sessions by their number of rows."""
+        shape = self.bundle.frame_shape
+        if provider == "cpu":
+            session = frame_session(path, provider, options, self.threads)
+            return {size: FrameSession(session, size, shape) for size in self.buckets}
+        sessions = {}
+        for size in self.buckets:
+            cache = cache_folder(self.bundle, options.precision, size) if provider == "tensorrt" else None
+            session = frame_session(path, provider, options, self.threads, cache)
+            sessions[size] = FrameSession(session, size, shape, options.device_id)
+        return sessions
+
+    def _on_its_thread(self, worker: int, function: Callable[[], T]) -> T:
+        """Runs a function where this worker's sessions run."""
+        return self._gpu_threads[worker].submit(function).result() if self._gpu_threads else function()
+
     def _random_rows(self, rng: np.random.Generator, size: int) -> dict[str, Floats]:
         session = self._workers[0][self.buckets[0]]
         return {name: rng.standard_normal((size, session.rows[name]), dtype=np.float32) for name in session.inputs}
@@ -324,7 +414,7 @@ class Engine:
         """Whether replays of a captured graph follow their inputs, compared with plain sessions on the CPU."""
         options = EngineOptions(provider="cpu", precision="float32")
         path, shape = self.bundle.files["frames"], self.bundle.frame_shape
-        plain = FrameSession(path, self.buckets[-1], shape, "cpu", options, self.threads)
+        plain = FrameSession(frame_session(path, "cpu", options, self.threads), self.buckets[-1], shape)
         tolerance = HALF_TOLERANCE if self.precision == "float16" else TOLERANCE[(self.provider, "float32")]
         for worker, sessions in enumerate(self._workers):
             for size in sessions:
@@ -377,14 +467,15 @@ class Engine:
 
     def render(self, rows: dict[str, Floats], worker: int = 0) -> Floats:
         """Frames `[N, H, W, C]` for rows `[N, D]`: split over buckets, padded, run, joined."""
-        num_frames = len(rows["motion"])
-        plan = plan_buckets(num_frames, self.buckets, pad=self.provider != "cpu")
-        done, parts = 0, []
         with self._locks[worker]:
-            for size in plan:
-                piece = {name: values[done : done + size] for name, values in rows.items()}
-                parts.append(self._workers[worker][size].run(piece))
-                done += size
+            return self._on_its_thread(worker, lambda: self._run(rows, self._workers[worker]))
+
+    def _run(self, rows: dict[str, Floats], sessions: dict[int, FrameSession]) -> Floats:
+        done, parts = 0, []
+        for size in plan_buckets(len(rows["motion"]), self.buckets, pad=self.provider != "cpu"):
+            piece = {name: values[done : done + size] for name, values in rows.items()}
+            parts.append(sessions[size].run(piece))
+            done += size
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def generate(self, latents: dict[str, Floats], worker: int = 0) -> tuple[Floats, Floats]:
@@ -408,7 +499,13 @@ class Engine:
 
     def close(self) -> None:
         """Frees the sessions; nothing may be rendering."""
+        self._drop_sessions()
+
+    def _drop_sessions(self) -> None:
         self._workers = []
+        for thread in self._gpu_threads:
+            thread.shutdown()
+        self._gpu_threads = []
 
 
 def _one_line(error: Exception) -> str:

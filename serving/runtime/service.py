@@ -37,13 +37,13 @@ class Limits:
         max_body_bytes: Bytes of a request body, before and after unpacking.
         max_values, max_containers: Values, and lists with objects, of a request body in JSON.
         max_streams: Streams open at one time.
-        timeout_seconds: From a request's head to its frames; a request may ask for less.
+        timeout_seconds: From a request's head until its answer is encoded; a request may ask for less.
         body_seconds: For a client to send its body.
         write_seconds: For a client to take an answer, or the next part of a stream; a second more for each
             `min_bytes_per_second` of it.
         min_bytes_per_second: See above.
-        max_unsent_bytes: Of all answers that are made and not yet taken. While there are more, or half of them are for
-            one address, requests (of that address) are refused.
+        max_unsent_bytes: Of all answers that are made and not yet taken. While there are more, or half as many for one
+            address, requests (of that address) are refused. HTTP and gRPC have as many each.
     """
 
     max_videos: int = 64

@@ -29,14 +29,14 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 HEADER_BYTES = 2**16
 # Until a TLS handshake is done, then until a header is complete; and from an answer to the next request's first byte.
 HEADER_SECONDS, IDLE_SECONDS = 10.0, 75.0
-# For a connection without a request to take what it was sent.
+# A connection without a request may take so long to take what it was sent.
 LINGER_SECONDS = 10.0
 SWEEP_SECONDS = 0.25
-# Connections beyond the bounds: they get the health checks, and 429 for all else.
+# Connections beyond the bounds are answered health checks, and 429 for all else.
 HEALTH_ROOM, HEALTH_SECONDS = 32, 2.0
 # What is read of one connection before the others' turn; a WebSocket's messages are short and cost more per byte.
 READ_BYTES, READ_MESSAGE_BYTES = 2**14, 2**10
-# Of a WebSocket's client, on average and at once.
+# A WebSocket's client may send so much, on average and at once.
 MESSAGE_BYTES_PER_SECOND, MESSAGE_BYTES_AT_ONCE = 2**14, 2**15
 # Descriptors for everything but HTTP connections: bundles, logs, gRPC.
 OTHER_DESCRIPTORS = 128
@@ -69,7 +69,7 @@ class Connection:
         self.closed = False
 
     def wait(self, seconds: float) -> None:
-        """Nothing is being answered: the connection is closed after so many seconds, or when its place is needed."""
+        """Nothing is being answered: closes the connection after so many seconds, or when its place is needed."""
         if not self.closed:
             self.deadline = time.monotonic() + seconds
             for waiting in (self.address.waiting, self._connections.waiting):
@@ -98,7 +98,7 @@ class Connection:
         self.forget()
 
     def forget(self) -> None:
-        """It is gone."""
+        """Takes note that it is closed."""
         if not self.closed:
             self.work()
             self.closed = True
@@ -182,7 +182,7 @@ class Connections:
             connection.abort()
 
     def sweep(self) -> None:
-        """Sees to every connection's time."""
+        """Closes the connections whose time is over."""
         now = time.monotonic()
         for connection in list(self.open):
             connection.sweep(now)

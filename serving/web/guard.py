@@ -10,7 +10,7 @@ import pathlib
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -32,7 +32,7 @@ from serving.web.connections import Connection
 from serving.web.http import error_response
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-# What is handed to a connection at a time.
+# A connection is handed so much at a time.
 PIECE_BYTES = 2**16
 log = logging.getLogger("serving.access")
 
@@ -78,8 +78,12 @@ def is_name_of(host: str, names: tuple[str, ...]) -> bool:
         return False
 
 
-def key_of(headers: Headers) -> str:
-    """The key that a request carries, in `Authorization: Bearer` or `X-API-Key`; empty if none."""
+def key_of(headers: Mapping[str, str]) -> str:
+    """Returns the key of a request, from `Authorization: Bearer` or `X-API-Key`; empty if none.
+
+    Args:
+        headers: Or gRPC's metadata; names in lower case.
+    """
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
 
@@ -174,7 +178,7 @@ class Guard:
         await _Exchange(self, scope, receive, send).run()
 
     def check(self, scope: Scope) -> None:
-        """Refuses what has no place here, before anything else is looked at.
+        """Refuses a request by its host and by what connections hold, before anything else of it is looked at.
 
         Raises:
             WrongHost: It was meant for another host.

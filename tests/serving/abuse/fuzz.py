@@ -14,7 +14,6 @@ import contextlib
 import functools
 import gzip
 import json
-import os
 import pathlib
 import random
 import secrets
@@ -34,7 +33,7 @@ from websockets.sync.client import connect
 from mocogan_tf.latents import sample_latents
 from serving.protocols import fields as f
 from serving.runtime.bundle import read_bundle
-from tests.serving.abuse.watch import MEGABYTE, Watch
+from tests.support.attacks import MB, Bystander, open_files
 from tests.support.made_bundles import write_bundle
 from tests.support.servers import running
 
@@ -286,10 +285,10 @@ def fuzz(seed: int, first: int, requests: int, minutes: float, report: Callable[
             address = None
         process = stack.enter_context(running(*flags))
         fuzzer = Fuzzer(process, seed, address, bundle)
-        files = pathlib.Path(f"/proc/{process.process.pid}/fd")
-        open_before = len(os.listdir(files))
+        open_before = open_files(process.process.pid)
         end, number, logged = time.monotonic() + minutes * 60, first, 0
-        with Watch(process) as watch:
+        bystander = Bystander(process)
+        try:
             while time.monotonic() < end and number < first + requests and process.process.poll() is None:
                 wrong = fuzzer.send(number)
                 if not wrong and any('"exception"' in line for line in process.lines[logged:]):
@@ -299,29 +298,31 @@ def fuzz(seed: int, first: int, requests: int, minutes: float, report: Callable[
                     findings.append(wrong)
                     report(wrong)
                 number += 1
-        told = f"at most {watch.peak_bytes / MEGABYTE:.0f} MB; /livez p99 {watch.p99() * 1e3:.0f} ms"
+        finally:
+            p99 = bystander.stop()
+        told = f"at most {bystander.peak / MB:.0f} MB; /livez p99 {p99 * 1e3:.0f} ms"
         report(f"{number - first} requests; {told}")
         report(" ".join(f"{kind}: {count}" for kind, count in sorted(fuzzer.codes.items())))
         fuzzer.client.close()
         if address:
             fuzzer.channel.close()
-        for wrong in _after(process, watch, files, open_before):
+        for wrong in _after(process, bystander, open_before):
             findings.append(wrong)
             report(wrong)
     return len(findings)
 
 
-def _after(process: Any, watch: Watch, files: pathlib.Path, open_before: int) -> list[str]:
+def _after(process: Any, bystander: Bystander, open_before: int) -> list[str]:
     """What is wrong with the server once all is over."""
     if process.process.poll() is not None:
         return [f"the server ended with {process.process.returncode}: {''.join(process.lines[-20:])}"]
     time.sleep(3)
-    wrong = [f"/livez: {failure}" for failure in watch.failures[:3]]
+    wrong = [f"/livez: {failure}" for failure in bystander.failures[:3]]
     wrong += [f"log: {line}" for line in process.log() if "exception" in line][:5]
-    if watch.peak_bytes > MAX_BYTES:
-        wrong.append(f"memory: {watch.peak_bytes / MEGABYTE:.0f} MB")
-    if len(os.listdir(files)) > open_before + 8:
-        wrong.append(f"open files: {open_before} before, {len(os.listdir(files))} after")
+    if bystander.peak > MAX_BYTES:
+        wrong.append(f"memory: {bystander.peak / MB:.0f} MB")
+    if (files := open_files(process.process.pid)) > open_before + 8:
+        wrong.append(f"open files: {open_before} before, {files} after")
     info = httpx.get(f"{process.url}/info").json()
     if info["models"][0]["queue"]["frames"]:
         wrong.append(f"frames are still admitted: {info['models'][0]['queue']['frames']}")

@@ -14,7 +14,7 @@ import pytest
 
 from serving.runtime.bundle import read_bundle
 from serving.runtime.errors import BundleError
-from tests.serving.abuse.watch import MEGABYTE, Watch, address_space
+from tests.support.attacks import MB, survives
 from tests.support.made_bundles import BundleSpec, write_bundle
 from tests.support.servers import ROOT, running, wait_for
 
@@ -91,7 +91,7 @@ def test_a_hostile_bundle_is_refused_in_a_line(tmp_path, attack):
         read_bundle(folder).golden()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 32 * MEGABYTE, f"{peak / MEGABYTE:.0f} MB"
+    assert peak < 32 * MB, f"{peak / MB:.0f} MB"
     assert time.monotonic() - begin < 5 and "\n" not in str(error.value) and len(str(error.value)) < 500
 
 
@@ -101,7 +101,7 @@ def test_hostile_versions_do_not_touch_the_one_that_serves(tmp_path):
     models = tmp_path / "models"
     write_bundle(models / "1")
     with running(f"--bundle={models}", "--poll_seconds=0.1", "--drain_delay=0", "--keep_versions=40") as process:
-        with Watch(process) as watch, address_space(process, 2**30):
+        with survives(process, megabytes=128, seconds=40):
             for version, (change, _) in enumerate(HOSTILE.values(), 2):
                 folder = write_bundle(tmp_path / "new", BundleSpec(version=version))
                 (folder / "SHA256SUMS").unlink()
@@ -113,7 +113,6 @@ def test_hostile_versions_do_not_touch_the_one_that_serves(tmp_path):
             )
             assert httpx.get(f"{process.url}/v1/generate?seed=1&format=npy").headers["x-model-version"] == "1"
             assert httpx.get(f"{process.url}/info").status_code == 200
-        watch.check(megabytes=128, seconds=40)
         begin = time.monotonic()
         assert process.stop() == 0 and time.monotonic() - begin < 10
         assert [line for line in process.log() if "exception" in line] == []
@@ -153,4 +152,4 @@ def test_a_version_beyond_64_bits_is_no_version(tmp_path):
 
 def test_bounds_leave_room_for_every_bundle_of_ours():
     bundle = read_bundle(ROOT / "pretrained" / "taichi")
-    assert 0 < bundle.golden()["video"].nbytes < 2 * MEGABYTE
+    assert 0 < bundle.golden()["video"].nbytes < 2 * MB

@@ -1,18 +1,23 @@
 """Requests that are small and would cost much: each is refused before it does, and others do not notice."""
 
+import asyncio
 import concurrent.futures
 import contextlib
 import gzip
 import json
 import socket
+import time
 import zlib
 
 import httpx
+import numpy as np
 import pytest
 
 from mocogan_tf.latents import sample_latents
-from tests.serving.abuse.watch import Watch, address_space
-from tests.support.servers import running
+from serving.runtime.service import Limits
+from serving.web.guard import Keys
+from tests.support.attacks import open_files, survives
+from tests.support.servers import make_service, running, wait_for
 
 GENERATE, PREDICT, INFER = "/v1/generate", "/v1/models/tiny:predict", "/v2/models/tiny/infer"
 KEY = "0123456789abcdef"
@@ -100,13 +105,12 @@ def test_a_tensor_of_one_value_is_as_large_as_the_model_allows(attacked, latents
     one = tensor([2**24], [1.0])
     message = predict_of({name: one for name in latents})
     assert len(message) < 200
-    with Watch(attacked) as watch, predicting(attacked) as send:
+    with survives(attacked, megabytes=64, seconds=10), predicting(attacked) as send:
         for _ in range(20):
             code, details = send(message)
             assert code == "INVALID_ARGUMENT" and "must have shape" in details
         fits = {name: tensor(value.shape, [0.5]) for name, value in latents.items()}
         assert send(predict_of(fits))[0] == "OK"
-    watch.check(megabytes=64, seconds=10)
     answers_as_before(attacked, latents)
 
 
@@ -114,11 +118,10 @@ def test_a_message_of_many_small_ones_is_counted_before_it_is_parsed(attacked, l
     """Two bytes of an empty message take forty when they are parsed."""
     dims = predict_of({"content": field(2, b"\x12\x00" * 2_000_000)})
     names = b"\x1a\x00" * 2_000_000
-    with Watch(attacked) as watch, predicting(attacked) as send:
+    with survives(attacked, megabytes=64, seconds=20), predicting(attacked) as send:
         for message in (dims, names) * 3:
             code, details = send(message)
             assert code == "INVALID_ARGUMENT" and "at most" in details
-    watch.check(megabytes=64, seconds=20)
     answers_as_before(attacked, latents)
 
 
@@ -135,9 +138,8 @@ def test_only_numbers_become_arrays(attacked, latents):
     packed = [(path, gzip.compress(body.encode())) for path, body in bodies]
     assert len(packed[0][1]) < 1500
     # What was asked for does not fit: without the bound it would be a MemoryError.
-    with Watch(attacked) as watch, address_space(attacked, 2**30):
+    with survives(attacked, megabytes=64, seconds=10):
         assert post_all(attacked, packed * 2, clients=2) == [400, 400, 422] * 2
-    watch.check(megabytes=64, seconds=10)
     answers_as_before(attacked, latents)
 
 
@@ -147,19 +149,17 @@ def test_values_are_counted_before_they_are_parsed(attacked, latents):
     numbers = b'{"seed": [' + b"1," * 2_000_000 + b"1]}"
     bombs = [gzip.compress(lists), gzip.compress(numbers)]
     bodies = [(path, bomb) for bomb in bombs for path in (GENERATE, PREDICT, INFER)]
-    with Watch(attacked) as watch:
+    with survives(attacked, megabytes=160, seconds=20):
         codes = post_all(attacked, bodies * 4)
         assert set(codes) <= {413, 429, 503}, codes
-    watch.check(megabytes=160, seconds=20)
     answers_as_before(attacked, latents)
 
 
 def test_as_many_values_as_are_allowed_hold_nobody_up(attacked, latents):
     body = b'{"seed": [' + b",".join([b"[]"] * 30_000) + b"]}"
-    with Watch(attacked) as watch:
+    with survives(attacked, megabytes=96, seconds=20):
         codes = post_all(attacked, [(GENERATE, gzip.compress(body))] * 40)
         assert set(codes) <= {422, 429}, codes
-    watch.check(megabytes=96, seconds=20)
     answers_as_before(attacked, latents)
 
 
@@ -169,13 +169,81 @@ def test_bodies_that_wait_hold_a_bounded_number_of_bytes(attacked, latents):
     lines = [f"POST {GENERATE} HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {len(body)}"]
     head = "\r\n".join([*lines, "", ""])
     host, port = attacked.url.removeprefix("http://").split(":")
-    with Watch(attacked) as watch, contextlib.ExitStack() as stack:
+    with survives(attacked, megabytes=96, seconds=20), contextlib.ExitStack() as stack:
         for _ in range(40):
             connection = stack.enter_context(socket.create_connection((host, int(port)), timeout=15))
             with contextlib.suppress(OSError):  # Refused, it is closed.
                 connection.sendall(head.encode() + body[:-1])
         answers_as_before(attacked, latents)
-    watch.check(megabytes=96, seconds=20)
+
+
+async def connect_deaf(stack, address, bytes_heard):
+    """Address of a proxy: what comes from the server goes no further after so many bytes, and then is not read."""
+    host, port = address.split(":")
+
+    async def copy(reader, writer, left=2**62):
+        while left > 0 and (data := await reader.read(2**14)):
+            writer.write(data)
+            left -= len(data)
+        await asyncio.sleep(3600 if left <= 0 else 0)
+
+    async def serve(reader, writer):
+        with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+            from_server, to_server = await asyncio.open_connection(host, int(port))
+            with contextlib.closing(to_server), contextlib.closing(writer):
+                await asyncio.gather(copy(reader, to_server), copy(from_server, writer, bytes_heard))
+
+    proxy = await stack.enter_async_context(await asyncio.start_server(serve, "127.0.0.1", 0))
+    return f"127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+
+
+def test_grpc_connections_take_few_of_the_descriptors(attacked):
+    host, port = attacked.grpc.split(":")
+    before = open_files(attacked.process.pid)
+    with contextlib.ExitStack() as stack:
+        for _ in range(200):
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=15))
+        time.sleep(1)
+        assert 50 < open_files(attacked.process.pid) - before < 110
+        assert httpx.get(f"{attacked.url}/livez").status_code == 200
+    wait_for(lambda: open_files(attacked.process.pid) <= before + 2)
+
+
+@pytest.mark.slow
+def test_grpc_answers_that_nobody_reads_are_bounded_and_dropped(bundle_dir, latents, monkeypatch):
+    """Neither the queue nor a deadline holds what was rendered. Some of it is in the kernel's buffers, which gRPC drops
+    after twenty seconds."""
+    grpc = pytest.importorskip("grpc")
+    from serving.protocols import grpc as served
+
+    monkeypatch.setattr(served, "CONNECTION_SECONDS", 2.0)
+    frames = {name: np.repeat(value, 256, axis=1) if value.ndim == 3 else value for name, value in latents.items()}
+    message = predict_of({name: tensor(value.shape, [0.5]) for name, value in frames.items()})
+    method = "/tensorflow.serving.PredictionService/Predict"
+
+    async def talk(service):
+        async with contextlib.AsyncExitStack() as stack:
+            address = await stack.enter_async_context(served.grpc_server(service, Keys(), "127.0.0.1", 0, 1))
+            good = await stack.enter_async_context(grpc.aio.insecure_channel(address))
+            deaf = await connect_deaf(stack, address, 2**15)
+            bad = await stack.enter_async_context(grpc.aio.insecure_channel(deaf, [("grpc.enable_retries", 0)]))
+            calls, begin = [], time.monotonic()
+            with pytest.raises(grpc.aio.AioRpcError, match="not taken yet"):
+                while time.monotonic() < begin + 10:
+                    calls.append(bad.unary_unary(method)(message))
+                    await asyncio.sleep(0.3)
+                    await good.unary_unary(method)(message)
+            assert 2 <= len(calls) < 16 and service.unsent_bytes == 0
+            while time.monotonic() < begin + 50:
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    assert len(await good.unary_unary(method)(message)) > 2**20
+                    return
+                await asyncio.sleep(0.5)
+            pytest.fail("the answers were not dropped")
+
+    service = make_service(bundle_dir, limits=Limits(max_unsent_bytes=3 * 2**20, timeout_seconds=2.0))
+    asyncio.run(asyncio.wait_for(talk(service), 60))
+    service.close()
 
 
 def test_malformed_messages_cost_a_line_each_after_the_key(bundle_dir, tmp_path):
@@ -185,13 +253,12 @@ def test_malformed_messages_cost_a_line_each_after_the_key(bundle_dir, tmp_path)
     flags = [f"--bundle={bundle_dir}", f"--grpc_port={port}", "--drain_delay=0", f"--api_key_file={tmp_path / 'keys'}"]
     with running(*flags) as process:
         process.grpc = f"127.0.0.1:{port}"
-        with Watch(process) as watch, predicting(process) as send:
+        with survives(process, megabytes=64, seconds=10), predicting(process) as send:
             for message in (b"\xff" * 1000, b"\x12\xff\xff\xff\xff\x0f", b"x" * 2**20):
                 assert send(message)[0] == "UNAUTHENTICATED"
                 assert send(message, metadata=(("x-api-key", KEY),))[0] == "INVALID_ARGUMENT"
             wrong = field(1, field(1, b"tiny") + field(3, b"other"))
             assert send(wrong, metadata=(("x-api-key", KEY),))[0] == "FAILED_PRECONDITION"
-        watch.check(megabytes=64, seconds=10)
         counted = httpx.get(f"{process.url}/metrics", headers={"X-API-Key": KEY}).text
         for code, number in (("UNAUTHENTICATED", 3), ("INVALID_ARGUMENT", 3), ("FAILED_PRECONDITION", 1)):
             line = f'serving_requests_total{{code="{code}",method="gRPC",route="PredictionService/Predict"}} {number}.0'

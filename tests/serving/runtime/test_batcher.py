@@ -202,6 +202,38 @@ def test_a_failing_engine_fails_its_requests_and_then_says_that_it_is_dead():
     with_batcher(test, HeldRenderer(held=False))
 
 
+SHORT_OF_MEMORY = [
+    MemoryError(),
+    RuntimeError("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 1024"),
+]
+
+
+@pytest.mark.parametrize("error", SHORT_OF_MEMORY, ids=["NumPy's", "ONNX Runtime's"])
+def test_a_batch_without_memory_is_one_line_and_its_clients_may_come_back(error, caplog, monkeypatch):
+    async def test(batcher, renderer):
+        monkeypatch.setattr(renderer, "render", lambda *_: (_ for _ in ()).throw(error))
+        with pytest.raises(Unavailable, match="short of memory"):
+            await batcher.submit(rows(1))
+
+    with_batcher(test)
+    (record,) = caplog.records
+    assert record.exc_info is None and record.error == "out of memory"
+
+
+def test_a_failure_after_the_batch_ends_its_requests_too(monkeypatch):
+    """They waited for their deadline."""
+
+    def refuse(*args, **options):
+        raise MemoryError
+
+    async def test(batcher, renderer):
+        monkeypatch.setattr("serving.runtime.batcher.to_uint8", refuse)
+        with pytest.raises(Unavailable, match="short of memory"):
+            await batcher.submit(rows(1))
+
+    with_batcher(test, HeldRenderer(held=False))
+
+
 def test_closing_finishes_what_is_queued_and_refuses_the_rest():
     async def test(batcher, renderer):
         jobs = [asyncio.create_task(batcher.submit(rows(0)))]

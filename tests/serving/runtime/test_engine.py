@@ -1,8 +1,10 @@
 """The engine against plain ONNX Runtime on the whole model, and what it does with bundles that do not fit."""
 
 import json
+import logging
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import onnxruntime as ort
@@ -17,6 +19,7 @@ from serving.runtime.engine import (
     EngineOptions,
     FrameSession,
     frame_buckets,
+    frame_session,
     plan_buckets,
 )
 from serving.runtime.errors import BundleError
@@ -84,7 +87,8 @@ def test_pixels_follow_the_contract():
 def test_bound_memory_gives_the_same_frames_call_after_call(engine):
     # What a GPU gets, here with memory of the CPU: inputs replaced in place, one output, results taken out of it.
     shape, options = engine.bundle.frame_shape, EngineOptions()
-    plain, bound = (FrameSession(engine.bundle.files["frames"], 8, shape, "cpu", options, 1) for _ in range(2))
+    session = frame_session(engine.bundle.files["frames"], "cpu", options, 1)
+    plain, bound = FrameSession(session, 8, shape), FrameSession(session, 8, shape)
     bound.bind("cpu", 0)
     rng = np.random.default_rng(0)
     kept = []
@@ -107,6 +111,103 @@ def test_a_provider_that_is_not_there_is_an_error_and_auto_falls_back(bundle_dir
     with pytest.raises(EngineError, match="CUDAExecutionProvider"):
         Engine(bundle, EngineOptions(provider="cuda"))
     assert Engine(bundle, EngineOptions(provider="auto")).describe()["provider"] == "CPUExecutionProvider"
+
+
+class StubGPU:
+    """Lets the engine believe in a GPU. Its sessions run on the CPU, and it notes what each was given and where it ran.
+
+    Args:
+        fails: Whether a session fails with these options of CUDA, or replays wrongly.
+    """
+
+    def __init__(self, monkeypatch, fails=lambda cuda: False):
+        self.made, self.run_by, stub, real = [], set(), self, ort.InferenceSession
+
+        class Session:
+            def __init__(self, path, options, providers):
+                self.session = real(path, options, providers=["CPUExecutionProvider"])
+                first, self.cuda = providers[0] if isinstance(providers[0], tuple) else (providers[0], {})
+                self.get_providers = lambda: [first]
+                self.get_inputs, self.io_binding = self.session.get_inputs, self.session.io_binding
+                self.run = self.session.run
+                if self.cuda:
+                    stub.made.append((self.cuda, threading.get_ident()))
+
+            def run_with_iobinding(self, binding):
+                if fails(self.cuda):
+                    raise RuntimeError("operation not permitted when stream is capturing")
+                stub.run_by.add(threading.get_ident())
+                self.session.run_with_iobinding(binding)
+
+        bind = FrameSession.bind
+        monkeypatch.setattr(FrameSession, "bind", lambda self, device, device_id: bind(self, "cpu", 0))
+        monkeypatch.setattr("serving.runtime.engine._has_driver", lambda: True)
+        names = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+        monkeypatch.setattr(ort, "get_available_providers", lambda: names)
+        monkeypatch.setattr(ort, "InferenceSession", Session)
+        monkeypatch.setattr(ort, "preload_dlls", lambda directory: print("Failed to load libcudnn"), raising=False)
+
+
+def test_cuda_without_graphs_comes_before_the_cpu(bundle_dir, monkeypatch, caplog):
+    StubGPU(monkeypatch, fails=lambda cuda: cuda["enable_cuda_graph"] == "1")
+    for provider in ("auto", "cuda"):
+        engine = Engine(read_bundle(bundle_dir), EngineOptions(provider=provider, threads=1, cuda_graph=True))
+        assert (engine.provider, engine.cuda_graph) == ("cuda", False)
+        engine.close()
+    assert "with CUDA graphs does not work, trying the next: operation not permitted" in caplog.text
+
+
+def test_a_gpu_that_always_fails_leaves_the_cpu_and_no_thread(bundle_dir, monkeypatch):
+    StubGPU(monkeypatch, fails=lambda cuda: True)
+    before = threading.active_count()
+    engine = Engine(read_bundle(bundle_dir), EngineOptions(threads=1, cuda_graph=True))
+    assert (engine.provider, engine.cuda_graph) == ("cpu", False)
+    with pytest.raises(EngineError, match="CUDAExecutionProvider does not work: operation not permitted"):
+        Engine(read_bundle(bundle_dir), EngineOptions(provider="cuda", threads=1))
+    assert threading.active_count() == before
+
+
+def test_a_workers_sessions_are_made_tested_and_run_on_one_thread(bundle_dir, monkeypatch):
+    """ONNX Runtime keeps captured graphs by thread."""
+    stub = StubGPU(monkeypatch)
+    engine = Engine(read_bundle(bundle_dir), EngineOptions(threads=1, workers=2, max_batch_frames=8, cuda_graph=True))
+    assert engine.cuda_graph
+    rows = {"content": np.zeros((3, 6), "f"), "motion": np.zeros((3, 4), "f")}
+    for worker in (0, 1):
+        server = threading.Thread(target=engine.render, args=(rows, worker))
+        server.start()
+        server.join()
+    makers = {thread for _, thread in stub.made}
+    assert len(makers) == 2 and stub.run_by == makers and threading.get_ident() not in makers
+    engine.close()
+
+
+def test_what_onnx_runtime_prints_of_missing_libraries_is_logged(bundle_dir, monkeypatch, caplog, capsys):
+    StubGPU(monkeypatch)
+    with caplog.at_level(logging.WARNING):
+        Engine(read_bundle(bundle_dir), EngineOptions(threads=1)).close()
+    assert "Failed to load libcudnn" in caplog.text and capsys.readouterr().out == ""
+
+
+def test_tensorrt_keeps_what_it_built_in_a_private_folder_of_the_bundle_and_size(bundle_dir, monkeypatch, tmp_path):
+    stub, bundle = StubGPU(monkeypatch), read_bundle(bundle_dir)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    options = EngineOptions(provider="tensorrt", threads=1, max_batch_frames=4)
+    Engine(bundle, options).close()
+    cache = tmp_path / "mocogan-serving"
+    folders = [str(cache / "tensorrt" / bundle.digest / f"float32-{size}") for size in (1, 2, 4)]
+    assert [given["trt_engine_cache_path"] for given, _ in stub.made] == folders
+    assert cache.stat().st_mode & 0o77 == 0
+    # Without a folder it starts all the same.
+    stub.made.clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(bundle.files["frames"]))
+    Engine(bundle, options).close()
+    assert len(stub.made) == 3 and "trt_engine_cache_path" not in stub.made[0][0]
+
+
+def test_on_the_cpu_all_sizes_of_a_worker_share_the_weights(engine):
+    sessions = [frames.session for frames in engine._workers[0].values()]
+    assert len(sessions) > 3 and all(session is sessions[0] for session in sessions)
 
 
 def test_results_that_are_not_the_golden_ones_stop_the_start(tmp_path):
