@@ -76,7 +76,15 @@ def test_help_of_training_is_grouped_shows_the_defaults_that_would_be_taken_and_
     for line in ("--steps=120", "--video_batch=4", "--learning_rate=5e-05", "--[no]sync_batch_norm (on)"):
         assert line in out
     _, out, _ = run("train.py", "--profile=cpu", "--help")
-    assert "--steps=5000" in out and "--video_batch=8" in out
+    assert "--steps=5500" in out and "--video_batch=8" in out
+
+
+@pytest.mark.core
+def test_help_is_quiet_when_its_reader_has_enough():
+    process = start("train.py", "--help")
+    process.stdout.close()
+    assert (process.wait(), process.stderr.read()) == (0, "")
+    process.stderr.close()
 
 
 @pytest.mark.core
