@@ -95,7 +95,7 @@ def run(main: Callable[[list[str]], int], help: Callable[[], str] | str = "", po
             # The other flags still count: they decide which defaults are shown.
             with contextlib.suppress(flags.Error):
                 flags.FLAGS([argument for argument in argv if argument not in _HELP])
-            print(help() if callable(help) else flag_help(help))
+            _print_to_pipe(help() if callable(help) else flag_help(help))
             sys.exit(0)
         try:
             return list(flags.FLAGS(argv))
@@ -125,6 +125,14 @@ def run(main: Callable[[list[str]], int], help: Callable[[], str] | str = "", po
             return 1
 
     app.run(guarded, flags_parser=parse)
+
+
+def _print_to_pipe(text: str) -> None:
+    """Prints a text to a reader who may have enough before its end, as `head` has."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again at its end.
 
 
 class _PlainFormatter(python_logging.Formatter):

@@ -132,7 +132,9 @@ class Config:
         "For clips of a camera that does not move. Needs decoder=fine.",
         only=_MOCOGAN,
     )
-    ngf: int = _opt(64, "Filters of the generator's last hidden layer (TGAN: the last but one).", minimum=1)
+    ngf: int = _opt(
+        64, "Filters of the generator's last hidden layer (TGAN, fine decoder: the last but one).", minimum=1
+    )
     ndf: int = _opt(64, "Filters of the discriminators' first layer.", minimum=1)
     image_discriminator: str = _opt(
         "patch",

@@ -80,6 +80,14 @@ def test_help_of_training_is_grouped_shows_the_defaults_that_would_be_taken_and_
 
 
 @pytest.mark.core
+def test_help_is_quiet_when_its_reader_has_enough():
+    process = start("train.py", "--help")
+    process.stdout.close()
+    assert (process.wait(), process.stderr.read()) == (0, "")
+    process.stderr.close()
+
+
+@pytest.mark.core
 def test_an_unknown_set_is_refused_before_tensorflow_is_imported():
     code = (
         "import runpy, sys; sys.argv = ['train.py', '--dataset=tachi']\n"

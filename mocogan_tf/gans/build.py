@@ -108,19 +108,13 @@ def _build_mocogan(config: Config, sync_batch_norm: bool, **shared: Any) -> MoCo
         "sync_batch_norm": sync_batch_norm,
     }
     height, width, channels = _frame(config)
-    image_discriminators: dict[str, Any] = {
-        "patch": PatchImageDiscriminator,
-        "full": ImageDiscriminator,
-        "fine": FineImageDiscriminator,
-        "none": None,
-    }
-    make_image_discriminator = image_discriminators[config.image_discriminator]
-    image_discriminator = None
-    if make_image_discriminator is not None:
-        if config.image_discriminator == "fine":
-            image_discriminator = FineImageDiscriminator(ndf=config.ndf, image_size=config.image_size)
-        else:
-            image_discriminator = make_image_discriminator(**sizes)
+    image_discriminator: keras.Model | None = None
+    if config.image_discriminator == "fine":
+        image_discriminator = FineImageDiscriminator(ndf=config.ndf, image_size=config.image_size)
+    elif config.image_discriminator != "none":
+        make_image_discriminator = {"patch": PatchImageDiscriminator, "full": ImageDiscriminator}
+        image_discriminator = make_image_discriminator[config.image_discriminator](**sizes)
+    if image_discriminator is not None:
         image_discriminator.build((None, height, width, config.image_frames * channels))
     shrink = {"full": 1, "half": 2}[config.video_size]
     video_discriminator = VideoDiscriminator(

@@ -248,8 +248,8 @@ class MoCoGAN(AdversarialModel):
     ) -> LossAndLogs:
         """Returns the loss of (G_I, R_M) on the discriminators' logits of fakes; `image_logits` is None without D_I.
 
-        `mask` is the mean of the figures' masks, None without a still background. It has a price, because without one
-        background and figures can exchange their roles, and they do.
+        `mask` is the mean of the figures' masks, None without a still background. It costs something, since otherwise
+        background and figures exchange their roles.
         """
         gan = losses.generator_loss(video_logits)
         if image_logits is not None:
@@ -263,7 +263,7 @@ class MoCoGAN(AdversarialModel):
         return total, logs
 
     def _mask_weight(self) -> tf.Tensor | float:
-        """Returns the price of the masks' mean in this step."""
+        """Returns the weight of the masks' mean in this step."""
         if not self.mask_steps:
             return self.mask_weight
         done = tf.cast(self.step.value, keras.config.floatx()) / self.mask_steps

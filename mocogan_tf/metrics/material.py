@@ -81,7 +81,7 @@ class Material:
             ValueError: There is no generator.
         """
         if self.generator is None:
-            raise ValueError("This metric makes clips of its own and needs a run: --run_dir in place of --clips.")
+            raise ValueError("This metric makes clips of its own: give --run_dir or --bundle instead of --clips.")
         # Categories that the generator found by itself (InfoGAN) have no names, and are not the set's classes.
         named = self.config is not None and self.config.category_loss == "supervised"
         categories = self.videos.categories if named and self.generator.latents.dim_category else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -14,9 +15,7 @@ from mocogan_tf.latents import CodeSpec, LatentSpec
 FUSED_TYPES = (tf.float32, tf.float16, tf.bfloat16)  # The types that TensorFlow's fused batch normalisation takes.
 KERNEL = 4  # Width of the convolutions, in space and in time.
 SMALLEST_MAP = 4  # Height and width of the smallest feature map of generators and discriminators.
-# How often a frame of a size is halved until it is the smallest map: 2, 3, 4 and 5 times. The first is half of the
-# smallest size, at which clips may be judged.
-HALVINGS = {size: (size // SMALLEST_MAP).bit_length() - 1 for size in (min(IMAGE_SIZES) // 2, *IMAGE_SIZES)}
+JUDGED_SIZES = (min(IMAGE_SIZES) // 2, *IMAGE_SIZES)  # Clips may be judged at half of their size.
 
 
 @keras.saving.register_keras_serializable("mocogan_tf")
@@ -150,12 +149,13 @@ def _unit(vector: tf.Tensor) -> tf.Tensor:
     return vector / (ops.norm(vector) + 1e-12)
 
 
-def num_halvings(image_size: int) -> int:
+def num_halvings(image_size: int, sizes: Sequence[int] = IMAGE_SIZES) -> int:
     """Returns how often `image_size` is halved until the feature map is 4x4.
 
     Raises:
-        ValueError: `image_size` is not in `HALVINGS`.
+        ValueError: `image_size` is not one of `sizes`.
     """
-    if image_size not in HALVINGS:
-        raise ValueError(f"`image_size` must be 32, 64 or 128. Received: image_size={image_size}")
-    return HALVINGS[image_size]
+    if image_size not in sizes:
+        known = ", ".join(map(str, sizes))
+        raise ValueError(f"`image_size` must be one of {known}. Received: image_size={image_size}")
+    return (image_size // SMALLEST_MAP).bit_length() - 1

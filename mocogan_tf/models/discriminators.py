@@ -15,6 +15,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from mocogan_tf.models.blocks import (
+    JUDGED_SIZES,
     KERNEL,
     SMALLEST_MAP,
     SpectralNorm,
@@ -364,7 +365,7 @@ class VideoDiscriminator(Discriminator):
     ) -> None:
         use_bias = norm == "none"
         make_weights = he_weights if he_start else normal_weights
-        halvings = num_halvings(image_size)
+        halvings = num_halvings(image_size, JUDGED_SIZES)
         convolutions = [
             keras.Sequential(
                 [

@@ -1,7 +1,8 @@
 """The generator: a GRU draws a path in motion space, and an image decoder turns each point of it into a frame.
 
 MoCoGAN (Tulyakov et al. 2018, arXiv 1707.04993): z = [z_content; z_motion(t)]. The content code is fixed over the clip;
-the motion codes come from a one-layer GRU that is fed with independent noise. The decoder is DCGAN's.
+the motion codes come from a one-layer GRU that is fed with independent noise. The decoder is the paper's, DCGAN's, or
+a finer one.
 """
 
 from __future__ import annotations
@@ -294,7 +295,7 @@ class VideoGenerator(Generator):
         dim_category: Number of categories, 0 for none.
         category_to: "motion": the category enters the GRU beside the noise (the full model of the paper's Table 4);
             "image": it enters the decoder beside content and motion, as in the authors' code.
-        ngf: Filters of the decoder's last hidden layer.
+        ngf: Filters of the decoder's last hidden layer; of the fine decoder, of the last but one.
         image_size: 32, 64 or 128.
         channels: Colour channels.
         sync_batch_norm: Share batch statistics between replicas while training.

@@ -98,11 +98,12 @@ class BalanceWatch(PerStep):
         super().__init__(start_step)
         self.warnings = Warnings(run_dir)
         self.seen: list[dict[str, Any]] = []
+        self.since = start_step
 
     def on_step(self, previous: int, step: int, logs: Any) -> None:
-        """Remembers the losses of a step, and judges them at the end of a window."""
+        """Remembers the losses of the last step, and judges them at the end of a window."""
         self.seen.append(logs)
-        if len(self.seen) < WINDOW:
+        if step - self.since < WINDOW:
             return
         for name, (flag, loss, accuracy) in self.WATCHED.items():
             if loss in logs:
@@ -110,4 +111,4 @@ class BalanceWatch(PerStep):
                 text = balance_warning(name, flag, *means)
                 if text:
                     self.warnings.say(step, text)
-        self.seen = []
+        self.seen, self.since = [], step

@@ -134,11 +134,6 @@ class Bundle:
         return shapes
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    """Opens a file, and does not wait for a writer if it has become a pipe."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
 def open_regular(path: pathlib.Path, most: int) -> io.BufferedReader:
     """Opens a regular file of at most `most` bytes. Anything else, such as a pipe, could hold the server up for ever.
 

@@ -118,8 +118,10 @@ def test_graphs_have_no_fault(changes):
         ({"category_to": "image"}, 23, 6, 19),
         ({"dim_category": 0}, 22, 6, 18),
         ({"content_modulation": True}, 35, 10, 28),
+        ({"content_modulation": True, "decoder": "fine"}, 58, 10, 51),
+        ({"content_modulation": True, "decoder": "fine", "still_background": True}, 81, 10, 74),
     ],
-    ids=["category to motion", "category to image", "no category", "modulation"],
+    ids=["category to motion", "category to image", "no category", "modulation", "fine", "still background"],
 )
 def test_the_files_have_as_few_nodes_as_documented(changes, whole, motion, frames):
     contract, generator = make_both({"image_size": 64, **changes})

@@ -64,6 +64,14 @@ def test_balance_is_judged_by_a_mean_over_many_steps_and_said_once(tmp_path):
     assert line.startswith(f"step {2 * warnings.WINDOW}: the video discriminator has won")
 
 
+def test_the_window_is_counted_in_steps_however_many_a_call_makes(tmp_path):
+    balance = warnings.BalanceWatch(tmp_path, 0)
+    balance.set_model(type("Model", (), {"steps_per_execution": 10}))
+    for _ in range(warnings.WINDOW // 10):
+        balance.on_train_batch_end(0, {LOSS_D_VIDEO: 0.0, ACCURACY_D_VIDEO: 1.0})
+    assert (tmp_path / "warnings.log").read_text().startswith(f"step {warnings.WINDOW}: ")
+
+
 def test_scores_are_taken_when_due_and_written_everywhere(tmp_path):
     (tmp_path / "evaluations.jsonl").write_text(
         '{"step": 1000, "frechet_video": 3}\n{"step": 2000, "frechet_video": 1}\n'
