@@ -38,7 +38,7 @@ def test_compiled_by_xla_a_step_has_the_same_losses_and_weights(model):
         after_steps(2, model, jit_compile=jit, **changes) for jit in ("off", "on")
     )
     assert compiled == pytest.approx(plain, abs=1e-4)
-    # Before a normalisation a bias has no gradient but rounding, of which RMSprop makes steps of up to 5e-4, either way.
+    # Before a normalisation a bias has no gradient but rounding, and RMSprop makes steps of up to 5e-4 of that.
     atol = 2.5e-3 if model == "tgan" else 1e-3
     for one, other in zip(plain_weights, compiled_weights, strict=True):
         np.testing.assert_allclose(other, one, atol=atol)
