@@ -43,9 +43,10 @@ def main(argv: list[str]) -> int:
     """Exports a run; prints what was checked and how large the files are."""
     del argv
     _prepare()
-    from export.proof import table
-    from export.source import open_run
-    from export.write import next_version, write_bundle
+    with cli.quiet_start():
+        from export.proof import table
+        from export.source import open_run
+        from export.write import next_version, write_bundle
 
     started = time.monotonic()
     out = pathlib.Path(FLAGS.out)
@@ -72,7 +73,8 @@ def main_verify(argv: list[str]) -> int:
     if len(argv) != 2:
         raise ValueError("Name the bundle to verify: python -m export.verify BUNDLE")
     _prepare()
-    from export.proof import table, verify
+    with cli.quiet_start():
+        from export.proof import table, verify
 
     checks = verify(pathlib.Path(argv[1]))
     failed = sum(not check.passed for check in checks)
