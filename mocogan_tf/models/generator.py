@@ -205,22 +205,22 @@ def background_decoder(
     """
     doublings = num_halvings(image_size)
     code = keras.Input((dim_fixed,), name="code")
-    x = layers.Reshape((1, 1, dim_fixed), name="to_map")(code)
+    x = layers.Reshape((1, 1, dim_fixed), name="background_map")(code)
     for i in range(doublings + 1):
         filters = ngf * 2 ** max(0, doublings - 1 - i)
         if i == 0:
-            x = _conv_transpose(filters, 1, "valid", name="conv_0")(x)
+            x = _conv_transpose(filters, 1, "valid", name="background_conv_0")(x)
         else:
-            x = UpConv2D(filters, SMOOTH, name=f"conv_{i}")(x)
-        x = batch_norm(f"norm_{i}", sync_batch_norm)(x)
-        x = layers.ReLU(name=f"relu_{i}")(x)
-    background = layers.Activation("tanh", dtype=keras.config.floatx(), name="tanh")(
-        _to_picture(x, None, channels, 3, doublings)
+            x = UpConv2D(filters, SMOOTH, name=f"background_conv_{i}")(x)
+        x = batch_norm(f"background_norm_{i}", sync_batch_norm)(x)
+        x = layers.ReLU(name=f"background_relu_{i}")(x)
+    background = layers.Activation("tanh", dtype=keras.config.floatx(), name="background_tanh")(
+        _to_picture(x, None, channels, 3, "background")
     )
     return keras.Model(code, background, name="background")
 
 
-def _to_picture(x: tf.Tensor, coarser: tf.Tensor | None, planes: int, kernel: int, i: int) -> tf.Tensor:
+def _to_picture(x: tf.Tensor, coarser: tf.Tensor | None, planes: int, kernel: int, i: int | str) -> tf.Tensor:
     """Returns a map's picture, added to the bilinearly doubled coarser one; the sums are in full precision."""
     picture = layers.Conv2D(planes, kernel, padding="same", kernel_initializer=normal_weights(), name=f"picture_{i}")(x)
     if coarser is None:

@@ -114,7 +114,8 @@ def rebuild_generator(saved_model: pathlib.Path, described: dict[str, Any]) -> A
         for weight in generator.weights:
             weight.assign(stored[weight.path])
     except (KeyError, TypeError, ValueError, OSError) as error:
-        raise ValueError(f"Cannot rebuild the generator from {saved_model}: {error!r}") from error
+        what = repr(error).partition(" Target variable")[0]  # Keras adds all values.
+        raise ValueError(f"Cannot rebuild the generator from {saved_model}: {what}") from error
     return generator
 
 

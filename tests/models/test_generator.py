@@ -226,7 +226,7 @@ def test_both_sizes_of_the_fine_decoder_share_their_weights():
     assert generator.count_params() == sum(variable.numpy().size for variable in generator.weights)
 
 
-def test_figures_stand_before_a_ground_that_content_alone_decides():
+def test_figures_stand_before_a_background_that_content_alone_decides():
     generator = make_fine(still_background=True)
     latents = sample_latents(generator.latents, 2, 5, seed=1)
     codes = np.asarray(generator.codes(latents))
@@ -239,7 +239,7 @@ def test_figures_stand_before_a_ground_that_content_alone_decides():
 
 
 @pytest.mark.parametrize(("mask", "kept"), [(0.0, "background"), (1.0, "figures")])
-def test_a_mask_of_zero_shows_the_ground_and_one_the_figures(mask, kept):
+def test_a_mask_of_zero_shows_the_background_and_one_the_figures(mask, kept):
     rng = np.random.default_rng(0)
     pictures = {"figures": rng.normal(size=(2, 3, 4, 4, 3)), "background": rng.normal(size=(2, 4, 4, 3))}
     figures = np.concatenate([pictures["figures"], np.full((2, 3, 4, 4, 1), mask)], axis=-1)
@@ -251,6 +251,13 @@ def test_halving_averages_two_by_two_pixels():
     pictures = np.arange(2 * 4 * 6 * 1, dtype=np.float32).reshape(2, 4, 6, 1)
     expected = (pictures[:, ::2, ::2] + pictures[:, 1::2, ::2] + pictures[:, ::2, 1::2] + pictures[:, 1::2, 1::2]) / 4
     np.testing.assert_allclose(np.asarray(halved(pictures)), expected)
+
+
+def test_every_weight_has_a_path_of_its_own():
+    # A bundle gives the weights back by their paths.
+    generator = VideoGenerator(ngf=4, image_size=32, decoder="fine", still_background=True, content_modulation=True)
+    paths = [weight.path for weight in generator.weights]
+    assert len(set(paths)) == len(paths)
 
 
 def test_fine_configuration_and_file_round_trips(tmp_path):
