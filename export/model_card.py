@@ -28,12 +28,17 @@ def model_card(contract: Contract, provenance: dict[str, Any], checks: str) -> s
 
 Generates short videos, {contract.channels}-channel frames of {contract.image_size}x{contract.image_size} at \
 {contract.fps:g} frames per second, trained on clips of {contract.video_length} frames. \
-The architecture is {_ARCHITECTURES[contract.model]}.
+The architecture is {_TAKES_CATEGORY = {
+    "motion": "the motion network",
+    "image": "the frame decoder",
+    "both": "the motion network and the frame decoder",
+}
+_ARCHITECTURES[contract.model]}.
 
 | | |
 |---|---|
 | Categories | {categories} |
-| Category enters | {f"the {contract.category_to} network" if contract.dim_category else "-"} |
+| Category enters | {_TAKES_CATEGORY[contract.category_to] if contract.dim_category else "-"} |
 | Trained on | {data.get("name", "unknown")}{f", {data['num_clips']} clips" if "num_clips" in data else ""} |
 | Training steps | {provenance["step"]}{_duration(provenance)} |
 | Seed of the run | {config.get("seed", "unknown")} |

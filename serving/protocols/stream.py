@@ -154,7 +154,7 @@ class Walk:
             moving = self.kind.moving
             kinds = self.kind.take(frames)
             latents["category"] = kinds[:1]
-            if moving and self.bundle.category_to == "motion":
+            if moving and self.bundle.category_to != "image":
                 motion = self._motion_by_frame(model, noise, kinds)
             else:
                 motion, self.state = model.engine.motion(latents)
@@ -162,7 +162,7 @@ class Walk:
             motion, self.state = model.engine.motion(latents)
         self.position += frames
         rows = {"content": contents, "motion": motion[0]}
-        if kinds is not None and self.bundle.category_to == "image":
+        if kinds is not None and self.bundle.category_to != "motion":
             rows["category"] = kinds
         return rows
 

@@ -28,6 +28,7 @@ from tests.support.made_bundles import BundleSpec, write_bundle
 SPECS = {
     "category to motion": BundleSpec(),
     "category to image": BundleSpec(category_to="image"),
+    "category to both": BundleSpec(category_to="both"),
     "no category": BundleSpec(categories=()),
     "grey": BundleSpec(channels=1),
 }
@@ -242,7 +243,7 @@ def edit(folder, **facts):
         ({"dim_content": 0}, "`dim_content` must be at least 1"),
         ({"model": "vgan", "dim_z": 100}, r"holds a model \(vgan\) that makes clips of one length.*tf_serving/"),
         ({"categories": ["a"]}, "1 `categories` and `dim_category` 3 must agree"),
-        ({"category_to": "both"}, "`category_to` must be 'motion' or 'image'"),
+        ({"category_to": "decoder"}, "`category_to` must be 'motion', 'image' or 'both'"),
         ({"channels": 4}, "`channels` must be 1 or 3"),
         ({"fps": 0}, r"`fps` must be in \(0, 240\]"),
         ({"name": "a/b"}, "`name` must be printable"),
