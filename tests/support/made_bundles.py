@@ -68,12 +68,13 @@ class GraphBuilder:
 
     def over_time(self, name: str, like: str, size: int) -> str:
         """`[batch, size]` to `[batch, time, size]`, with batch and time of `like`."""
-        shape = self.node("Shape", [like], [f"{name}_shape"], start=0, end=2)
-        last = self.constant(f"{name}_size", np.array([size], np.int64))
-        full = self.node("Concat", [shape, last], [f"{name}_full"], axis=0)
-        axis = self.constant(f"{name}_axis", np.array([1], np.int64))
-        column = self.node("Unsqueeze", [name, axis], [f"{name}_column"])
-        return self.node("Expand", [column, full], [f"{name}_over_time"])
+        result = f"{name}_over_{like}"  # The whole model may spread one code over the noise and over the motion.
+        shape = self.node("Shape", [like], [f"{result}_shape"], start=0, end=2)
+        last = self.constant(f"{result}_size", np.array([size], np.int64))
+        full = self.node("Concat", [shape, last], [f"{result}_full"], axis=0)
+        axis = self.constant(f"{result}_axis", np.array([1], np.int64))
+        column = self.node("Unsqueeze", [name, axis], [f"{result}_column"])
+        return self.node("Expand", [column, full], [result])
 
     def motion(self) -> None:
         """`motion_init`, `motion_noise`, maybe `category` to `motion` [batch, time, dim_motion] and `motion_state`."""
