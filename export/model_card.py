@@ -7,6 +7,11 @@ from typing import Any
 from export.contract import LAYOUT, POSTPROCESS, Contract, TensorSpec
 
 SAMPLE = "sample.gif"
+_TAKES_CATEGORY = {
+    "motion": "the motion network",
+    "image": "the frame decoder",
+    "both": "the motion network and the frame decoder",
+}
 
 
 def model_card(contract: Contract, provenance: dict[str, Any], checks: str) -> str:
@@ -28,12 +33,7 @@ def model_card(contract: Contract, provenance: dict[str, Any], checks: str) -> s
 
 Generates short videos, {contract.channels}-channel frames of {contract.image_size}x{contract.image_size} at \
 {contract.fps:g} frames per second, trained on clips of {contract.video_length} frames. \
-The architecture is {_TAKES_CATEGORY = {
-    "motion": "the motion network",
-    "image": "the frame decoder",
-    "both": "the motion network and the frame decoder",
-}
-_ARCHITECTURES[contract.model]}.
+The architecture is {_ARCHITECTURES[contract.model]}.
 
 | | |
 |---|---|
