@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import tensorflow as tf
 from keras import ops
 
+import mocogan_tf.models.tgan  # noqa: F401  Registers the networks that `load_model` rebuilds.
 from mocogan_tf.gans import losses
 from mocogan_tf.gans.base import (
     ACCURACY_D_VIDEO,
@@ -23,6 +25,7 @@ from mocogan_tf.gans.base import (
 _LATENTS = 0  # The purpose of a random number; folded into the step's seed.
 
 
+@keras.saving.register_keras_serializable("mocogan_tf")
 class TGAN(AdversarialModel):
     """TGAN (Saito et al. 2017): a Wasserstein GAN whose critic is kept 1-Lipschitz by singular value clipping.
 
@@ -40,6 +43,7 @@ class TGAN(AdversarialModel):
 
     def train_step(self, batch: dict[str, tf.Tensor]) -> Logs:
         """Makes one step of each network. Returns the logged scalars by name."""
+        self.check_batch(batch)
         videos = to_float(batch["videos"])
         logs = self._descend(
             self._losses_of_both,
