@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import html
-import io
 import math
 import pathlib
 import string
@@ -125,11 +124,8 @@ def _figure(image: str, caption: str, *, wide: bool = False) -> str:
 
 def _film(frames: NDArray[np.uint8], fps: float, alt: str) -> str:
     """uint8 `[T, H, W, C]` as a moving picture, or a still one for people who prefer reduced motion."""
-    first, *rest = [video.to_image(frame) for frame in frames]
-    moving = io.BytesIO()
-    duration = round(1000 / fps)
-    first.save(moving, "WEBP", save_all=True, append_images=rest, duration=duration, loop=0, quality=88, method=4)
-    still, uri = _png(frames[len(frames) // 2]), _uri(moving.getvalue(), "webp")
+    moving = video.animation(frames, "WEBP", fps, quality=88, method=4)
+    still, uri = _png(frames[len(frames) // 2]), _uri(moving, "webp")
     height, width = frames.shape[1:3]
     return (
         f"<picture><source media='(prefers-reduced-motion: reduce)' srcset='{still}'>"
@@ -138,9 +134,7 @@ def _film(frames: NDArray[np.uint8], fps: float, alt: str) -> str:
 
 
 def _png(pixels: NDArray[np.uint8]) -> str:
-    encoded = io.BytesIO()
-    video.to_image(pixels).save(encoded, "PNG", optimize=True)
-    return _uri(encoded.getvalue(), "png")
+    return _uri(video.picture(pixels, "PNG", optimize=True), "png")
 
 
 def _uri(data: bytes, kind: str) -> str:
