@@ -18,11 +18,11 @@ pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).parent.parent
 # (file, height, width, frames per second, seconds)
 CLIPS = [
-    ("wave/one.mp4", 48, 64, 15, 2),
-    ("wave/portrait.mp4", 96, 54, 30, 2),
-    ("wave/short.avi", 48, 48, 15, 1),
-    ("jump/one.mov", 64, 64, 60, 1),
-    ("jump/two.mp4", 36, 64, 24, 2),
+    ("wave/short.mp4", 48, 64, 15, 2),
+    ("wave/portrait.mp4", 96, 54, 30, 3),
+    ("wave/square.avi", 48, 48, 15, 3),
+    ("jump/one.mov", 64, 64, 60, 3),
+    ("jump/two.mp4", 36, 64, 24, 3),
 ]
 # The smallest networks, and a handful of steps.
 SMALL = "--profile=smoke --steps=3 --ngf=4 --ndf=4 --image_batch=2 --video_batch=2 --precision=float32".split()
@@ -54,8 +54,8 @@ def home(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     for name, height, width, fps, seconds in CLIPS:
         save_video(home / "my_clips" / name, film(height, width, fps * seconds), codec="mpeg4", fps=fps)
-    save_with_audio(home / "my_clips" / "jump" / "loud.mp4", film(48, 48, 60), 30)
-    whole = (home / "my_clips" / "wave" / "one.mp4").read_bytes()
+    save_with_audio(home / "my_clips" / "jump" / "loud.mp4", film(48, 48, 90), 30)
+    whole = (home / "my_clips" / "wave" / "short.mp4").read_bytes()
     (home / "my_clips" / "wave" / "damaged.mp4").write_bytes(whole[: len(whole) // 2])
     return home
 
@@ -78,17 +78,17 @@ def call(home, command, *more):
 def test_from_own_videos_to_clips_and_scores(home):
     code, said, errors = call(home, "python prepare.py my_clips --out=prepared --image_size=32")
     assert code == 0, errors
-    assert "6 clips" in said and "Classes: jump 3, wave 3." in said
+    assert "5 clips" in said and "Classes: jump 3, wave 2." in said
+    assert "Rejected wave/short.mp4: 30 frames; --min_frames=31" in said
+    assert re.search(r"^Rejected wave/damaged.mp4: .+", said, re.MULTILINE) and "Rejected in all: 2" in said
     (rate,) = re.findall(r"^Frame rates differ, from 15 to 60 per second.*--fps=(\S+) ", said, re.MULTILINE)
-    assert re.search(r"^Rejected wave/damaged.mp4: .+\nRejected in all: 1", said, re.MULTILINE)
 
-    # As proposed: one rate. Fewer frames are left, and the suggested command takes them all the same.
-    code, said, errors = call(
-        home, f"python prepare.py my_clips --out=prepared --image_size=32 --fps={rate} --overwrite"
-    )
-    assert code == 0 and "rates differ" not in said, errors
+    # As proposed: one rate, and the short clip too. The suggested command takes it.
+    flags = f"--image_size=32 --fps={rate} --min_frames=30 --overwrite"
+    code, said, errors = call(home, f"python prepare.py my_clips --out=prepared {flags}")
+    assert code == 0 and "6 clips" in said and "rates differ" not in said, errors
     (command,) = re.findall(r"^Train with: (.+)$", said, re.MULTILINE)
-    assert "--every_nth=1 --video_length=15" in command
+    assert command.endswith("--every_nth=1")
 
     code, said, errors = call(home, command, *SMALL)
     assert code == 0, errors
@@ -99,7 +99,7 @@ def test_from_own_videos_to_clips_and_scores(home):
     code, said, errors = call(
         home, "python sample.py --run_dir=runs/prepared-smoke --out=out --category=jump --num_videos=4 --formats=gif"
     )
-    assert code == 0 and "4 clips of 15 frames" in said, errors
+    assert code == 0 and "4 clips of 16 frames" in said, errors
     assert len(list((home / "out").glob("random-*.gif"))) == 5
 
     # The folder also holds the grid that sample.py wrote.
