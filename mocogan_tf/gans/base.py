@@ -18,6 +18,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from mocogan_tf.gans import batches
 from mocogan_tf.gans.optimizers import LossScale
 from mocogan_tf.gans.replicas import share, sum_over_replicas
 from mocogan_tf.latents import CodeSpec, LatentSpec
@@ -238,64 +239,20 @@ class AdversarialModel(keras.Model):
             try:
                 network.build((None, *shape))
             except ValueError as error:
-                raise ValueError(f"The {name} cannot judge what it is given, {_by(shape)}: {error}") from error
+                given = " x ".join(map(str, shape))
+                raise ValueError(f"The {name} cannot judge what it is given, {given}: {error}") from error
 
     def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Trains as `keras.Model.fit` does, after a look at the first batch of a `tf.data.Dataset`.
 
         Raises:
-            ValueError: A batch is not what `check_batch` expects.
+            ValueError: Its batches do not have `example_shapes`, or their values are out of range.
         """
         if isinstance(x, tf.data.Dataset):
-            self.check_batch(x.element_spec)
+            batches.check(x.element_spec, self.example_shapes)
             for batch in x.take(1):
-                self._check_values(batch)
+                batches.check_values(batch, self.example_shapes, self.generator.latents.dim_category)
         return super().fit(x, *args, **kwargs)
-
-    def check_batch(self, batch: Any) -> None:
-        """Checks the keys, shapes and types of a batch, or of its specification.
-
-        Raises:
-            ValueError: It does not fit the networks. The message says what was received and what is expected.
-        """
-        expected = self.example_shapes
-        described = ", ".join(f"{name} [B{''.join(f', {size}' for size in shape)}]" for name, shape in expected.items())
-        if not isinstance(batch, dict):
-            raise ValueError(f"A batch must be a dict of {described}. Received: a {type(batch).__name__}.")
-        missing = [name for name in expected if name not in batch]
-        if missing:
-            raise ValueError(
-                f"A batch must be a dict of {described}. Missing: {', '.join(missing)}. Received: "
-                f"{', '.join(map(str, batch)) or 'nothing'}."
-            )
-        for name, shape in expected.items():
-            value = batch[name]
-            if value.shape.rank is None or tuple(value.shape[1:]) != shape:
-                raise ValueError(f"`{name}` must be [B{''.join(f', {i}' for i in shape)}]. Received: {value.shape}.")
-            if value.shape[0] is None:
-                raise ValueError(
-                    f"The batch size of `{name}` must be fixed. Give a tf.data.Dataset made with "
-                    f".batch(B, drop_remainder=True). Received: {value.shape}."
-                )
-            if name == "labels" and not value.dtype.is_integer:
-                raise ValueError(f"`labels` must be integers. Received: {value.dtype.name}.")
-            if name != "labels" and not (value.dtype == tf.uint8 or value.dtype.is_floating):
-                raise ValueError(
-                    f"`{name}` must be uint8 in 0..255, or floating point in [-1, 1]. Received: {value.dtype.name}."
-                )
-
-    def _check_values(self, batch: dict[str, tf.Tensor]) -> None:
-        """Checks the ranges of a batch that passed `check_batch`."""
-        categories = self.generator.latents.dim_category
-        for name in self.example_shapes:
-            low, high = (float(reduce(batch[name])) for reduce in (tf.reduce_min, tf.reduce_max))
-            if name == "labels" and not 0 <= low <= high < categories:
-                raise ValueError(f"`labels` must be in [0, {categories}). Received: from {low:g} to {high:g}.")
-            if name != "labels" and batch[name].dtype.is_floating and not -1.01 <= low <= high <= 1.01:
-                raise ValueError(
-                    f"`{name}` in floating point must be in [-1, 1]. Give uint8, or scale it by x / 127.5 - 1. "
-                    f"Received: from {low:g} to {high:g}."
-                )
 
     def get_config(self) -> dict[str, Any]:
         names = [name for made in (type(self), AdversarialModel) for name in _keywords(made)]
@@ -309,14 +266,12 @@ class AdversarialModel(keras.Model):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> AdversarialModel:
         with dtype_policy(config["dtype"]):  # Of its networks too.
-            return cls(
-                **{
-                    name: keras.saving.deserialize_keras_object(value, custom_objects)
-                    if isinstance(value, dict)
-                    else value
-                    for name, value in config.items()
-                }
-            )
+            networks = {
+                name: keras.saving.deserialize_keras_object(value, custom_objects)
+                for name, value in config.items()
+                if isinstance(value, dict)
+            }
+            return cls(**{**config, **networks})
 
     def get_compile_config(self) -> dict[str, Any]:
         if not self.compiled:
@@ -457,10 +412,6 @@ def _keywords(made: Any) -> list[str]:
     """Returns the names of a constructor's arguments, `**kwargs` aside."""
     parameters = inspect.signature(made.__init__).parameters.values()
     return [parameter.name for parameter in parameters if parameter.kind == inspect.Parameter.KEYWORD_ONLY]
-
-
-def _by(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))
 
 
 def to_float(pixels: tf.Tensor) -> tf.Tensor:

@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras import ops
 
 import mocogan_tf.models.discriminators  # noqa: F401  Registers the networks that `load_model` rebuilds.
-from mocogan_tf.gans import losses
+from mocogan_tf.gans import batches, losses
 from mocogan_tf.gans.augment import DRAWS, augment
 from mocogan_tf.gans.base import (
     ACCURACY_D_IMAGE,
@@ -126,7 +126,7 @@ class MoCoGAN(AdversarialModel):
 
     def train_step(self, batch: dict[str, tf.Tensor]) -> Logs:
         """Makes one step of each network. Returns the logged scalars by name."""
-        self.check_batch(batch)
+        batches.check(batch, self.example_shapes)
         inputs = self._draw(batch)
         if self.share_fakes:
             return self._end_step(self._descend(self._losses_together, inputs))

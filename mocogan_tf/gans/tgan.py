@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras import ops
 
 import mocogan_tf.models.tgan  # noqa: F401  Registers the networks that `load_model` rebuilds.
-from mocogan_tf.gans import losses
+from mocogan_tf.gans import batches, losses
 from mocogan_tf.gans.base import (
     ACCURACY_D_VIDEO,
     LOSS_D_VIDEO,
@@ -43,7 +43,7 @@ class TGAN(AdversarialModel):
 
     def train_step(self, batch: dict[str, tf.Tensor]) -> Logs:
         """Makes one step of each network. Returns the logged scalars by name."""
-        self.check_batch(batch)
+        batches.check(batch, self.example_shapes)
         videos = to_float(batch["videos"])
         logs = self._descend(
             self._losses_of_both,
