@@ -110,18 +110,21 @@ class MoCoGAN(AdversarialModel):
     def _judged_shapes(self) -> dict[str, tuple[int, ...]]:
         frames, height, width, channels = super().example_shapes["videos"]
         shrink = {"full": 1, "half": 2}[self.video_size]
-        shapes = {"video discriminator": (frames, height // shrink, width // shrink, channels)}
+        shapes: dict[str, tuple[int, ...]] = {
+            "video discriminator": (frames, height // shrink, width // shrink, channels)
+        }
         if self.image_discriminator is not None:
             shapes = {"image discriminator": (height, width, self.image_frames * channels), **shapes}
         return shapes
 
     def _build_discriminators(self) -> None:
-        ours, theirs = self.generator.latents.dim_category, self.video_discriminator.dim_category
-        if self.category_loss != "none" and not ours == theirs > 0:
-            raise ValueError(
-                f"`category_loss` needs a generator and a video discriminator of equally many categories. Received: "
-                f"category_loss={self.category_loss}, dim_category={ours} and {theirs}."
-            )
+        if self.category_loss != "none":
+            ours, theirs = self.generator.latents.dim_category, self.video_discriminator.dim_category
+            if not ours == theirs > 0:
+                raise ValueError(
+                    "`category_loss` needs a generator and a video discriminator of equally many categories. Received: "
+                    f"category_loss={self.category_loss}, dim_category={ours} and {theirs}."
+                )
         super()._build_discriminators()
 
     def train_step(self, batch: dict[str, tf.Tensor]) -> Logs:
