@@ -146,21 +146,22 @@ def _fps(material: Material) -> float:
 
 
 def _samples(material: Material) -> str:
-    shown = [("Generated", material.clips)]
+    of_folder = material.generator is None
+    shown = [("From the folder" if of_folder else "Generated", material.clips)]
     if material.config is not None:
         shown.append(("Real", material.real))
     figures = []
     for title, clips in shown:
         side = min(_GRID, math.isqrt(len(clips)))
         film = video.grid(clips.frames[: side * side], side, background=_GAP)
-        names = _classes(clips, side * side)
-        figures.append(_figure(_film(film, _fps(material), f"{title} clips"), f"<b>{title}</b>{names}"))
+        names = _classes(clips, side * side) or ("" if of_folder else ", the first clips of the seed")
+        figures.append(_figure(_film(film, _fps(material), f"Clips: {title.lower()}"), f"<b>{title}</b>{names}"))
     return f"<div class='pair'>{''.join(figures)}</div>"
 
 
 def _classes(clips: Clips, number: int) -> str:
     if clips.labels is None or not clips.categories:
-        return ", the first clips of the seed"
+        return ""
     found = sorted({clips.categories[int(label)] for label in clips.labels[:number]})
     return f": {html.escape(', '.join(found))}"
 
