@@ -149,7 +149,7 @@ def test_clips_of_a_folder_name_the_run_and_warnings_are_plain(tmp_path):
     }
     process = subprocess.run(command, **options)
     assert process.returncode == 1
-    assert "1 missing (a.npy/000000)" in complaint(process.stderr) and "--allow_changed_data" in process.stderr
+    assert "1 gone (a.npy/000000)" in complaint(process.stderr) and "--allow_changed_data" in process.stderr
     process = subprocess.run([*command, "--allow_changed_data"], **options)
     assert process.returncode == 0, process.stderr
 

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from mocogan_tf.distribution import devices
-from mocogan_tf.gans.build import LossScale
+from mocogan_tf.gans.optimizers import LossScale
 from tests.support.tiny import tiny_config
 
 
