@@ -77,6 +77,8 @@ def command_line() -> CommandLine:
     flags.DEFINE_integer("max_total_frames", limits.max_total_frames, "Clips times frames of a request.", **add)
     flags.DEFINE_integer("max_body_bytes", limits.max_body_bytes, "Bytes of a request body.", **add)
     flags.DEFINE_integer("max_streams", limits.max_streams, "Open streams.", **add)
+    flags.DEFINE_integer("max_streams_per_client", limits.max_streams_per_client, "Open streams of one API key; where "
+                         "no key is needed, of one address.", **add)
     flags.DEFINE_integer("max_connections", 1024, "Open connections.", **add)
     flags.DEFINE_integer("max_connections_per_address", 256, "Open connections of one address; as many as "
                          "--max_connections if a proxy makes them all.", **add)
@@ -101,8 +103,8 @@ def check_flags(values: flags.FlagValues) -> None:
                  "keep_versions"):  # fmt: skip
         if not getattr(values, name) > 0:
             raise ValueError(f"--{name} must be positive. Received: --{name}={getattr(values, name)}")
-    for name in ("threads", "encode_threads", "batch_wait_ms", "max_streams", "poll_seconds", "drain_delay",
-                 "grace_seconds", "device_id"):  # fmt: skip
+    for name in ("threads", "encode_threads", "batch_wait_ms", "max_streams", "max_streams_per_client",
+                 "poll_seconds", "drain_delay", "grace_seconds", "device_id"):  # fmt: skip
         if not getattr(values, name) >= 0:
             raise ValueError(f"--{name} must not be negative. Received: --{name}={getattr(values, name)}")
     for name in ("port", "grpc_port"):
@@ -182,7 +184,8 @@ def serve(values: flags.FlagValues, bundles: list[str]) -> None:
     repository.load()
     limits = Limits(
         max_videos=values.max_videos, max_frames=values.max_frames, max_total_frames=values.max_total_frames,
-        max_body_bytes=values.max_body_bytes, max_streams=values.max_streams, timeout_seconds=values.timeout,
+        max_body_bytes=values.max_body_bytes, max_streams=values.max_streams,
+        max_streams_per_client=values.max_streams_per_client, timeout_seconds=values.timeout,
     )  # fmt: skip
     service = Service(repository, limits, encode_threads=values.encode_threads or None)
     hosts = tuple(name.lower() for name in values.allow_host)

@@ -37,6 +37,7 @@ class Limits:
         max_body_bytes: Bytes of a request body, before and after unpacking.
         max_values, max_containers: Values, and lists with objects, of a request body in JSON.
         max_streams: Streams open at one time.
+        max_streams_per_client: Of one API key; where no key is needed, of one address.
         timeout_seconds: From a request's head until its answer is encoded; a request may ask for less.
         body_seconds: For a client to send its body.
         write_seconds: For a client to take an answer, or the next part of a stream; a second more for each
@@ -55,6 +56,7 @@ class Limits:
     max_values: int = 2**18
     max_containers: int = 2**15
     max_streams: int = 64
+    max_streams_per_client: int = 32
     timeout_seconds: float = 30.0
     body_seconds: float = 10.0
     write_seconds: float = 20.0
