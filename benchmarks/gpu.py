@@ -352,7 +352,7 @@ def _against_torch(steps: Result) -> list[str]:
         if "error" not in result:
             sides = fastest.setdefault((precision, batch.removeprefix("batch ")), {})
             key, label = ("ours", ", ".join(how)) if side == "ours" else ("theirs", side.removeprefix("torch "))
-            sides[key] = min(sides.get(key, (float("inf"), "")), (result["median_s"], label))
+            sides[key] = min(sides.get(key, (float("inf"), "")), (result["median_s"], label), key=lambda one: one[0])
     rows = [
         f"| {precision} | {batch} | {1e3 * ours[0]:.2f}, {ours[1]} | {1e3 * theirs[0]:.2f}, {theirs[1]} | "
         f"{theirs[0] / ours[0]:.2f} |"
