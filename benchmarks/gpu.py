@@ -413,7 +413,8 @@ def page(results: Result) -> str:
         lines.append("")
     training = results.get("train", {}).get("")
     if training:
-        lines += ["## The training run", "", f"`{json.dumps(training['log'])}`", ""]
+        told = [f"{name.replace('_', ' ')} {value}" for name, value in training["log"].items()]
+        lines += ["## The training run", "", f"At the end: {', '.join(told)}." if told else "No step was logged.", ""]
         lines += [f"Scores: `{json.dumps(training['evaluations'])}`", ""] if training["evaluations"] else []
         lines += [f"![samples]({path})" for path in training["samples"]]
         lines += [f"It ended with: {training['error']}"] if "error" in training else []
