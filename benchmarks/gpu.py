@@ -108,7 +108,7 @@ def measure_machine(cpu: bool) -> Result:
 
     def rate(amount: float, operation: Callable[[], Any]) -> float:
         call = tf.function(operation)
-        return amount / _time(lambda: float(call()), 3 if cpu else 20)["min_s"]
+        return amount / _time(lambda: float(call()), 1 if cpu else 20)["min_s"]
 
     def multiply(factor: Any) -> Any:
         product = factor
@@ -147,7 +147,7 @@ def _config(point: Result, cpu: bool) -> Any:
 
 def measure_step(point: Result, cpu: bool) -> Result:
     """Times one way of making training steps: seconds per step, and the operations of a step."""
-    config, times = _config(point, cpu), 3 if cpu else 20
+    config, times = _config(point, cpu), 1 if cpu else 20
     if point["side"] == "ours":
         import tensorflow as tf
 
@@ -182,8 +182,8 @@ def measure_step(point: Result, cpu: bool) -> Result:
 
 
 def _time(call: Callable[[], Any], times: int) -> Result:
-    """Times calls after three that are not timed. A call ends when its result is on the host."""
-    for _ in range(3):
+    """Times calls after at most three that are not timed. A call ends when its result is on the host."""
+    for _ in range(min(3, times)):
         call()
     seconds = []
     for _ in range(times):
@@ -215,7 +215,7 @@ def measure_engine(point: Result, cpu: bool) -> Result:
         times = {}
         for batch in point["batches"]:
             latents = sample_latents(generator.latents, batch, 16, seed=0)
-            times[str(batch)] = _time(lambda latents=latents: engine.generate(latents), 3 if cpu else 20)
+            times[str(batch)] = _time(lambda latents=latents: engine.generate(latents), 1 if cpu else 20)
     active = {"provider": engine.provider, "precision": engine.precision, "cuda_graph": engine.cuda_graph}
     return {"active": active, "golden_difference": engine.golden_difference, "batches": times}
 

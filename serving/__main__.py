@@ -196,7 +196,9 @@ def serve(values: flags.FlagValues, bundles: list[str]) -> None:
     repository.load()
     limits = Limits(
         max_videos=values.max_videos, max_frames=values.max_frames, max_total_frames=values.max_total_frames,
-        max_body_bytes=values.max_body_bytes, max_streams=values.max_streams,
+        max_body_bytes=values.max_body_bytes,
+        max_containers=max(Limits.max_containers, 4 * values.max_total_frames),  # A list per frame, and some per clip.
+        max_streams=values.max_streams,
         max_streams_per_client=values.max_streams_per_client, timeout_seconds=values.timeout,
     )  # fmt: skip
     service = Service(repository, limits, encode_threads=values.encode_threads or None)

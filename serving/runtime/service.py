@@ -20,6 +20,7 @@ from serving.runtime.errors import DeadlineExceeded, Invalid, TooLarge, shown
 from serving.runtime.intake import Intake
 from serving.runtime.prometheus import Metrics
 from serving.runtime.repository import Model, Repository
+from serving.runtime.threads import make_pool
 
 T = TypeVar("T")
 
@@ -54,7 +55,7 @@ class Limits:
     max_json_values: int = 2**22
     max_body_bytes: int = 4 * 2**20
     max_values: int = 2**18
-    max_containers: int = 2**15
+    max_containers: int = 2**13
     max_streams: int = 64
     max_streams_per_client: int = 32
     timeout_seconds: float = 30.0
@@ -147,8 +148,8 @@ class Service:
         self.ready = False
         cpus = available_cpus()
         self.intake = Intake(self.limits.max_body_bytes)
-        self._prepare = concurrent.futures.ThreadPoolExecutor(2, "prepare")
-        self._encode = concurrent.futures.ThreadPoolExecutor(encode_threads or max(2, cpus), "encode")
+        self._prepare = make_pool(2, "prepare")
+        self._encode = make_pool(encode_threads or max(2, cpus), "encode")
         self._forecast = Forecast(encode_threads or max(2, cpus))
         self.unsent_bytes = 0
 

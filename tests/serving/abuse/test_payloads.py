@@ -156,7 +156,7 @@ def test_values_are_counted_before_they_are_parsed(attacked, latents):
 
 
 def test_as_many_values_as_are_allowed_hold_nobody_up(attacked, latents):
-    body = b'{"seed": [' + b",".join([b"[]"] * 30_000) + b"]}"
+    body = b'{"seed": [' + b",".join([b"[]"] * 8000) + b"]}"
     with survives(attacked, megabytes=96, seconds=20):
         codes = post_all(attacked, [(GENERATE, gzip.compress(body))] * 40)
         assert set(codes) <= {422, 429}, codes
