@@ -23,7 +23,6 @@ from google.protobuf.message import DecodeError
 from mocogan_tf.latents import LatentSpec
 from serving.protocols.latents import MAX_DIMS, check_latents
 from serving.protocols.tf_serving import PREDICT, SIGNATURE
-from serving.runtime.engine import Floats
 from serving.runtime.errors import (
     OUT_OF_MEMORY,
     Cancelled,
@@ -38,6 +37,7 @@ from serving.runtime.errors import (
     Unauthorized,
     Unavailable,
 )
+from serving.runtime.options import Floats
 from serving.runtime.repository import Model
 from serving.runtime.service import Limits, Service
 from serving.web.guard import Keys, key_of

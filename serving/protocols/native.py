@@ -19,8 +19,8 @@ from serving.protocols import fields as f
 from serving.protocols.fields import Fields
 from serving.protocols.latents import read_given
 from serving.runtime.encode import check_format, encode, mosaic
-from serving.runtime.engine import Floats
 from serving.runtime.errors import Invalid, TooLarge
+from serving.runtime.options import Floats
 from serving.runtime.repository import Model
 from serving.runtime.service import Limits, Service, category_index
 from serving.web.bodies import parse_json, read_body, skip_body
@@ -245,8 +245,9 @@ async def _answer(request: Request, route: str, table: f.Table, read: Read) -> R
 
 
 def _tag(model: Model, values: dict[str, Any]) -> str:
-    """An ETag. A seed is one clip of one model, so request, bundle and provider determine the answer."""
-    said = orjson.dumps([model.bundle.digest, model.engine.provider, values], option=orjson.OPT_SORT_KEYS)
+    """An ETag. A seed is one clip of one model: request, bundle, provider and precision determine the answer."""
+    engine = model.engine
+    said = orjson.dumps([model.bundle.digest, engine.provider, engine.precision, values], option=orjson.OPT_SORT_KEYS)
     return f'"{hashlib.sha256(said).hexdigest()[:32]}"'
 
 

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 from numpy.typing import NDArray
 
 from serving.runtime.batcher import Admission, Encoding
-from serving.runtime.engine import Floats, available_cpus
 from serving.runtime.errors import DeadlineExceeded, Invalid, TooLarge, shown
 from serving.runtime.intake import Intake
+from serving.runtime.options import Floats, available_cpus
 from serving.runtime.prometheus import Metrics
 from serving.runtime.repository import Model, Repository
 

@@ -13,16 +13,11 @@ import pytest
 from mocogan_tf.latents import sample_latents
 from mocogan_tf.video import to_uint8
 from serving.runtime.bundle import read_bundle
-from serving.runtime.engine import (
-    Engine,
-    EngineError,
-    EngineOptions,
-    FrameSession,
-    frame_buckets,
-    frame_session,
-    plan_buckets,
-)
+from serving.runtime.engine import Engine
 from serving.runtime.errors import BundleError
+from serving.runtime.onnx_runtime import FrameSession, frame_session
+from serving.runtime.options import EngineError, EngineOptions
+from serving.runtime.rows import frame_buckets, plan_buckets
 from tests.support.made_bundles import BundleSpec, write_bundle
 
 SPECS = {
@@ -141,7 +136,8 @@ class StubGPU:
 
         bind = FrameSession.bind
         monkeypatch.setattr(FrameSession, "bind", lambda self, device, device_id: bind(self, "cpu", 0))
-        monkeypatch.setattr("serving.runtime.engine._has_driver", lambda: True)
+        monkeypatch.setattr("serving.runtime.onnx_runtime.has_driver", lambda: True)
+        monkeypatch.setattr("serving.runtime.openvino_runtime.installed", lambda: False)
         names = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
         monkeypatch.setattr(ort, "get_available_providers", lambda: names)
         monkeypatch.setattr(ort, "InferenceSession", Session)
@@ -206,7 +202,7 @@ def test_tensorrt_keeps_what_it_built_in_a_private_folder_of_the_bundle_and_size
 
 
 def test_on_the_cpu_all_sizes_of_a_worker_share_the_weights(engine):
-    sessions = [frames.session for frames in engine._workers[0].values()]
+    sessions = [frames.session for frames in engine._workers.sessions[0].values()]
     assert len(sessions) > 3 and all(session is sessions[0] for session in sessions)
 
 
