@@ -74,6 +74,7 @@ class FrameSession:
         size: Number of rows.
         frame_shape: Height, width and channels.
         device_id: The GPU on which inputs and output stay; None: on the CPU, they are new in every call.
+        one_clip: All rows of a run are frames of one clip.
     """
 
     def __init__(
@@ -82,10 +83,12 @@ class FrameSession:
         size: int,
         frame_shape: tuple[int, int, int],
         device_id: int | None = None,
+        one_clip: bool = False,
     ) -> None:
         self.session = session
         self.size = size
         self.frame_shape = frame_shape
+        self.one_clip = one_clip
         self.widths: dict[str, int] = {value.name: value.shape[-1] for value in self.session.get_inputs()}
         self.binding: Any = None
         if device_id is not None:
@@ -107,7 +110,7 @@ class FrameSession:
 
     def run(self, rows: dict[str, Floats]) -> Floats:
         """Frames `[n, H, W, C]` for rows of width `[n, D]`, n at most the session's size."""
-        feeds = padded_feeds(rows, self.widths, self.size)
+        feeds = padded_feeds(rows, self.widths, self.size, self.one_clip)
         if self.binding is None:
             video = self.session.run(["video"], feeds)[0]
         else:
@@ -117,7 +120,7 @@ class FrameSession:
             video = self.device_output.numpy()
             if self.device_output.device_name() == "cpu":  # There it is a view; elsewhere it is a copy already.
                 video = video.copy()
-        frames: Floats = video[: len(rows["motion"]), 0]
+        frames: Floats = video.reshape(-1, *self.frame_shape)[: len(rows["motion"])]
         return frames
 
 

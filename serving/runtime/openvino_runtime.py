@@ -44,7 +44,7 @@ def has_bfloat16() -> bool:
 
 
 class FrameRequest:
-    """A frame model compiled for one number of rows, with one worker's memory. Not thread-safe: one worker owns it."""
+    """A frame model compiled for so many frames of one clip, with one worker's memory. Not thread-safe."""
 
     def __init__(self, compiled: Any, size: int) -> None:
         self.size = size
@@ -52,9 +52,9 @@ class FrameRequest:
         self._request = compiled.create_infer_request()
 
     def run(self, rows: dict[str, Floats]) -> Floats:
-        """Frames `[n, H, W, C]` for rows of width `[n, D]`, n at most the request's size."""
-        video = self._request.infer(padded_feeds(rows, self.widths, self.size), share_inputs=True)["video"]
-        frames: Floats = video[: len(rows["motion"]), 0]
+        """Frames `[n, H, W, C]` for rows of width `[n, D]` of one clip, n at most the request's size."""
+        feeds = padded_feeds(rows, self.widths, self.size, one_clip=True)
+        frames: Floats = self._request.infer(feeds, share_inputs=True)["video"][0, : len(rows["motion"])]
         return frames
 
 
@@ -83,9 +83,9 @@ def frame_requests(
     for size in sizes:
         shapes = {port.get_any_name(): port.get_partial_shape() for port in model.inputs}
         for name, shape in shapes.items():
-            shape[0] = size
+            shape[0] = 1
             if name == "motion":
-                shape[1] = 1
+                shape[1] = size
         model.reshape(shapes)
         compiled = core.compile_model(model, "CPU", options)
         for own in requests:

@@ -33,19 +33,38 @@ def plan_buckets(num_frames: int, buckets: Sequence[int], *, pad: bool) -> list[
     return plan
 
 
-def padded_feeds(rows: Mapping[str, Floats], widths: Mapping[str, int], size: int) -> dict[str, Floats]:
-    """Returns a frame model's inputs for rows `[n, D]`, n at most `size`; zeros fill the rest. Each row is one frame.
+def same_clip(rows: Mapping[str, Floats]) -> list[slice]:
+    """Cuts rows wherever anything but the motion changes: every part can be computed as frames of one clip.
+
+    A model does once per clip what does not move, such as a background's whole decoder.
+    """
+    fixed = [values for name, values in rows.items() if name != "motion"]
+    changes = np.any([np.any(values[1:] != values[:-1], axis=1) for values in fixed], axis=0)
+    edges = [0, *(np.flatnonzero(changes) + 1).tolist(), len(rows["motion"])]
+    return [slice(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+
+
+def padded_feeds(
+    rows: Mapping[str, Floats], widths: Mapping[str, int], size: int, one_clip: bool = False
+) -> dict[str, Floats]:
+    """Returns a frame model's inputs for rows `[n, D]`, n at most `size`; zeros fill the rest.
 
     Args:
         rows: By input name.
         widths: D by input name.
-        size: Rows that the model takes.
+        size: Frames that the model makes.
+        one_clip: The rows are frames of one clip, motion `[1, size, D]` and the rest `[1, D]`; otherwise each is a clip
+            of one frame, `[size, 1, D]` and `[size, D]`.
     """
     feeds = {}
     for name, width in widths.items():
-        padded = rows[name]
-        if len(padded) < size:
-            padded = np.zeros((size, width), np.float32)
-            padded[: len(rows[name])] = rows[name]
-        feeds[name] = np.ascontiguousarray(padded).reshape((size, 1, width) if name == "motion" else (size, width))
+        moves = name == "motion"
+        number = 1 if one_clip and not moves else size
+        values = rows[name][:number]
+        if len(values) < number:
+            padded = np.zeros((number, width), np.float32)
+            padded[: len(values)] = values
+            values = padded
+        shape = ((1, size) if one_clip else (size, 1)) if moves else (number,)
+        feeds[name] = np.ascontiguousarray(values).reshape(*shape, width)
     return feeds

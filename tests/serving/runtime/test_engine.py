@@ -73,6 +73,30 @@ def test_buckets_hold_all_frames_and_little_else(largest, pad):
     assert len(plan_buckets(31, frame_buckets(32), pad=True)) == 1
 
 
+@pytest.mark.parametrize("provider", ["cpu", "openvino"])
+def test_rows_of_several_clips_give_the_frames_that_each_gives_alone(provider, bundle_dir):
+    if provider == "openvino":
+        pytest.importorskip("openvino")
+    engine = Engine(read_bundle(bundle_dir), EngineOptions(provider, "float32", threads=1, max_batch_frames=8))
+    rng = np.random.default_rng(0)
+    clips = [
+        0,
+        0,
+        0,
+        *[1] * 11,
+        2,
+        3,
+        3,
+        0,
+    ]  # Also one of one frame, one longer than the largest size, one that returns.
+    rows = {"content": rng.standard_normal((4, 6), "f")[clips], "motion": rng.standard_normal((len(clips), 4), "f")}
+    together = engine.render(rows)
+    assert together.shape[0] == len(clips)
+    for i, frame in enumerate(together):
+        alone = engine.render({name: values[i : i + 1] for name, values in rows.items()})
+        np.testing.assert_allclose(frame, alone[0], atol=1e-5)
+
+
 def test_pixels_follow_the_contract():
     values = np.array([-1.0, 1.0, 0.0, -2.0, 2.0, np.nan, 1 / 255], np.float32)
     # (0 + 1) * 127.5 = 127.5 rounds to even, (1/255 + 1) * 127.5 = 128.0.
