@@ -267,7 +267,12 @@ async def _render(request: Request, service: Service, model: Model, wanted: Gene
             return encode(clips, output.format, fps=output.fps, scale=output.scale)
 
         body, encode_seconds = await service.encode(to_bytes, work)
-    timing = {"queue": clip.queue_seconds, "render": clip.render_seconds, "encode": encode_seconds}
+    timing = {
+        "draw": clip.draw_seconds,
+        "queue": clip.queue_seconds,
+        "render": clip.render_seconds,
+        "encode": encode_seconds,
+    }
     request.state.notes.update(
         model=model.name, version=model.version, frames=wanted.total_frames, format=output.format,
         **{f"{name}_ms": round(seconds * 1e3, 2) for name, seconds in timing.items()},

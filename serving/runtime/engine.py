@@ -2,10 +2,10 @@
 
 A clip is made in two steps. `motion.onnx` (a GRU of about ten units, microseconds) always runs on the CPU and turns a
 clip's noise into one motion code per frame. `frames.onnx` turns rows (content, motion, perhaps category) into
-pictures, one row per frame, whichever clip a row belongs to. So frames of different clips, of any lengths, share a batch
-without padding one clip to another; on a CPU, frames of one clip run together, so that what does not move is computed
-once. The heavy graph sees a few fixed sizes only (buckets), as cuDNN's plans, CUDA graphs and OpenVINO's static shapes
-need. A stream continues from a GRU state.
+pictures, one row per frame, whichever clip a row belongs to. So frames of different clips, of any lengths, share a
+batch without padding one clip to another; on a CPU, frames of one clip run together, and what does not move is computed
+once. The heavy graph sees a few fixed sizes only (buckets), as cuDNN's plans, CUDA graphs and OpenVINO's compiled
+models need. A stream continues from a GRU state.
 """
 
 from __future__ import annotations
