@@ -93,8 +93,8 @@ def onnxruntime_sides(folder: pathlib.Path) -> Sides:
         options.intra_op_num_threads, options.log_severity_level = available_cpus(), 3
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         names = [value.name for value in session.get_inputs()]  # tf2onnx appends a suffix.
-        named = {key: next(n for n in names if n.startswith(key)) for key in ("content", "motion_init", "motion_noise")}
-        named |= {"category": name for name in names if name.startswith("category")}
+        known = ("content", "category", "motion_init", "motion_noise")
+        named = {key: name for key in known for name in names if name.startswith(key)}
         return lambda latents: session.run(["video"], {named[key]: value for key, value in latents.items()})[0]
 
     return {WHOLE: side(folder / "bundle" / "model.onnx"), "plain tf2onnx": side(folder / "plain.onnx")}

@@ -20,9 +20,10 @@ from mocogan_tf.latents import sample_latents
 from serving.runtime import onnx_runtime, openvino_runtime, providers
 from serving.runtime.bundle import Bundle
 from serving.runtime.errors import BundleError, one_line
-from serving.runtime.options import EngineError, EngineOptions, Floats, available_cpus
-from serving.runtime.workers import Workers
+from serving.runtime.options import ON_GPU, EngineError, EngineOptions, Floats, available_cpus
+from serving.runtime.workers import Workers, name_of
 
+Golden = tuple[dict[str, Floats], Floats]  # Latents and their video.
 STATE_TOLERANCE = 1e-3  # The motion network runs in float32 everywhere.
 log = logging.getLogger("serving.runtime.engine")
 
@@ -46,8 +47,7 @@ class Engine:
         self.threads = self.options.threads or max(1, available_cpus() // self.options.workers)
         self._motion = onnx_runtime.motion_session(bundle.files["motion"])
         self._motion_inputs = [value.name for value in self._motion.get_inputs()]
-        self._golden = self._read_golden()
-        self._workers, self.golden_difference, self.chosen = self._choose()
+        self._workers, self.golden_difference, self.chosen = self._choose(self._read_golden())
 
     @property
     def provider(self) -> str:
@@ -61,15 +61,15 @@ class Engine:
     def cuda_graph(self) -> bool:
         return self._workers.choice.cuda_graph
 
-    def _choose(self) -> tuple[Workers, float, str]:
+    def _choose(self, golden: Golden) -> tuple[Workers, float, str]:
         """Returns the workers to use, how far they are from the golden clip, and why they were chosen."""
         working: list[tuple[Workers, float]] = []
         attempts = providers.to_try(self.options)
         try:
             for attempt in attempts:
-                name = providers.name_of(*attempt)
+                name = name_of(attempt[0]) + (" with CUDA graphs" if attempt[1] else "")
                 try:
-                    working.append(self._load(*attempt))
+                    working.append(self._load(*attempt, golden))
                 except BundleError:
                     raise
                 except Exception as error:
@@ -97,21 +97,21 @@ class Engine:
             workers.close()
         return *working[best], reason
 
-    def _load(self, provider: str, cuda_graph: bool) -> tuple[Workers, float]:
+    def _load(self, provider: str, cuda_graph: bool, golden: Golden) -> tuple[Workers, float]:
         """Loads, warms and checks a provider; returns its workers and their largest difference to the golden clip."""
-        if provider in ("cuda", "tensorrt"):
+        if provider in ON_GPU:
             onnx_runtime.preload_dlls()
         choice = providers.choice_of(provider, cuda_graph, self.options, self.bundle)
         workers = Workers(self.bundle, choice, self.options, self.threads)
         try:
             if cuda_graph and not workers.replays_right():
                 raise EngineError("a replay does not give the same frames.")
-            return workers, self._check(workers)
+            return workers, self._check(workers, golden)
         except BaseException:
             workers.close()
             raise
 
-    def _read_golden(self) -> tuple[dict[str, Floats], Floats]:
+    def _read_golden(self) -> Golden:
         """Returns the golden latents and video. Raises EngineError if seed or motion network give others."""
         golden = self.bundle.golden()
         size = golden["motion_noise"].shape[:2]
@@ -129,9 +129,9 @@ class Engine:
             )
         return latents, golden["video"]
 
-    def _check(self, workers: Workers) -> float:
+    def _check(self, workers: Workers, golden: Golden) -> float:
         """Returns the largest difference to the golden video. Raises EngineError if it is too large."""
-        latents, expected = self._golden
+        latents, expected = golden
         motion, _ = self.motion(latents)
         video = workers.render(self._rows(workers, latents, motion)).reshape(expected.shape)
         errors = np.abs(video - expected)

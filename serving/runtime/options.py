@@ -21,6 +21,7 @@ PRECISIONS = {
     "cuda": ("float32", "float16"),
     "tensorrt": ("float32", "float16"),
 }
+ON_GPU = ("cuda", "tensorrt")
 PRECISION_NAMES = sorted({name for names in PRECISIONS.values() for name in names})
 TOLERANCES = {
     ("cpu", "float32"): (1e-3, 1e-3),

@@ -10,7 +10,7 @@ import onnxruntime as ort
 
 from serving.runtime import onnx_runtime, openvino_runtime
 from serving.runtime.bundle import Bundle
-from serving.runtime.options import PRECISIONS, EngineError, EngineOptions
+from serving.runtime.options import ON_GPU, PRECISIONS, EngineError, EngineOptions
 from serving.runtime.workers import Choice, Workers
 
 MEASURE_SECONDS = 0.5
@@ -48,11 +48,10 @@ def to_try(options: EngineOptions) -> list[tuple[str, bool]]:
         names = [options.provider]
         if reason := why_missing(options.provider):
             raise EngineError(f"{reason}, or start with --provider=cpu.")
-    on_gpu = ("cuda", "tensorrt")
     return [
         (name, graph)
         for name in names
-        for graph in ((True, False) if options.cuda_graph and name in on_gpu else (False,))
+        for graph in ((True, False) if options.cuda_graph and name in ON_GPU else (False,))
     ]
 
 
@@ -72,14 +71,8 @@ def choice_of(provider: str, cuda_graph: bool, options: EngineOptions, bundle: B
                 "--precision=float32."
             )
     if precision == "auto":
-        on_gpu = provider in ("cuda", "tensorrt")
-        precision = "float16" if on_gpu and "frames_fp16" in bundle.files else "float32"
+        precision = "float16" if provider in ON_GPU and "frames_fp16" in bundle.files else "float32"
     return Choice(provider, precision, cuda_graph)
-
-
-def name_of(provider: str, cuda_graph: bool) -> str:
-    """Returns a provider as its library calls it."""
-    return onnx_runtime.PROVIDERS.get(provider, "OpenVINO") + (" with CUDA graphs" if cuda_graph else "")
 
 
 def fastest(candidates: Sequence[Workers], bundle: Bundle) -> tuple[int, str]:

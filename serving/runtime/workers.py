@@ -14,7 +14,7 @@ import numpy as np
 from serving.runtime import onnx_runtime, openvino_runtime
 from serving.runtime.bundle import Bundle
 from serving.runtime.errors import BundleError
-from serving.runtime.options import HALF_TOLERANCE, TOLERANCES, EngineOptions, Floats
+from serving.runtime.options import HALF_TOLERANCE, ON_GPU, TOLERANCES, EngineOptions, Floats
 from serving.runtime.rows import frame_buckets, plan_buckets, same_clip
 
 T = TypeVar("T")
@@ -28,6 +28,11 @@ class Session(Protocol):
     def run(self, rows: dict[str, Floats]) -> Floats: ...
 
 
+def name_of(provider: str) -> str:
+    """Returns a provider's name in its own library."""
+    return onnx_runtime.PROVIDERS.get(provider, "OpenVINO")
+
+
 @dataclasses.dataclass(frozen=True)
 class Choice:
     """A provider, the precision it computes in, and whether it replays CUDA graphs."""
@@ -38,15 +43,14 @@ class Choice:
 
     @property
     def provider_name(self) -> str:
-        """The provider as its library calls it."""
-        return onnx_runtime.PROVIDERS.get(self.provider, "OpenVINO")
+        return name_of(self.provider)
 
     def __str__(self) -> str:
         return f"{self.provider_name} in {self.precision}"
 
     @property
     def on_gpu(self) -> bool:
-        return self.provider in ("cuda", "tensorrt")
+        return self.provider in ON_GPU
 
     @property
     def tolerance(self) -> tuple[float, float]:
