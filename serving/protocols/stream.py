@@ -32,8 +32,8 @@ from serving.protocols import fields as f
 from serving.protocols.fields import Fields
 from serving.runtime.bundle import Bundle
 from serving.runtime.encode import strip
-from serving.runtime.engine import Floats
 from serving.runtime.errors import Invalid, Malformed, NotFound, Overloaded, ServingError, Unauthorized, Unavailable
+from serving.runtime.options import Floats
 from serving.runtime.repository import Model
 from serving.runtime.service import Service, category_index
 from serving.web.bodies import parse_json

@@ -10,8 +10,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from serving.app import create_app
-from serving.runtime.engine import EngineOptions
 from serving.runtime.errors import BundleError
+from serving.runtime.options import EngineOptions
 from serving.runtime.repository import Repository
 from tests.support.made_bundles import BundleSpec, write_bundle
 from tests.support.servers import Load, make_service, running, wait_for
