@@ -404,6 +404,8 @@ def test_mixed_frame_rates_are_said_and_the_proposed_rate_makes_them_one(tmp_pat
     for name, rate in (("a", 15), ("b", 30), ("c", 60)):
         write_video(tmp_path / "clips" / f"{name}.webp", frames_of(32), fps=rate)
     manifest = prepare(tmp_path / "clips", tmp_path / "out", options())
+    rates = [clip["fps"] for clip in manifest["clips"]]
+    assert len(set(rates)) == 3 and manifest["fps"] == sorted(rates)[1]  # Neither the slowest nor the fastest.
     text = summary(manifest, [])
     (rate,) = re.findall(r"^Frame rates differ, from 1\S+ to [56]\S+ per second.*--fps=(\S+)", text, re.M)
     manifest = prepare(tmp_path / "clips", tmp_path / "even", options(fps=float(rate)))
