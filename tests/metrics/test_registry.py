@@ -76,7 +76,7 @@ def test_the_kernel_distance_is_about_the_real_clips_mean():
     assert found.value == pytest.approx(of_real + of_fake - 2 * across)
     far = score("kernel_video", material(judged([501, 502, 503]), judged([502, 503, 504])))
     assert far.value == pytest.approx(found.value) and far.real is None
-    same = (1 + 0 + 1 + 8 + 1 + 8) / 9  # x with itself, the diagonal included.
+    same = (8 + 1 + 0 + 1 + 1 + 1 + 0 + 1 + 8) / 9  # x with itself, the diagonal included.
     assert found.real == pytest.approx(2 * of_real - 2 * same)
 
 

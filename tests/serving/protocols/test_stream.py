@@ -110,8 +110,9 @@ def test_a_category_comes_gradually_and_then_is_the_one_asked_for(tmp_path, cate
 
 def test_motion_goes_on_under_another_seed_or_strength_from_the_state_that_it_has(engine):
     """Exactly: the new noise at the place where the stream is, times the new strength."""
-    changes = {2: {"motion_seed": 9}, 4: {"motion_scale": 0.25}}
+    changes = {2: {"motion_seed": 9}, 4: {"motion_scale": 0.25}, 5: {"fps": 60}}
     walk, rows = walk_rows(engine, engine.bundle, 6, changes.items())
+    assert walk.fps == 60 and engine.bundle.fps == 8
     spec = engine.bundle.latents
     first = sample_latents(spec, 1, 24, seed=1, category=0)
     noise = np.concatenate(
