@@ -5,7 +5,18 @@ import pathlib
 
 import pytest
 
+from tests.support.skips import StrictSkips
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--strict_skips", action="store_true", help="Fail if a test is skipped for an unlisted reason.")
+
+
+def pytest_configure(config):
+    if config.getoption("--strict_skips"):
+        config.pluginmanager.register(StrictSkips(whole_files=not config.option.markexpr), "strict_skips")
 
 
 @pytest.fixture(scope="session")

@@ -61,16 +61,17 @@ def copy_tree(to: pathlib.Path) -> None:
         (to / name).symlink_to(ROOT / name)
 
 
-def tests_pass(folder: pathlib.Path, tests: list[str]) -> bool:
-    """Runs tests in a copy of the tree, up to the first that fails."""
+def failure(folder: pathlib.Path, tests: list[str]) -> str:
+    """Runs tests in a copy of the tree, up to the first that fails; returns what pytest says of that, or nothing."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     try:
         result = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
-        return False
+        return f"They did not end in {SECONDS:.0f} s."
+    said = result.stdout.decode(errors="replace")[-3000:]
     if result.returncode not in (0, 1):  # Such as a test that is no longer there: that kills nothing.
-        sys.exit(f"pytest could not run {' '.join(tests)}:\n{result.stdout.decode()[-3000:]}")
-    return result.returncode == 0
+        sys.exit(f"pytest could not run {' '.join(tests)}:\n{said}")
+    return said if result.returncode else ""
 
 
 def environment(folder: pathlib.Path) -> dict[str, str]:
@@ -84,12 +85,12 @@ def attempt(change: Change, folder: pathlib.Path) -> Outcome:
     before = path.read_text()
     try:
         path.write_text(changed(change, folder))
-        passed = tests_pass(folder, list(change.tests))
+        noticed = bool(failure(folder, list(change.tests)))
     except ValueError as error:
         return Outcome(str(error), 0.0)
     finally:
         path.write_text(before)
-    return Outcome("survived" if passed else "killed", time.monotonic() - begin)
+    return Outcome("killed" if noticed else "survived", time.monotonic() - begin)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -107,8 +108,8 @@ def main(argv: list[str] | None = None) -> int:
         folder = pathlib.Path(name)
         copy_tree(folder)
         tests = sorted({test for change in chosen for test in change.tests})
-        if not tests_pass(folder, tests):
-            print("the tests fail without any change: python -m pytest " + " ".join(tests))
+        if said := failure(folder, tests):
+            print(f"{said}\nThe tests fail without any change: python -m pytest {' '.join(tests)}")
             return 1
         for change in chosen:
             outcome = attempt(change, folder)

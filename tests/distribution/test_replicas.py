@@ -104,17 +104,25 @@ def test_a_gpu_that_tensorflow_does_not_see_is_told_of_with_what_to_install(
 
 @pytest.fixture(scope="module")
 def on_two_devices():
-    """What `tests.support.overflow` prints."""
-    command = [sys.executable, "-m", "tests.support.overflow"]
-    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+    """What `tests.support.two_devices` finds."""
+    command = [sys.executable, "-m", "tests.support.two_devices"]
+    said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return json.loads(said.splitlines()[-1])
 
 
 @pytest.mark.core
 def test_two_replicas_make_the_step_of_one_on_the_whole_batch(on_two_devices):
-    assert float(on_two_devices[-1]) == pytest.approx(0.0, abs=1e-5)  # Undivided, it would be -1.
+    assert on_two_devices["shared_step"] == pytest.approx(0.0, abs=1e-5)  # Undivided, it would be -1.
+
+
+@pytest.mark.core
+def test_a_strategy_splits_every_part_of_a_batch_over_its_replicas(on_two_devices):
+    assert on_two_devices["shared_batch"] == {
+        "images": [[3, 3], True], "videos": [[2, 2], True], "labels": [[2, 2], True]
+    }  # fmt: skip
 
 
 @pytest.mark.core
 def test_infinite_gradients_of_any_replica_halve_the_loss_scale_and_leave_the_weights_alone(on_two_devices):
     # After the step that overflows; and after one whose gradients are 8 and 16, at the scale of 4 that is left.
-    assert on_two_devices[:2] == ["1.0 4.0", "-2.0 4.0"]
+    assert on_two_devices["overflow"] == [[1.0, 4.0], [-2.0, 4.0]]
