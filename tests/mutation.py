@@ -1,6 +1,6 @@
 """Small wrong changes to the product, each of which a test must notice.
 
-    python -m tests.mutation                  all of them, about ten seconds each
+    python -m tests.mutation                  all of them, a few seconds each
     python -m tests.mutation --only=batcher   those with a word in their name
     python -m tests.mutation --list           their names
 
@@ -15,10 +15,13 @@ import dataclasses
 import os
 import pathlib
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
+from typing import NoReturn
+
+import pytest
 
 from tests.mutations import TABLE, Change
 
@@ -63,20 +66,40 @@ def copy_tree(to: pathlib.Path) -> None:
 
 def failure(folder: pathlib.Path, tests: list[str]) -> str:
     """Runs tests in a copy of the tree, up to the first that fails; returns what pytest says of that, or nothing."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-    try:
-        result = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, timeout=SECONDS)
-    except subprocess.TimeoutExpired:
+    log = folder / "output.txt"
+    pid = os.fork()
+    if not pid:
+        _run_pytest(folder, tests, log)
+    end, status = time.monotonic() + SECONDS, None
+    while status is None and time.monotonic() < end:
+        found, code = os.waitpid(pid, os.WNOHANG)
+        status = os.waitstatus_to_exitcode(code) if found else None
+        time.sleep(0.05)
+    if status is None:
+        os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
         return f"They did not end in {SECONDS:.0f} s."
-    said = result.stdout.decode(errors="replace")[-3000:]
-    if result.returncode not in (0, 1):  # Such as a test that is no longer there: that kills nothing.
+    said = log.read_text(errors="replace")[-3000:]
+    if status not in (0, 1):  # Such as a test that is no longer there: that notices nothing.
         sys.exit(f"pytest could not run {' '.join(tests)}:\n{said}")
-    return said if result.returncode else ""
+    return said if status else ""
 
 
-def environment(folder: pathlib.Path) -> dict[str, str]:
-    """Returns an environment in which the copy's packages are found first."""
-    return {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+def _run_pytest(folder: pathlib.Path, tests: list[str], log: pathlib.Path) -> NoReturn:
+    """Runs in a forked process, which has imported what takes long and nothing of this project."""
+    os.setsid()
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    os.chdir(folder)
+    os.environ |= {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    sys.dont_write_bytecode = True
+    sys.path.insert(0, str(folder))
+    for name in [name for name in sys.modules if name.partition(".")[0] in COPIED]:
+        del sys.modules[name]
+    code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests])
+    sys.stdout.flush()
+    os._exit(int(code))
 
 
 def attempt(change: Change, folder: pathlib.Path) -> Outcome:
@@ -103,6 +126,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.list or not chosen:
         print("\n".join(change.name for change in chosen) or f"no change has {options.only!r} in its name")
         return 0 if chosen else 1
+    import tensorflow  # noqa: F401 Once, before the processes that are forked; a --list need not wait for it.
+
     wrong = 0
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)

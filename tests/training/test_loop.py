@@ -213,14 +213,6 @@ def test_a_folder_of_other_things_is_not_taken_for_a_run_directory(config, tmp_p
         loop.train(config, tmp_path)
 
 
-@pytest.mark.core
-def test_precision_auto_says_what_it_takes(capsys):
-    chosen = loop.choose_precision("auto")
-    assert chosen in ("float32", "mixed_float16", "mixed_bfloat16")
-    assert f"precision: {chosen} (" in capsys.readouterr().out
-    assert loop.choose_precision("float32") == "float32"
-
-
 def test_several_steps_per_execution_end_at_the_step_asked_for(config, tmp_path):
     together = dataclasses.replace(config, steps=4, steps_per_execution=2, precision="mixed_float16")
     loop.train(together, tmp_path)
