@@ -218,7 +218,9 @@ def test_a_step_in_half_precision_is_about_that_in_float32_and_clips_are_float32
     gan, logs, moved = moved_by_sgd(model, policy)
     expected_logs, expected = in_float32(model)
     losses = [name for name in expected_logs if name.startswith("loss")]
-    assert [logs[name] for name in losses] == pytest.approx([expected_logs[name] for name in losses], abs=near / 10)
+    assert [logs[name] for name in losses] == pytest.approx(
+        [expected_logs[name] for name in losses], abs=near / 10, rel=near / 5
+    )
     for name, change in expected.items():
         assert np.linalg.norm(moved[name] - change) < near * np.linalg.norm(change), name
     outputs = gan.generator(base.draw_latents(gan.generator.latents, 1, None, tf.constant([0, 0])))

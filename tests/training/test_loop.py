@@ -18,6 +18,8 @@ from mocogan_tf.training import checkpoints, loop, run_directory, trained
 from mocogan_tf.training.stopping import StopOnSignal
 from tests.support.tiny import TINY
 
+pytestmark = pytest.mark.usefixtures("plain_graphs")
+
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
