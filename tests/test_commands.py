@@ -64,6 +64,7 @@ def test_an_unknown_set_is_refused_before_tensorflow_is_imported():
     assert "tachi" in complaint(err)
 
 
+@pytest.mark.slow
 @pytest.mark.core
 def test_tensorflow_starts_in_silence_unless_it_is_asked_to_speak(tmp_path):
     arguments = ["train.py", *TINY, "--dry_run", f"--cache_dir={tmp_path}"]
@@ -81,6 +82,7 @@ def test_tensorflow_starts_in_silence_unless_it_is_asked_to_speak(tmp_path):
     assert re.search("InitializeLog|port.cc", said("--verbosity=0"))  # By TensorFlow's version.
 
 
+@pytest.mark.slow
 @pytest.mark.core
 def test_clips_of_a_folder_name_the_run_and_warnings_are_plain(tmp_path):
     for i, name in enumerate(["a", "b", "c", "d"]):

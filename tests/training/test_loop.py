@@ -78,6 +78,7 @@ def test_a_run_leaves_all_that_the_readme_lists(config, tmp_path):
     assert {"loss/g", "loss/d_video", "samples"} <= tags
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_writes_the_losses_of_one_that_was_never_stopped(config, tmp_path):
     loop.train(config, tmp_path / "whole")
     loop.train(dataclasses.replace(config, steps=3), tmp_path / "parts")
@@ -190,6 +191,7 @@ def test_one_process_at_a_time_trains_in_a_run_directory(config, tmp_path):
     assert loop.train(short, tmp_path / "run") == 0
 
 
+@pytest.mark.slow
 def test_spectral_normalisation_and_the_penalty_train_together_and_go_on_exactly(config, tmp_path):
     changes = {"discriminator_norm": "spectral", "noise_sigma": 0.0, "r1_image": 1.0, "r1_video": 1.0, "r1_every": 2}
     both = dataclasses.replace(config, **changes, steps=4, checkpoint_every=3)
@@ -215,6 +217,7 @@ def test_a_folder_of_other_things_is_not_taken_for_a_run_directory(config, tmp_p
         loop.train(config, tmp_path)
 
 
+@pytest.mark.slow
 def test_several_steps_per_execution_end_at_the_step_asked_for(config, tmp_path):
     together = dataclasses.replace(config, steps=4, steps_per_execution=2, precision="mixed_float16")
     loop.train(together, tmp_path)

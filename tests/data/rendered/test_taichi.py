@@ -59,6 +59,7 @@ def test_shapes_types_and_room_for_random_starts(clips):
         assert clip.truth["form"] == taichi.CATEGORIES[clip.label]
 
 
+@pytest.mark.slow
 def test_forms_and_sides_are_balanced():
     truths = [taichi.render_clip(i, seed=3, num_frames=1) for i in range(500)]
     shares = np.bincount([clip.label for clip in truths], minlength=len(taichi.CATEGORIES)) / len(truths)
