@@ -7,7 +7,11 @@ It writes, per way of training, the last step's losses, the weights and the pixe
 """
 
 import json
+import os
 import sys
+
+# Machine code that is made fast takes longer to make than these steps to run.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import keras
 import numpy as np
@@ -52,6 +56,7 @@ def train(config, strategy, sgd=False):
 def main(out, model, floatx, fields):
     """Trains in all ways that `fields` does not exclude by `ways`; by plain gradient descent if it says `sgd`."""
     keras.config.set_floatx(floatx)
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     changes = json.loads(fields)
     sgd = changes.pop("sgd", False)
     ways = changes.pop("ways", list(WAYS))
