@@ -308,7 +308,6 @@ TABLE = [
         ENGINE,
         "tests/serving/runtime/test_golden.py",
         ("the golden tolerance", '("cpu", "float32"): 1e-3,', '("cpu", "float32"): 1e-1,'),
-        ("half floats' tolerance", "HALF_TOLERANCE = 3e-2", "HALF_TOLERANCE = 3e-1"),
         ("the quota of CPUs is ignored", "cpus = min(cpus, max(1, round(int(quota) / int(period))))", "pass"),
         (
             "golden states are not compared",

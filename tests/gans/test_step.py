@@ -46,8 +46,8 @@ GRADIENT = [np.array([[1.5], [-1.5]]), np.array([0.0])]
     "make_optimizer",
     [
         lambda: keras.optimizers.SGD(0.5),
-        lambda: build.LossScale(keras.optimizers.SGD(0.5), initial_scale=1024.0),
-        lambda: build.LossScale(keras.optimizers.SGD(0.5)),
+        lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.5), initial_scale=1024.0),
+        lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.5)),
     ],
     ids=["plain", "loss scale", "Keras's loss scale"],
 )

@@ -37,10 +37,8 @@ def plain_descent(scaled=False):
     """Returns gradient descent without moments, whose steps show a gradient's size; with a loss scale for float16."""
     import keras  # Not at the top: many tests do without TensorFlow.
 
-    from mocogan_tf.gans.build import LossScale
-
     optimizer = keras.optimizers.SGD(0.1)
-    return LossScale(optimizer, initial_scale=256.0) if scaled else optimizer
+    return keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=256.0) if scaled else optimizer
 
 
 def tiny_batch(config, seed=0):
