@@ -1,7 +1,7 @@
 """Small wrong changes to the product, each of which a test must notice.
 
     python -m tests.mutation                  all of them, a few seconds each
-    python -m tests.mutation --only=batcher   those with a word in their name
+    python -m tests.mutation --only=batcher   those whose name has this (a regular expression)
     python -m tests.mutation --list           their names
 
 Each change is made in a temporary copy of the tree, where its tests then run: killed if one fails, survived if all
@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import os
 import pathlib
+import re
 import shutil
 import signal
 import sys
@@ -119,10 +120,10 @@ def attempt(change: Change, folder: pathlib.Path) -> Outcome:
 def main(argv: list[str] | None = None) -> int:
     """Returns 0 if every change was killed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="a word in the names of the changes to try")
+    parser.add_argument("--only", default="", help="a regular expression that the names of the changes to try have")
     parser.add_argument("--list", action="store_true", help="print the names and end")
     options = parser.parse_args(argv)
-    chosen = [change for change in TABLE if options.only in change.name]
+    chosen = [change for change in TABLE if re.search(options.only, change.name)]
     if options.list or not chosen:
         print("\n".join(change.name for change in chosen) or f"no change has {options.only!r} in its name")
         return 0 if chosen else 1

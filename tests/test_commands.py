@@ -92,13 +92,12 @@ def test_clips_of_a_folder_name_the_run_and_warnings_are_plain(tmp_path):
         np.save(tmp_path / "own" / f"{name}.npy", frames)
     flags = [flag for flag in TINY if not flag.startswith("--dataset")]
     flags += [f"--data_dir={tmp_path}/own", f"--cache_dir={tmp_path}/cache", "--steps=1", "--every_nth=1"]
-    process = subprocess.run(
-        [sys.executable, ROOT / "train.py", *flags, "--image_batch=2", "--video_batch=2"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    flags += ["--image_batch=2", "--video_batch=2"]
+
+    def trained_with(*more):
+        return subprocess.CompletedProcess((), *run("train.py", *flags, *more, cwd=tmp_path))
+
+    process = trained_with()
     assert process.returncode == 0, process.stderr
     run_dir = tmp_path / "runs" / "own-smoke"
     assert json.loads((run_dir / "config.json").read_text())["dataset"] == "folder"
@@ -106,17 +105,10 @@ def test_clips_of_a_folder_name_the_run_and_warnings_are_plain(tmp_path):
     assert line.startswith("warning: 1 of 4 clips")
 
     os.remove(tmp_path / "own" / "a.npy")
-    command = [sys.executable, ROOT / "train.py", *flags, "--image_batch=2", "--video_batch=2", "--steps=2"]
-    options = {
-        "cwd": tmp_path,
-        "capture_output": True,
-        "text": True,
-        "env": {**os.environ, "PYTHONPATH": str(ROOT)},
-    }
-    process = subprocess.run(command, **options)
+    process = trained_with("--steps=2")
     assert process.returncode == 1
     assert "1 missing (a.npy/000000)" in complaint(process.stderr) and "--allow_changed_data" in process.stderr
-    process = subprocess.run([*command, "--allow_changed_data"], **options)
+    process = trained_with("--steps=2", "--allow_changed_data")
     assert process.returncode == 0, process.stderr
 
 

@@ -6,6 +6,7 @@ project; `start` starts a process of its own, for what depends on when something
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import os
@@ -41,16 +42,18 @@ def start(*arguments, **options):
 
 @functools.cache
 def _forker():
-    """The process that forks; it ends with this one, whose end closes its input."""
+    """The process that forks; it ends with this one."""
     command = [sys.executable, "-m", "tests.support.commands"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env=environment(), **pipes)
+    process = subprocess.Popen(command, cwd=ROOT, env=environment(), **pipes)
+    atexit.register(process.communicate)
+    return process
 
 
-def run(script, *arguments):
-    """Runs a script to its end; returns exit code, output and errors."""
+def run(script, *arguments, cwd=ROOT):
+    """Runs one of the project's scripts to its end; returns exit code, output and errors."""
     forker = _forker()
-    forker.stdin.write(json.dumps([script, *arguments]) + "\n")
+    forker.stdin.write(json.dumps([str(cwd), [str(ROOT / script), *arguments]]) + "\n")
     forker.stdin.flush()
     return tuple(json.loads(forker.stdout.readline()))
 
@@ -63,10 +66,11 @@ def complaint(err):
     return err[err.index(lines[0]) :].strip()
 
 
-def _become(command, out, err):
+def _become(cwd, command, out, err):
     """Runs a script in this process, which has just been forked, and ends with its code."""
     os.dup2(out.fileno(), 1)
     os.dup2(err.fileno(), 2)
+    os.chdir(cwd)
     sys.argv, code = command, 0
     try:
         runpy.run_path(command[0], run_name="__main__")
@@ -81,7 +85,7 @@ def _become(command, out, err):
 
 
 def main():
-    """Answers each line of the input, a command as JSON, with a line: exit code, output and errors as JSON."""
+    """Answers each line of the input, a folder and a command, with exit code, output and errors, as JSON."""
     import tensorflow  # noqa: F401 Imported only: a process that has used it cannot be forked.
 
     sys.path.insert(0, str(ROOT))
@@ -89,7 +93,7 @@ def main():
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
             pid = os.fork()
             if not pid:
-                _become(json.loads(line), out, err)
+                _become(*json.loads(line), out, err)
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
             for file in (out, err):
                 file.seek(0)
