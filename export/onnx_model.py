@@ -207,8 +207,9 @@ def frames_graph(decoder: Graph, contract: Contract, motion: str, background: Gr
         decoder: Graph from `frames/z` to `frames/pictures`.
         contract: The bundle's contract.
         motion: Name of the motion codes: `motion/states` `[T, 1, B, dim_motion]` or `motion` `[B, T, dim_motion]`.
-        background: Graph from the clip code, or from `content` alone, to `background/picture` `[B, H, W, C]`. The decoder's pictures, whose last
-            channel is then a mask, are put in front of it. None: the pictures are the frames.
+        background: Graph from the clip code, or from `content` alone, to `background/picture` `[B, H, W, C]`. The
+            decoder's pictures, whose last channel is then a mask, are put in front of it. None: the pictures are the
+            frames.
     """
     dim_fixed = sum(int(contract.inputs[name].shape[1]) for name in part_inputs(contract)[1])
     planes = contract.channels + (background is not None)

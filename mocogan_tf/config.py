@@ -99,8 +99,8 @@ class Config:
     )
     category_to: str = _opt(
         "motion",
-        "Network that takes the category: the motion network (best in the paper), the frame decoder (authors' code), or "
-        "both.",
+        "Network that takes the category: the motion network (best in the paper), the frame decoder (authors' code), "
+        "or both.",
         choices=("motion", "image", "both"),
         only=_MOCOGAN,
     )

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any, cast
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 

@@ -65,12 +65,11 @@ class Rotations(keras.initializers.Initializer):
         keep, reset = 1 / (1 + np.exp(-self.update_gate_bias)), 0.5
         slowest, fastest = 2 * np.pi / np.array(PERIODS)
         weights = np.zeros((units, units))
-        for first, speed in zip(range(0, units - 1, 2), np.linspace(slowest, fastest, max(units // 2, 1)), strict=False):
+        for pair, speed in enumerate(np.linspace(slowest, fastest, units // 2)):
             turn = (np.exp(1j * speed) - keep) / (1 - keep)
             gain = _gain(abs(turn)) / (reset * abs(turn))
-            weights[first : first + 2, first : first + 2] = gain * np.array(
-                [[turn.real, turn.imag], [-turn.imag, turn.real]]
-            )
+            both = slice(2 * pair, 2 * pair + 2)
+            weights[both, both] = gain * np.array([[turn.real, turn.imag], [-turn.imag, turn.real]])
         if units % 2:
             weights[-1, -1] = _gain(1.0) / reset
         return weights

@@ -15,7 +15,7 @@ from mocogan_tf.data.datasets import open_videos
 from mocogan_tf.data.pipeline import training_batches
 from mocogan_tf.distribution import devices
 from mocogan_tf.gans.base import AdversarialModel
-from mocogan_tf.gans.build import LossScale
+from mocogan_tf.gans.optimizers import LossScale
 from tests.support.tiny import tiny_config
 
 
