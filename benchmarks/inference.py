@@ -130,7 +130,7 @@ def _measure(
         library.ask(side=side, batch=2, frames=lengths[0], save=str(folder / f"{side}.npy"))
     differences = check_alike({side: np.load(folder / f"{side}.npy") for side in sides})
     peaks = {
-        precision: max(library.ask(rate=precision)["rate"] for library in libraries)
+        precision: max(library.ask(rate=precision, processor=processor_time)["rate"] for library in libraries)
         for precision in ("float32", "bfloat16")
     }
     cases = []

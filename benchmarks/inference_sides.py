@@ -171,21 +171,22 @@ LIBRARIES: dict[str, Callable[[pathlib.Path], Sides]] = {
 RIVALS = ("onnxruntime", "tensorflow", "torch", "compiled")
 
 
-def library_rate(library: str, precision: str) -> float:
+def library_rate(library: str, precision: str, clock: Callable[[], float] = time.perf_counter) -> float:
     """Returns a library's rate of matrix products, the best of several shapes; 0 if it is not asked."""
+    make: Callable[[Any], Any] = lambda values: values  # noqa: E731
+    product = lambda a, b: a @ b  # noqa: E731
     if library == "tensorflow":
         import tensorflow as tf
 
-        return timing.best_rate(
-            lambda values: tf.constant(values, getattr(tf, precision)), lambda a, b: (a @ b)[0, 0].numpy()
-        )
-    if library == "torch":
+        make = lambda values: tf.constant(values, getattr(tf, precision))  # noqa: E731
+        product = lambda a, b: (a @ b)[0, 0].numpy()  # noqa: E731
+    elif library == "torch":
         import torch
 
-        return timing.best_rate(
-            lambda values: torch.from_numpy(values).to(getattr(torch, precision)), lambda a, b: a @ b
-        )
-    return timing.best_rate(lambda values: values, lambda a, b: a @ b) if precision == "float32" else 0.0
+        make = lambda values: torch.from_numpy(values).to(getattr(torch, precision))  # noqa: E731
+    elif precision != "float32":
+        return 0.0
+    return timing.best_rate(make, product, clock=clock)
 
 
 def main(library: str, folder: pathlib.Path) -> None:
@@ -197,11 +198,11 @@ def main(library: str, folder: pathlib.Path) -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         with contextlib.redirect_stdout(sys.stderr):
+            clock = time.process_time if asked.get("processor") else time.perf_counter
             if "rate" in asked:
-                answer = {"rate": library_rate(library, asked["rate"])}
+                answer = {"rate": library_rate(library, asked["rate"], clock)}
             else:
                 latents = sample_latents(spec, asked["batch"], asked["frames"], seed=0)
-                clock = time.process_time if asked.get("processor") else time.perf_counter
                 started = clock()
                 clips = sides[asked["side"]](latents)
                 answer = {"seconds": clock() - started}

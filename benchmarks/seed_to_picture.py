@@ -31,7 +31,7 @@ def run(bundle: pathlib.Path, rounds: int, scale: int) -> dict[str, dict[str, fl
     """Measures; returns medians in milliseconds, and `bytes`, by format."""
     names = [name for name, kind in FORMATS.items() if kind.available]
     taken: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    with our_server(bundle) as (_, url), httpx.Client(base_url=url) as client:
+    with our_server(bundle) as (_, url), httpx.Client(base_url=url, timeout=60.0) as client:
         for turn in range(rounds + 1):
             for name in names:
                 started = time.perf_counter()

@@ -49,6 +49,17 @@ def host_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def listen(family: int, address: tuple[Any, ...]) -> socket.socket:
+    """Returns a socket that listens at an address.
+
+    Its connections send at once (TCP_NODELAY, which they inherit): otherwise the body of an answer waits until the
+    client has acknowledged the header, 40 ms. asyncio sets it only for sockets that name their protocol.
+    """
+    bound = socket.create_server(address, family=family, backlog=BACKLOG)
+    bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return bound
+
+
 class DrainingServer(uvicorn.Server):
     """Drains on SIGTERM and SIGINT; a second signal ends the process at once.
 
@@ -110,7 +121,7 @@ class DrainingServer(uvicorn.Server):
             self.config.host, self.config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         addresses = dict.fromkeys((family, address) for family, _, _, _, address in found)
-        return [socket.create_server(address, family=family, backlog=BACKLOG) for family, address in addresses]
+        return [listen(family, address) for family, address in addresses]
 
     def _listener(self, sock: socket.socket) -> Listener:
         def make(connection: Connection) -> HTTPConnection:

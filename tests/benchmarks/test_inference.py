@@ -13,6 +13,7 @@ from serving.runtime.bundle import read_bundle
 
 SIZES = {"dim_content": 6, "dim_category": 3, "dim_motion": 5, "image_size": 64, "video_length": 4}
 INSTALLED = [name for name in inference.RIVALS[:3] if importlib.util.find_spec(name)]
+needs_bench = pytest.mark.skipif("torch" not in INSTALLED, reason="the extra bench is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +23,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@needs_bench
 @pytest.mark.slow
 @pytest.mark.parametrize(("batch", "frames"), [(1, 4), (3, 7)])
 def test_all_sides_make_the_same_clips(folder, batch, frames):
@@ -38,6 +40,7 @@ def test_all_sides_make_the_same_clips(folder, batch, frames):
     assert np.ptp(clips["engine"]) > 1  # Else any two would agree.
 
 
+@needs_bench
 @pytest.mark.slow
 def test_the_report_compares_the_engine_with_every_rival():
     report = inference.run([1, 2], [4], rounds=2, ngf=4, against=INSTALLED, frame_buckets=(4,), **SIZES)
@@ -67,7 +70,7 @@ def test_a_side_that_makes_other_clips_ends_the_comparison():
 def test_the_rate_of_products_is_the_best_shapes():
     seconds = iter([4.0, 1.0, 2.0])
 
-    def in_turns(sides, rounds):
+    def in_turns(sides, rounds, clock):
         return {"product": [next(seconds)]}
 
     with pytest.MonkeyPatch.context() as patch:
