@@ -203,7 +203,8 @@ def measure_engine(point: Result, cpu: bool) -> Result:
     from benchmarks.bundles import make_bundle, make_contract, make_generator
     from mocogan_tf.latents import sample_latents
     from serving.runtime.bundle import read_bundle
-    from serving.runtime.engine import Engine, EngineOptions
+    from serving.runtime.engine import Engine
+    from serving.runtime.options import EngineOptions
 
     contract = make_contract()
     generator = make_generator(contract, ngf=4 if cpu else 64)

@@ -17,8 +17,8 @@ try:
 
     from serving.app import create_app
     from serving.command_line import CommandLine
-    from serving.runtime.engine import PROVIDERS, EngineOptions
     from serving.runtime.errors import ServingError
+    from serving.runtime.options import PRECISION_NAMES, PRECISIONS, EngineOptions
     from serving.runtime.repository import BatchOptions, Repository
     from serving.runtime.service import Limits, Service
     from serving.web.guard import Keys
@@ -56,8 +56,8 @@ def command_line() -> CommandLine:
     flags.DEFINE_string("tls_cert", None, "Certificate chain, PEM.", **add)
     flags.DEFINE_string("tls_key", None, "Private key, PEM.", **add)
     add = line.group("engine")
-    flags.DEFINE_enum("provider", engine.provider, ["auto", *PROVIDERS], "Where to run the model.", **add)
-    flags.DEFINE_enum("precision", engine.precision, ["auto", "float32", "float16"], "Of the frame model.", **add)
+    flags.DEFINE_enum("provider", engine.provider, ["auto", *PRECISIONS], "Where to run the frame model.", **add)
+    flags.DEFINE_enum("precision", engine.precision, ["auto", *PRECISION_NAMES], "Of the frame model.", **add)
     flags.DEFINE_integer("threads", engine.threads, "CPU threads of a worker; 0: the CPUs over the workers.", **add)
     flags.DEFINE_integer("workers", engine.workers, "Batches that run at the same time.", **add)
     flags.DEFINE_integer("device_id", engine.device_id, "Which GPU.", **add)

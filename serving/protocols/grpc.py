@@ -15,7 +15,6 @@ import grpc
 from serving.protocols.grpc_messages import DT_FLOAT, PROTO, parse_message, to_arrays, to_proto
 from serving.protocols.latents import check_latents
 from serving.protocols.tf_serving import PREDICT, SIGNATURE
-from serving.runtime.engine import Floats
 from serving.runtime.errors import (
     OUT_OF_MEMORY,
     Cancelled,
@@ -30,6 +29,7 @@ from serving.runtime.errors import (
     Unauthorized,
     Unavailable,
 )
+from serving.runtime.options import Floats
 from serving.runtime.repository import Model
 from serving.runtime.service import Service
 from serving.web.guard import Keys, key_of

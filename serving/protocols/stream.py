@@ -32,8 +32,8 @@ from serving.protocols import fields as f
 from serving.protocols.fields import Fields
 from serving.runtime.bundle import Bundle
 from serving.runtime.encode import strip
-from serving.runtime.engine import Floats
 from serving.runtime.errors import Invalid, Malformed, NotFound, Overloaded, ServingError, Unauthorized, Unavailable
+from serving.runtime.options import Floats
 from serving.runtime.repository import Model
 from serving.runtime.service import Service, category_index
 from serving.web.bodies import parse_json
@@ -157,7 +157,7 @@ class Walk:
             moving = self.kind.moving
             kinds = self.kind.take(frames)
             latents["category"] = kinds[:1]
-            if moving and self.bundle.category_to == "motion":
+            if moving and self.bundle.category_to != "image":
                 motion = self._motion_by_frame(model, noise, kinds)
             else:
                 motion, self.state = model.engine.motion(latents)
@@ -165,7 +165,7 @@ class Walk:
             motion, self.state = model.engine.motion(latents)
         self.position += frames
         rows = {"content": contents, "motion": motion[0]}
-        if kinds is not None and self.bundle.category_to == "image":
+        if kinds is not None and self.bundle.category_to != "motion":
             rows["category"] = kinds
         return rows
 

@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mocogan_tf.video import to_uint8
-from serving.runtime.engine import Floats
 from serving.runtime.errors import (
     OUT_OF_MEMORY,
     Cancelled,
@@ -33,6 +32,7 @@ from serving.runtime.errors import (
     ServingError,
     Unavailable,
 )
+from serving.runtime.options import Floats
 from serving.runtime.threads import make_pool, step_back
 
 QUANTUM = 16

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 from numpy.typing import NDArray
 
 from serving.runtime.batcher import Admission, Encoding
-from serving.runtime.engine import Floats, available_cpus
 from serving.runtime.errors import DeadlineExceeded, Invalid, TooLarge, shown
 from serving.runtime.intake import Intake
+from serving.runtime.options import Floats, available_cpus
 from serving.runtime.prometheus import Metrics
 from serving.runtime.repository import Model, Repository
 from serving.runtime.threads import make_pool
@@ -92,11 +92,13 @@ class Limits:
 class Clip:
     """A rendered request.
 
-    `video` is uint8 or float32 `[B, T, H, W, C]`, `motion_state` float32 `[B, dim_motion]`.
+    `video` is uint8 or float32 `[B, T, H, W, C]`, `motion_state` float32 `[B, dim_motion]`. The motion network's
+    time is in `draw_seconds`.
     """
 
     video: NDArray[Any]
     motion_state: Floats
+    draw_seconds: float
     queue_seconds: float
     render_seconds: float
 
@@ -178,12 +180,14 @@ class Service:
             motion, state = model.engine.motion(latents)
             return model.engine.rows(latents, motion), state, (motion.shape[0], motion.shape[1])
 
+        start = time.monotonic()
         rows, state, (num_videos, num_frames) = await self.run(self._prepare, prepare)
         begin = time.monotonic()
         job = await model.batcher.submit(rows, deadline=deadline, as_pixels=as_pixels)
         assert job.out is not None
         video = job.out.reshape(num_videos, num_frames, *model.bundle.frame_shape)
-        return Clip(video, state, job.queue_seconds, time.monotonic() - begin - job.queue_seconds)
+        render_seconds = time.monotonic() - begin - job.queue_seconds
+        return Clip(video, state, begin - start, job.queue_seconds, render_seconds)
 
     @contextlib.contextmanager
     def admit(self, model: Model, num_frames: int, deadline: float, name: str, amount: int) -> Iterator[Work]:
