@@ -267,6 +267,15 @@ class Stream:
         body, _ = await self.service.encode_with(lambda: strip(frames, self.format), f"stream-{self.format}")
         return body
 
+    async def encode_each(self, frames: NDArray[np.uint8]) -> list[bytes]:
+        """Each frame of a chunk as a picture of its own."""
+
+        def pictures() -> list[bytes]:
+            return [strip(frame[None], self.format) for frame in frames]
+
+        bodies, _ = await self.service.encode_with(pictures, f"stream-{self.format}")
+        return bodies
+
 
 class Streams:
     """The streams of a server; no more are open, in all and of one client, than the limits allow."""
@@ -431,12 +440,12 @@ async def _parts(stream: Stream, kind: str) -> AsyncIterator[bytes]:
     stop = Overloaded, Unavailable, NotFound
     try:
         async for frames in stream.chunks():
-            for frame in frames:
-                begin = time.monotonic()
-                body = await stream.encode(frame[None])
-                yield f"--frame\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-                yield body + b"\r\n"
+            begin = time.monotonic()
+            for body in await stream.encode_each(frames):
+                head = f"--frame\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+                yield head + body + b"\r\n"
                 await asyncio.sleep(max(0.0, 1 / stream.walk.fps - (time.monotonic() - begin)))
+                begin = time.monotonic()
     except stop:
         yield b"--frame--\r\n"
 
