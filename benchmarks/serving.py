@@ -29,7 +29,8 @@ from mocogan_tf.latents import sample_latents
 from mocogan_tf.video import to_uint8
 from serving.load import run_load
 from serving.runtime.bundle import read_bundle
-from serving.runtime.engine import Engine, EngineOptions
+from serving.runtime.engine import Engine
+from serving.runtime.options import EngineOptions
 
 ROOT = pathlib.Path(__file__).parents[1]
 OURS, PLAIN, ENGINE = "ours", "plain server", "engine alone"

@@ -74,17 +74,27 @@ def ratios(results, ours):
     return report
 
 
-def matrix_rate(size=2048, rounds=5, dtype=None):
-    """Returns the machine's rate of matrix products, in operations per second: the best of several square ones.
+SHAPES = ((2048, 2048, 2048), (4096, 1024, 1024), (8192, 512, 512))  # Rows, the size that is added up, columns.
+
+
+def best_rate(make, product, rounds=5):
+    """Returns the best rate of matrix products over several shapes, in operations per second.
 
     Args:
-        size: Rows and columns of each factor.
-        rounds: Products that are timed.
-        dtype: PyTorch's type of the factors; float32 if None.
+        make: Makes a factor from a float32 array.
+        product: Multiplies two factors.
+        rounds: Products of each shape that are timed.
     """
+    rng, rates = np.random.default_rng(0), []
+    for rows, inner, columns in SHAPES:
+        a, b = (make(rng.standard_normal(shape, dtype=np.float32)) for shape in ((rows, inner), (inner, columns)))
+        times = in_turns({"product": lambda a=a, b=b: product(a, b)}, rounds)["product"]
+        rates.append(2 * rows * inner * columns / min(times))
+    return max(rates)
+
+
+def matrix_rate(dtype=None):
+    """Returns PyTorch's best rate of matrix products; `dtype` is float32 if None."""
     import torch
 
-    rng = np.random.default_rng(0)
-    a, b = (torch.from_numpy(rng.normal(size=(size, size))).to(dtype or torch.float32) for _ in range(2))
-    times = in_turns({"product": lambda: a @ b}, rounds)["product"]
-    return 2 * size**3 / min(times)
+    return best_rate(lambda values: torch.from_numpy(values).to(dtype or torch.float32), lambda a, b: a @ b)

@@ -5,7 +5,19 @@ import pathlib
 
 import pytest
 
+from tests.support.commands import TINY, run
+from tests.support.skips import StrictSkips
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--strict_skips", action="store_true", help="Fail if a test is skipped for an unlisted reason.")
+
+
+def pytest_configure(config):
+    if config.getoption("--strict_skips"):
+        config.pluginmanager.register(StrictSkips(whole_files=not config.option.markexpr), "strict_skips")
 
 
 @pytest.fixture(scope="session")
@@ -15,6 +27,26 @@ def real_clips():
     if not (folder / "actions").is_dir():
         pytest.skip("the authors' clips are not beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A run of two steps on eight clips of two classes, for tests that read it."""
+    folder = tmp_path_factory.mktemp("trained")
+    flags = [f"--run_dir={folder}/run", f"--cache_dir={folder}/cache", "--steps=2", "--evaluate_every=0"]
+    status, _, err = run("train.py", *TINY, *flags)
+    assert status == 0, err
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def plain_graphs():
+    """TensorFlow leaves its graphs as they are: to optimise them takes longer than a run of a few steps."""
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
 
 
 @pytest.fixture

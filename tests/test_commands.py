@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import pathlib
 import re
 import signal
 import subprocess
@@ -14,43 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-ROOT = pathlib.Path(__file__).parent.parent
-TINY = (
-    "--dataset=shapes",
-    "--profile=smoke",
-    "--num_clips=8",
-    "--image_size=32",
-    "--video_length=4",
-    "--ngf=4",
-    "--ndf=4",
-    "--precision=float32",
-)
-
-
-def start(*arguments, **options):
-    return subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1"},
-        **options,
-    )
-
-
-def run(*arguments):
-    process = start(*arguments)
-    out, err = process.communicate()
-    return process.returncode, out, err
-
-
-def complaint(err):
-    """The one line that an error is; TensorFlow's own lines before it do not count."""
-    assert "Traceback" not in err
-    lines = [line for line in err.splitlines() if line.startswith(("error: ", "FATAL Flags parsing error"))]
-    assert len(lines) == 1, err
-    return err[err.index(lines[0]) :].strip()
+from tests.support.commands import ROOT, TINY, complaint, run, start
 
 
 @pytest.mark.core
@@ -62,8 +25,9 @@ def test_help_names_every_flag_and_does_not_wait_for_tensorflow(script):
         "except SystemExit: pass\n"
         "sys.exit('tensorflow' in sys.modules)"
     )
-    status, out, _ = run("-c", code)
-    assert status == 0
+    process = start("-c", code)
+    out, _ = process.communicate()
+    assert process.returncode == 0
     assert "--seed" in out and "--run_dir" in out
 
 
@@ -95,11 +59,12 @@ def test_an_unknown_set_is_refused_before_tensorflow_is_imported():
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
         "except SystemExit as end: print(end.code, 'tensorflow' in sys.modules)"
     )
-    _, out, err = run("-c", code)
+    out, err = start("-c", code).communicate()
     assert out.split() == ["1", "False"]
     assert "tachi" in complaint(err)
 
 
+@pytest.mark.slow
 @pytest.mark.core
 def test_tensorflow_starts_in_silence_unless_it_is_asked_to_speak(tmp_path):
     arguments = ["train.py", *TINY, "--dry_run", f"--cache_dir={tmp_path}"]
@@ -117,6 +82,7 @@ def test_tensorflow_starts_in_silence_unless_it_is_asked_to_speak(tmp_path):
     assert re.search("InitializeLog|port.cc", said("--verbosity=0"))  # By TensorFlow's version.
 
 
+@pytest.mark.slow
 @pytest.mark.core
 def test_clips_of_a_folder_name_the_run_and_warnings_are_plain(tmp_path):
     for i, name in enumerate(["a", "b", "c", "d"]):
@@ -126,13 +92,12 @@ def test_clips_of_a_folder_name_the_run_and_warnings_are_plain(tmp_path):
         np.save(tmp_path / "own" / f"{name}.npy", frames)
     flags = [flag for flag in TINY if not flag.startswith("--dataset")]
     flags += [f"--data_dir={tmp_path}/own", f"--cache_dir={tmp_path}/cache", "--steps=1", "--every_nth=1"]
-    process = subprocess.run(
-        [sys.executable, ROOT / "train.py", *flags, "--image_batch=2", "--video_batch=2"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    flags += ["--image_batch=2", "--video_batch=2"]
+
+    def trained_with(*more):
+        return subprocess.CompletedProcess((), *run("train.py", *flags, *more, cwd=tmp_path))
+
+    process = trained_with()
     assert process.returncode == 0, process.stderr
     run_dir = tmp_path / "runs" / "own-smoke"
     assert json.loads((run_dir / "config.json").read_text())["dataset"] == "folder"
@@ -140,17 +105,10 @@ def test_clips_of_a_folder_name_the_run_and_warnings_are_plain(tmp_path):
     assert line.startswith("warning: 1 of 4 clips")
 
     os.remove(tmp_path / "own" / "a.npy")
-    command = [sys.executable, ROOT / "train.py", *flags, "--image_batch=2", "--video_batch=2", "--steps=2"]
-    options = {
-        "cwd": tmp_path,
-        "capture_output": True,
-        "text": True,
-        "env": {**os.environ, "PYTHONPATH": str(ROOT)},
-    }
-    process = subprocess.run(command, **options)
+    process = trained_with("--steps=2")
     assert process.returncode == 1
     assert "1 gone (a.npy/000000)" in complaint(process.stderr) and "--allow_changed_data" in process.stderr
-    process = subprocess.run([*command, "--allow_changed_data"], **options)
+    process = trained_with("--steps=2", "--allow_changed_data")
     assert process.returncode == 0, process.stderr
 
 
@@ -161,7 +119,7 @@ def test_clips_of_a_folder_name_the_run_and_warnings_are_plain(tmp_path):
         (["--dataset=mug"], ["mug", "--data_dir", "prepare.py"]),
         (["--dataset=folder", "--data_dir=/nowhere"], ["/nowhere"]),
         (["--image_size=48"], ["32, 64 or 128", "48"]),
-        (["--category_to=both"], ["motion|image", "both"]),
+        (["--category_to=decoder"], ["motion|image|both", "decoder"]),
         (["--steps=many"], ["steps", "many"]),
         (["--video_batch=5", "--cpu_devices=2"], ["video_batch", "5", "2"]),
         (["taichi"], ["unexpected argument 'taichi'"]),
@@ -243,15 +201,6 @@ def test_ctrl_c_is_answered_while_it_saves_and_a_second_one_ends_at_once_without
     for description in saved:
         weights = description.with_name(description.name.replace(".json", ".weights.h5"))
         assert hashlib.sha256(weights.read_bytes()).hexdigest() == json.loads(description.read_text())["sha256"]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A run of a few steps, and of two categories."""
-    folder = tmp_path_factory.mktemp("trained")
-    status, _, err = run("train.py", *TINY, f"--run_dir={folder}/run", f"--cache_dir={folder}/cache", "--steps=2")
-    assert status == 0, err
-    return folder / "run"
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ from mocogan_tf.data.rendered import shapes
 from mocogan_tf.gans.build import build_gan
 from mocogan_tf.metrics import material, quality, registry, texture
 from tests.metrics.test_features import mean_network
+from tests.support.commands import complaint, run
 from tests.support.tiny import tiny_config
-from tests.test_commands import TINY, complaint, run
 
 LOSSLESS = ("webp", "apng", "png", "npy", "gif")  # A GIF holds clips of few colours without loss.
 
@@ -244,16 +244,6 @@ def test_every_metric_is_found_by_the_names_of_its_scores():
         for name in entry.names:
             assert registry.find(f"{name}:net.onnx" if entry.takes_file else name)[0] == key
     assert registry.find("texture")[0] == registry.find("swd_64")[0] == "texture"
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A run of two steps on eight clips."""
-    folder = tmp_path_factory.mktemp("trained")
-    flags = [f"--run_dir={folder}/run", f"--cache_dir={folder}/cache", "--steps=2", "--evaluate_every=0"]
-    status, _, err = run("train.py", *TINY, *flags)
-    assert status == 0, err
-    return folder / "run"
 
 
 FIELDS = "metric value std_error real num_videos frames protocol features checkpoint_step seed seconds".split()

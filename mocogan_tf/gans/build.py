@@ -45,6 +45,7 @@ def build_generator(config: Config, name: str = "generator", sync_batch_norm: bo
         category_to=config.category_to,
         update_gate_bias=config.update_gate_bias,
         motion_init_scale=config.motion_init_scale,
+        rotating_start=config.rotating_start,
         content_modulation=config.content_modulation,
         decoder=config.decoder,
         still_background=config.still_background,

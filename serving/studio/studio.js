@@ -353,7 +353,7 @@ function rollPair() {
 function swapMotion() {
   // A category that belongs to the motion is exchanged with it.
   state.pair.motion.reverse();
-  if (state.model.category_to === "motion") state.pair.category.reverse();
+  if (state.model.category_to !== "image") state.pair.category.reverse();
   const pair = document.querySelector(".pair");
   pair.classList.remove("swapping");
   void pair.offsetWidth;
@@ -365,7 +365,7 @@ function swapMotion() {
 
 function gridBody() {
   const { rows, columns, vary } = state.grid;
-  const columnKinds = state.model.categories.length && state.category === null && state.model.category_to === "motion";
+  const columnKinds = state.model.categories.length && state.category === null && state.model.category_to !== "image";
   const contents = vary === "motion" ? [state.content.seed] : rows;
   const motions = vary === "content" ? [state.motion.seed] : columns;
   return {

@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks import serving
 from serving.runtime.bundle import read_bundle
-from serving.runtime.engine import Engine, EngineOptions
+from serving.runtime.engine import Engine
+from serving.runtime.options import EngineOptions
 from tests.support.made_bundles import write_bundle
 
 

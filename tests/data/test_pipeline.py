@@ -125,27 +125,3 @@ def test_a_batch_may_be_larger_than_the_set(make_config):
 def test_videos_that_are_too_short_are_refused(make_config):
     with pytest.raises(ValueError, match=r"at least 7 frames.*of \[6, 8\]"):
         training_batches(videos_of([8, 6]), make_config())
-
-
-@pytest.fixture
-def two_devices():
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    try:
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-    except RuntimeError:
-        pass  # TensorFlow has started; perhaps with two.
-    devices = [device.name for device in tf.config.list_logical_devices("CPU")]
-    if len(devices) < 2:
-        pytest.skip("TensorFlow has started with one device; run this test alone")
-    return devices[:2]
-
-
-def test_a_strategy_splits_every_part_of_a_batch_over_its_replicas(make_config, two_devices):
-    videos, config = videos_of([9, 10, 7, 12, 8]), make_config()
-    strategy = tf.distribute.MirroredStrategy(two_devices)
-    (expected,) = take(training_batches(videos, config), 1)
-    batch = next(iter(strategy.experimental_distribute_dataset(training_batches(videos, config))))
-    for name, whole in expected.items():
-        parts = [part.numpy() for part in strategy.experimental_local_results(batch[name])]
-        assert len(parts[0]) == len(parts[1])
-        np.testing.assert_array_equal(np.concatenate(parts), whole)

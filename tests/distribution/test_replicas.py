@@ -41,9 +41,9 @@ def assert_same(one, other, atol, pixels=1):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("model", MODELS)
 def test_two_devices_end_in_the_weights_and_samples_of_one_on_the_same_global_batches(model, tmp_path):
-    """In float64: what is left between device counts is an error."""
+    """In float64 and by plain gradient descent: what is left between device counts is an error, in scale as well."""
     clipping = {"clip_every": 2} if model == "tgan" else {}
-    found = results(tmp_path, model, "float64", **clipping, ways=["one", "two"])
+    found = results(tmp_path, model, "float64", **clipping, ways=["one", "two"], sgd=True)
     assert_same(found["one"], found["two"], atol=1e-5)
 
 
@@ -102,9 +102,27 @@ def test_a_gpu_that_tensorflow_does_not_see_is_told_of_with_what_to_install(
     assert re.search(words, capsys.readouterr().out)
 
 
+@pytest.fixture(scope="module")
+def on_two_devices():
+    """What `tests.support.two_devices` finds."""
+    command = [sys.executable, "-m", "tests.support.two_devices"]
+    said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return json.loads(said.splitlines()[-1])
+
+
 @pytest.mark.core
-def test_infinite_gradients_of_any_replica_halve_the_loss_scale_and_leave_the_weights_alone():
-    command = [sys.executable, "-m", "tests.support.overflow"]
-    lines = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\n")
+def test_two_replicas_make_the_step_of_one_on_the_whole_batch(on_two_devices):
+    assert on_two_devices["shared_step"] == pytest.approx(0.0, abs=1e-5)  # Undivided, it would be -1.
+
+
+@pytest.mark.core
+def test_a_strategy_splits_every_part_of_a_batch_over_its_replicas(on_two_devices):
+    assert on_two_devices["shared_batch"] == {
+        "images": [[3, 3], True], "videos": [[2, 2], True], "labels": [[2, 2], True]
+    }  # fmt: skip
+
+
+@pytest.mark.core
+def test_infinite_gradients_of_any_replica_halve_the_loss_scale_and_leave_the_weights_alone(on_two_devices):
     # After the step that overflows; and after one whose gradients are 8 and 16, at the scale of 4 that is left.
-    assert lines[:2] == ["1.0 4.0", "-2.0 4.0"]
+    assert on_two_devices["overflow"] == [[1.0, 4.0], [-2.0, 4.0]]

@@ -7,13 +7,14 @@ import pytest
 import tensorflow as tf
 
 from export.contract import read_contract
-from export.onnx_model import to_onnx
+from export.onnx_model import _temporal_weights, to_onnx
 from export.proof import verify
 from export.saved_model import draw_latents, signatures
 from export.source import open_run
 from export.write import write_bundle
 from mocogan_tf.gans.build import build_gan
 from mocogan_tf.latents import CodeSpec, sample_latents
+from mocogan_tf.models.tgan import TGANGenerator
 from mocogan_tf.training import checkpoints
 from mocogan_tf.video import to_uint8
 from tests.export.test_onnx_model import TOLERANCE, run, session_of
@@ -81,6 +82,18 @@ def test_a_bundle_is_proven_and_proves_itself_again(model, tmp_path):
     assert not {"motion", "frames", "frames_fp16"} & set(described["files"])
     assert not {"dim_content", "dim_motion", "category_to"} & set(described)
     assert "motion_state" not in (out / "MODEL_CARD.md").read_text()
+
+
+def test_tgans_normalisation_is_folded_with_its_own_epsilon():
+    """Chainer's 2e-5, which counts where a variance is as small."""
+    generator = TGANGenerator(image_size=32, ngf=2)
+    layer, norm = generator.get_layer("temporal_conv_0"), generator.get_layer("temporal_norm_0")
+    norm.moving_variance.assign(np.full(norm.moving_variance.shape, 1e-6))
+    norm.moving_mean.assign(np.full(norm.moving_mean.shape, 0.5))
+    kernel, bias = _temporal_weights(generator, 0)
+    scale = 1 / np.sqrt(2.1e-5)
+    np.testing.assert_allclose(kernel, np.asarray(layer.kernel).transpose(2, 1, 0) * scale, rtol=1e-4)
+    np.testing.assert_allclose(bias, -0.5 * scale, rtol=1e-4)
 
 
 def test_the_contract_says_what_the_model_takes(tmp_path):

@@ -29,9 +29,8 @@ def after_steps(number, model, **changes):
     return {name: float(value) for name, value in logs.items()}, gan.get_weights()
 
 
-@pytest.mark.parametrize(
-    "model", [model if model == "mocogan" else pytest.param(model, marks=pytest.mark.slow) for model in MODELS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
 def test_compiled_by_xla_a_step_has_the_same_losses_and_weights(model):
     changes = {"noise_sigma": 0.1, "share_fakes": True} if model == "mocogan" else {}
     (plain, plain_weights), (compiled, compiled_weights) = (

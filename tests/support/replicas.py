@@ -7,7 +7,11 @@ It writes, per way of training, the last step's losses, the weights and the pixe
 """
 
 import json
+import os
 import sys
+
+# Machine code that is made fast takes longer to make than these steps to run.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import keras
 import numpy as np
@@ -29,11 +33,17 @@ WAYS = {
 }
 
 
-def train(config, strategy):
-    """Trains some steps on the same global batches; returns arrays by name."""
+def train(config, strategy, sgd=False):
+    """Trains some steps on the same global batches, with the configuration's optimizers or plain gradient descent.
+
+    Returns arrays by name.
+    """
     keras.utils.set_random_seed(0)
     with strategy.scope():
         gan = build.build_gan(config, policy=config.precision if config.precision != "float32" else None)
+        if sgd:
+            names = ["g_optimizer", "d_video_optimizer", *(["d_image_optimizer"] if gan.d_image_optimizer else [])]
+            gan.compile(**{name: keras.optimizers.SGD(0.1) for name in names})
     batches = [tiny_batch(config, seed) for seed in range(STEPS)]
     stacked = {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
     history = gan.fit(tf.data.Dataset.from_tensor_slices(stacked), verbose=0, shuffle=False)
@@ -44,9 +54,11 @@ def train(config, strategy):
 
 
 def main(out, model, floatx, fields):
-    """Trains in all ways that `fields` does not exclude by `ways`."""
+    """Trains in all ways that `fields` does not exclude by `ways`; by plain gradient descent if it says `sgd`."""
     keras.config.set_floatx(floatx)
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     changes = json.loads(fields)
+    sgd = changes.pop("sgd", False)
     ways = changes.pop("ways", list(WAYS))
     # One strategy per number of devices: a second one would give the keys of the first's collectives out again.
     strategies = {number: devices.make_strategy(tiny_config(cpu_devices=number)) for number in (2, 1)}
@@ -54,7 +66,7 @@ def main(out, model, floatx, fields):
     for way in ways:
         settings = {**changes, **WAYS[way]}
         config = tiny_config(**settings) if model == "mocogan" else baseline_config(model, **settings)
-        found = train(config, strategies[config.cpu_devices])
+        found = train(config, strategies[config.cpu_devices], sgd)
         results |= {f"{way}: {name}": value for name, value in found.items()}
     np.savez(out, **results)
 

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import io
 import json
 import pathlib
 import re
@@ -12,8 +13,11 @@ import threading
 import time
 
 import httpx
+import numpy as np
 
-from serving.runtime.engine import EngineOptions
+from mocogan_tf.latents import sample_latents
+from mocogan_tf.video import to_uint8
+from serving.runtime.options import EngineOptions
 from serving.runtime.repository import BatchOptions, Repository
 from serving.runtime.service import Limits, Service
 
@@ -21,9 +25,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def make_service(*sources, limits=None, batch=None, **options):
-    repository = Repository(
-        sources, engine_options=EngineOptions(threads=1, **options), batch_options=batch or BatchOptions()
-    )
+    engine_options = EngineOptions(**{"threads": 1, "provider": "cpu", **options})
+    repository = Repository(sources, engine_options=engine_options, batch_options=batch or BatchOptions())
     repository.load()
     return Service(repository, limits or Limits(body_seconds=2.0))
 
@@ -32,7 +35,8 @@ class Process:
     """`python -m serving` with its log."""
 
     def __init__(self, *flags, env=None):
-        command = [sys.executable, "-m", "serving", "--port=0", "--threads=1", "--log_format=json", *flags]
+        usual = ["--port=0", "--threads=1", "--provider=cpu", "--log_format=json"]
+        command = [sys.executable, "-m", "serving", *usual, *flags]
         self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=env)
         self.lines = []
         begin = time.monotonic()
@@ -86,12 +90,17 @@ def send_raw(server, data, wait=0.0):
 
 
 class Load:
-    """Clients that keep asking; everything that is not 200 with the right clip is kept."""
+    """Clients that keep asking; everything that is not 200 with the right clip is kept.
 
-    def __init__(self, url, clients=6):
-        self.url, self.stopping = url, threading.Event()
-        self.done, self.failures = 0, []
-        self.refused_since = None
+    Args:
+        url: Of the server.
+        engines: By the version that an answer names, what makes the right clips.
+        clients: Each asks for a seed of its own.
+    """
+
+    def __init__(self, url, engines, clients=6):
+        self.url, self.engines, self.stopping = url, engines, threading.Event()
+        self.done, self.failures, self.right = 0, [], {}
         self.pool = concurrent.futures.ThreadPoolExecutor(clients)
         self.versions = set()
         self.jobs = [self.pool.submit(self.ask, i) for i in range(clients)]
@@ -106,10 +115,22 @@ class Load:
                 except httpx.HTTPError as error:
                     self.failures.append(repr(error))
                     return
+                version = response.headers.get("x-model-version")
                 if response.status_code != 200:
                     self.failures.append(response.text)
-                self.versions.add(response.headers.get("x-model-version"))
+                elif not self._is_right(response.content, seed, version):
+                    self.failures.append(f"another clip than that of seed {seed} of version {version}")
+                self.versions.add(version)
                 self.done += 1
+
+    def _is_right(self, content, seed, version):
+        if (seed, version) not in self.right:
+            engine = self.engines[version]
+            latents = sample_latents(engine.bundle.latents, 1, engine.bundle.video_length, seed=seed, category=1)
+            self.right[seed, version] = to_uint8(engine.generate(latents)[0]).astype(int)
+        clip = np.load(io.BytesIO(content))
+        right = self.right[seed, version]
+        return clip.shape == right.shape and np.abs(clip - right).max() <= 1
 
     def stop(self):
         self.stopping.set()

@@ -33,6 +33,14 @@ def baseline_config(model, **changes):
     return Config(**{"model": model, "video_length": 8, **sizes, **changes}).resolve_categories(2)
 
 
+def plain_descent(scaled=False):
+    """Returns gradient descent without moments, whose steps show a gradient's size; with a loss scale for float16."""
+    import keras  # Not at the top: many tests do without TensorFlow.
+
+    optimizer = keras.optimizers.SGD(0.1)
+    return keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=256.0) if scaled else optimizer
+
+
 def tiny_batch(config, seed=0):
     """Returns a batch of random pixels for a configuration."""
     rng = np.random.default_rng(seed)

@@ -9,7 +9,7 @@ from mocogan_tf.gans.base import to_float
 from mocogan_tf.training import callbacks, checkpoints, loop
 from tests.support.tiny import TINY
 
-pytestmark = pytest.mark.core
+pytestmark = [pytest.mark.core, pytest.mark.usefixtures("plain_graphs")]
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from mocogan_tf.training import checkpoints, loop, run_directory, trained
 from mocogan_tf.training.stopping import StopOnSignal
 from tests.support.tiny import TINY
 
+pytestmark = pytest.mark.usefixtures("plain_graphs")
+
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
@@ -76,6 +78,7 @@ def test_a_run_leaves_all_that_the_readme_lists(config, tmp_path):
     assert {"loss/g", "loss/d_video", "samples"} <= tags
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_writes_the_losses_of_one_that_was_never_stopped(config, tmp_path):
     loop.train(config, tmp_path / "whole")
     loop.train(dataclasses.replace(config, steps=3), tmp_path / "parts")
@@ -188,6 +191,7 @@ def test_one_process_at_a_time_trains_in_a_run_directory(config, tmp_path):
     assert loop.train(short, tmp_path / "run") == 0
 
 
+@pytest.mark.slow
 def test_spectral_normalisation_and_the_penalty_train_together_and_go_on_exactly(config, tmp_path):
     changes = {"discriminator_norm": "spectral", "noise_sigma": 0.0, "r1_image": 1.0, "r1_video": 1.0, "r1_every": 2}
     both = dataclasses.replace(config, **changes, steps=4, checkpoint_every=3)
@@ -213,14 +217,7 @@ def test_a_folder_of_other_things_is_not_taken_for_a_run_directory(config, tmp_p
         loop.train(config, tmp_path)
 
 
-@pytest.mark.core
-def test_precision_auto_says_what_it_takes(capsys):
-    chosen = loop.choose_precision("auto")
-    assert chosen in ("float32", "mixed_float16", "mixed_bfloat16")
-    assert f"precision: {chosen} (" in capsys.readouterr().out
-    assert loop.choose_precision("float32") == "float32"
-
-
+@pytest.mark.slow
 def test_several_steps_per_execution_end_at_the_step_asked_for(config, tmp_path):
     together = dataclasses.replace(config, steps=4, steps_per_execution=2, precision="mixed_float16")
     loop.train(together, tmp_path)

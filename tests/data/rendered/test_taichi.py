@@ -59,6 +59,7 @@ def test_shapes_types_and_room_for_random_starts(clips):
         assert clip.truth["form"] == taichi.CATEGORIES[clip.label]
 
 
+@pytest.mark.slow
 def test_forms_and_sides_are_balanced():
     truths = [taichi.render_clip(i, seed=3, num_frames=1) for i in range(500)]
     shares = np.bincount([clip.label for clip in truths], minlength=len(taichi.CATEGORIES)) / len(truths)
@@ -111,6 +112,37 @@ def test_only_the_golden_rooster_stands_on_one_leg():
         positions = perform(form, CYCLE, Proportions())
         lift = max(np.ptp(joint(positions, f"{side}_ankle")[:, 1]) for side in ("left", "right"))
         assert (lift > 0.2) == (form == "golden_rooster")
+
+
+def features(form):
+    """What tells a form apart, in body heights: over a whole cycle, seen from the performer."""
+    positions = perform(form, CYCLE, Proportions())
+    left, right = joint(positions, "left_hand"), joint(positions, "right_hand")
+    pelvis = joint(positions, "pelvis")
+    feet = joint(positions, "left_ankle") - joint(positions, "right_ankle")
+    hands = left[:, 1] - right[:, 1]
+    return {
+        "hands differ in height": np.abs(hands).max(),
+        "hands take turns": hands.max() > 0.1 and hands.min() < -0.1,
+        "pelvis sinks": np.ptp(pelvis[:, 1]),
+        "pelvis travels": np.ptp(pelvis[:, [0, 2]], axis=0).max(),
+        "feet apart": np.linalg.norm(feet[:, [0, 2]], axis=1).min(),
+        "foot lifted": max(np.ptp(joint(positions, f"{side}_ankle")[:, 1]) for side in ("left", "right")),
+    }
+
+
+def test_each_form_moves_as_its_name_says():
+    found = {form: features(form) for form in FORMS}
+    assert list(FORMS) == ["raise_hands", "cloud_hands", "wild_horse", "golden_rooster", "snake_creeps_down"]
+
+    def only(form, test):
+        assert [name for name, seen in found.items() if test(seen)] == [form]
+
+    only("raise_hands", lambda seen: seen["hands differ in height"] < 1e-6)  # Both hands rise together.
+    only("cloud_hands", lambda seen: seen["hands take turns"] and seen["pelvis sinks"] < 0.01)
+    only("wild_horse", lambda seen: seen["pelvis travels"] > 0.165 and seen["pelvis sinks"] < 0.1)  # Into a bow stance.
+    only("golden_rooster", lambda seen: seen["foot lifted"] > 0.2)
+    only("snake_creeps_down", lambda seen: seen["pelvis sinks"] > 0.15)
 
 
 @pytest.mark.parametrize("form", FORMS)

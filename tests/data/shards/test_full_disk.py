@@ -62,6 +62,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
+@pytest.mark.slow
 def test_prepare_says_so_in_one_line_leaves_nothing_half_written_and_goes_on_when_there_is_room(
     clips, tmp_path, on_small_disk
 ):

@@ -20,6 +20,7 @@ from mocogan_tf.data.shards import prepare as prepare_module
 from mocogan_tf.data.shards.options import PrepareOptions
 from mocogan_tf.data.shards.prepare import make_in_processes, prepare, read_rejected, summary, training_command
 from mocogan_tf.video import write_video
+from tests.support.commands import run
 from tests.support.made_clips import frames_of, save_strip
 
 pytestmark = pytest.mark.core
@@ -356,14 +357,14 @@ def test_another_size_than_prepared_names_both(clips, tmp_path, make_config):
 
 
 def test_the_command_ends_with_a_summary_or_with_one_line_and_code_1(clips, tmp_path):
-    command = [sys.executable, "prepare.py", str(clips), f"--out={tmp_path / 'out'}", "--image_size=32"]
-    good = subprocess.run([*command, "--min_frames=7"], cwd=ROOT, capture_output=True, text=True)
-    assert good.returncode == 0 and "8 clips" in good.stdout and "--data_dir" in good.stdout
-    other = subprocess.run([*command, "--min_frames=8"], cwd=ROOT, capture_output=True, text=True)
-    assert other.returncode == 1 and "(--min_frames=7, now 8). Choose another folder, or add --ov" in other.stderr
-    bad = subprocess.run([*command, "--min_frames=100", "--overwrite"], cwd=ROOT, capture_output=True, text=True)
-    assert bad.returncode == 1 and bad.stderr.splitlines()[-1].startswith("error: No clip could be prepared")
-    assert "Traceback" not in bad.stderr
+    command = ["prepare.py", str(clips), f"--out={tmp_path / 'out'}", "--image_size=32"]
+    code, out, _ = run(*command, "--min_frames=7")
+    assert code == 0 and "8 clips" in out and "--data_dir" in out
+    code, _, err = run(*command, "--min_frames=8")
+    assert code == 1 and "(--min_frames=7, now 8). Choose another folder, or add --ov" in err
+    code, _, err = run(*command, "--min_frames=100", "--overwrite")
+    assert code == 1 and err.splitlines()[-1].startswith("error: No clip could be prepared")
+    assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(
@@ -404,6 +405,8 @@ def test_mixed_frame_rates_are_said_and_the_proposed_rate_makes_them_one(tmp_pat
     for name, rate in (("a", 15), ("b", 30), ("c", 60)):
         write_video(tmp_path / "clips" / f"{name}.webp", frames_of(32), fps=rate)
     manifest = prepare(tmp_path / "clips", tmp_path / "out", options())
+    rates = [clip["fps"] for clip in manifest["clips"]]
+    assert len(set(rates)) == 3 and manifest["fps"] == sorted(rates)[1]  # Neither the slowest nor the fastest.
     text = summary(manifest, [])
     (rate,) = re.findall(r"^Frame rates differ, from 1\S+ to [56]\S+ per second.*--fps=(\S+)", text, re.M)
     manifest = prepare(tmp_path / "clips", tmp_path / "even", options(fps=float(rate)))

@@ -12,7 +12,8 @@ from mocogan_tf.training import loop
 from tests.support.made_clips import save_strip
 from tests.support.tiny import TINY
 
-pytestmark = pytest.mark.slow  # Each encoding is a training run: about eight seconds to trace it.
+# Each encoding is a training run: seconds to trace it.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("plain_graphs")]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,7 @@ def clips(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def logs(clips, tmp_path_factory):
+def logs(clips, tmp_path_factory, plain_graphs):
     """Trains two steps from each encoding with one seed; the logged losses by encoding."""
     logs = {}
     for encoding in ("png", "raw", "jpeg"):

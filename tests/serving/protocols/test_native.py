@@ -1,5 +1,6 @@
 """`/v1/generate` and `/v1/grid`: what a seed means on them, what each format holds, and what bad input gets."""
 
+import dataclasses
 import io
 import json
 import time
@@ -68,6 +69,63 @@ def test_blends_lead_from_one_seed_to_the_other(client):
     assert min(gaps) > 1
     moved = generate(client, seed=1, category=0, motion_seed_to=5, motion_blend=1.0)
     assert np.abs(moved.astype(int) - generate(client, seed=1, category=0, motion_seed=5)).max() <= 1
+
+
+def test_a_blend_lies_on_the_great_circle_and_a_strength_is_a_factor(client, engine):
+    spec = engine.bundle.latents
+
+    def asked_for(**fields):
+        return generate(client, seed=1, category=0, num_frames=6, **fields)
+
+    def made_of(**changes):
+        latents = sample_latents(spec, 1, 6, seed=1, category=0)
+        return to_uint8(engine.generate({**latents, **changes})[0])
+
+    one, other = (sample_latents(spec, 1, 6, seed=seed) for seed in (1, 2))
+    for share in (0.25, 0.5):
+        a, b = one["content"][0].astype(np.float64), other["content"][0].astype(np.float64)
+        angle = np.arccos(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+        content = (np.sin((1 - share) * angle) * a + np.sin(share * angle) * b) / np.sin(angle)
+        blended = asked_for(content_seed_to=2, content_blend=share)
+        assert np.abs(blended.astype(int) - made_of(content=content[None].astype(np.float32))).max() <= 1
+        line = made_of(content=((1 - share) * a + share * b)[None].astype(np.float32))
+        assert np.abs(blended.astype(int) - line).max() > 5
+    for scale in (0.0, 0.5, 2.0):
+        scaled = asked_for(content_scale=scale)
+        assert np.abs(scaled.astype(int) - made_of(content=one["content"] * np.float32(scale))).max() <= 1
+        scaled = asked_for(motion_scale=scale)
+        motion = {name: one[name] * np.float32(scale) for name in ("motion_init", "motion_noise")}
+        assert np.abs(scaled.astype(int) - made_of(**motion)).max() <= 1
+
+
+def test_every_format_is_told_by_its_type(client):
+    types = {
+        "webp": "image/webp", "gif": "image/gif", "apng": "image/apng", "png": "image/png", "sheet": "image/webp",
+        "npy": "application/x-npy", "mp4": "video/mp4", "webm": "video/webm",
+    }  # fmt: skip
+    begins = {
+        "webp": b"RIFF",
+        "gif": b"GIF89a",
+        "apng": b"\x89PNG",
+        "png": b"\x89PNG",
+        "sheet": b"RIFF",
+        "npy": b"\x93NUMPY",
+    }
+    assert set(types) == set(FORMATS)
+    for name, media_type in types.items():
+        response = client.get(f"/v1/generate?seed=1&num_frames=2&format={name}")
+        if FORMATS[name].available:
+            assert response.headers["content-type"] == media_type
+            assert response.content.startswith(begins.get(name, b"")), name
+
+
+def test_a_gif_is_no_faster_than_browsers_play_it(client):
+    durations = {}
+    for name in ("gif", "webp"):
+        picture = Image.open(io.BytesIO(client.get(f"/v1/generate?seed=1&format={name}&fps=120").content))
+        picture.load()
+        durations[name] = picture.info["duration"]
+    assert durations == {"gif": 20, "webp": 8}
 
 
 def test_without_motion_noise_the_clip_comes_to_rest(client):
@@ -175,12 +233,16 @@ def test_a_picture_larger_than_its_format_can_hold_is_refused(name, most):
             encode(larger, name, fps=8)
 
 
-def test_a_grid_too_long_for_its_format_is_422(client):
+def limit(client, monkeypatch, **changes):
+    """Changes limits until the test ends."""
+    service = client.app.state.service
+    monkeypatch.setattr(service, "limits", dataclasses.replace(service.limits, **changes))
+
+
+def test_a_grid_too_long_for_its_format_is_422(client, monkeypatch):
     # 64 rows of 16 pixels 8 times as high are 8,192: twice that is too much.
-    limits = client.app.state.service.limits.__dict__
-    limits["max_videos"] = 128
+    limit(client, monkeypatch, max_videos=128)
     response = client.get("/v1/grid?seed=1&num_frames=1&rows=128&columns=1&scale=8&category=0")
-    limits["max_videos"] = 64
     assert response.status_code == 422 and "128 by 16384" in response.json()["error"], response.text
 
 
@@ -268,17 +330,16 @@ BAD_FIELDS = [
 
 
 @pytest.mark.parametrize(("fields", "status", "message"), BAD_FIELDS, ids=lambda value: str(value)[:40])
-def test_bad_fields_get_their_code_and_their_name_at_once(client, fields, status, message):
+def test_bad_fields_get_their_code_and_their_name_at_once(client, fields, status, message, monkeypatch):
     try:
         body = json.dumps(fields)
     except ValueError:
         body = str(fields)
     if message is None:  # Work that is refused for the size of its answer.
-        client.app.state.service.limits.__dict__["max_pixels"] = 2**20
+        limit(client, monkeypatch, max_pixels=2**20)
     begin = time.perf_counter()
     response = client.post("/v1/generate", content=body, headers={"Content-Type": "application/json"})
     seconds = time.perf_counter() - begin
-    client.app.state.service.limits.__dict__["max_pixels"] = 2**25
     assert response.status_code == status, response.text
     answer = response.json()
     assert answer["error_type"] in ("validation", "too_large", "not_found", "malformed")

@@ -235,6 +235,54 @@ def test_oip_binary_bodies_that_are_cut_off(client, latents):
     assert "finite" in send(head + nan, len(head)).json()["error"]
 
 
+def read_outputs(response):
+    """Arrays by name out of an answer of `/v2`, by the letter of the protocol and its binary extension."""
+    length = int(response.headers.get("inference-header-content-length", len(response.content)))
+    head, rest = json.loads(response.content[:length]), response.content[length:]
+    arrays = {}
+    for entry in head["outputs"]:
+        dtype = np.dtype({"FP32": "<f4", "UINT8": "u1"}[entry["datatype"]])
+        size = entry.get("parameters", {}).get("binary_data_size")
+        if size is None:
+            flat = np.array(entry["data"], dtype)
+        else:
+            assert "data" not in entry
+            flat, rest = np.frombuffer(rest[:size], dtype), rest[size:]
+        arrays[entry["name"]] = flat.reshape(entry["shape"])
+    assert rest == b""
+    return arrays
+
+
+@pytest.mark.parametrize(
+    "binary",
+    [
+        {"video": True, "video_uint8": True, "motion_state": True},
+        {"motion_state": False, "video_uint8": True, "video": False},
+        {"video_uint8": False, "motion_state": True},
+    ],
+    ids=["all", "pixels", "state"],
+)
+def test_oip_outputs_as_bytes_and_as_numbers_are_the_clip(client, latents, truth, binary):
+    outputs = [{"name": name, "parameters": {"binary_data": as_bytes}} for name, as_bytes in binary.items()]
+    response = client.post(INFER, json=oip_body(latents, outputs=outputs))
+    assert response.headers["content-type"] == "application/octet-stream"
+    found = read_outputs(response)
+    expected = {"video": truth[0], "video_uint8": to_uint8(truth[0].copy()), "motion_state": truth[1]}
+    assert list(found) == list(binary)
+    for name, array in found.items():
+        assert array.shape == expected[name].shape
+        np.testing.assert_allclose(array, expected[name], atol=1 if name == "video_uint8" else 1e-6, rtol=0)
+
+
+def test_oip_one_word_asks_for_all_outputs_as_bytes(client, latents, truth):
+    response = client.post(INFER, json=oip_body(latents, parameters={"binary_data_output": True}))
+    length = int(response.headers["inference-header-content-length"])
+    assert len(response.content) - length == truth[0].nbytes + truth[1].nbytes
+    found = read_outputs(response)
+    np.testing.assert_allclose(found["video"], truth[0], atol=1e-6)
+    np.testing.assert_allclose(found["motion_state"], truth[1], atol=1e-6)
+
+
 @pytest.mark.parametrize("binary", [False, True])
 def test_tritonclient_works_unchanged(server, engine, latents, truth, binary):
     triton = pytest.importorskip("tritonclient.http")

@@ -15,6 +15,7 @@ class HeldRenderer:
     """Renders `value / 127.5 - 1` pictures of one pixel, so that pixel = value; waits for `go` before each batch."""
 
     def __init__(self, held=True):
+        self.rows = []
         self.go = threading.Semaphore(0 if held else 10**6)
         self.batches = []
         self.entered = 0
@@ -23,6 +24,7 @@ class HeldRenderer:
     def render(self, rows, worker=0):
         self.entered += 1
         self.go.acquire()
+        self.rows.append(rows)
         values = rows["motion"][:, 0]
         self.batches.append(values.astype(int).tolist())
         if self.fail:
@@ -64,6 +66,24 @@ def test_requests_share_a_batch_and_get_their_own_frames():
         assert renderer.batches == [[1], [2, 3, 4, 5, 6, 7]]
         assert [job.out[:, 0, 0, 0].tolist() for job in jobs] == [[1], [2, 3], [4], [5, 6, 7]]
         assert all(job.out.dtype == np.uint8 for job in jobs)
+
+    with_batcher(test)
+
+
+def test_every_input_of_a_batch_is_each_requests_own():
+    def with_content(*values):
+        return {"motion": np.array(values, np.float32)[:, None], "content": np.array(values, np.float32)[:, None] + 100}
+
+    async def test(batcher, renderer):
+        first = asyncio.create_task(batcher.submit(with_content(1)))
+        await until(lambda: renderer.entered)
+        others = [asyncio.create_task(batcher.submit(with_content(*values))) for values in ((2, 3), (4,))]
+        await until(lambda: batcher.queued_frames == 3)
+        renderer.go.release(2)
+        await asyncio.gather(first, *others)
+        for rows in renderer.rows:
+            assert sorted(rows) == ["content", "motion"]
+            np.testing.assert_array_equal(rows["content"], rows["motion"] + 100)
 
     with_batcher(test)
 
@@ -132,6 +152,19 @@ def test_admission_is_bounded_in_frames_and_says_when_to_return():
         assert batcher.admitted_frames == 0
 
     with_batcher(test, max_queue_frames=100)
+
+
+def test_a_refusal_says_to_return_when_the_foreseen_wait_is_over():
+    async def test(batcher, renderer):
+        with batcher.admit(64), batcher.admit(64):
+            for seconds_per_frame, expected in ((0.0, 1), (0.01, 1), (0.1, 4), (1.0, 32)):
+                batcher.seconds_per_frame = seconds_per_frame
+                with pytest.raises(Overloaded) as caught, batcher.admit(16):  # Behind 16 frames of each of the two.
+                    pass
+                assert caught.value.retry_after == expected
+                assert batcher.refusal().retry_after == expected
+
+    with_batcher(test, max_queue_frames=128)
 
 
 def refused(batcher, num_frames, seconds=100.0):

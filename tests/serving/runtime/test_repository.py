@@ -3,15 +3,16 @@
 import json
 import os
 import shutil
-import time
 
 import httpx
 import pytest
 from starlette.testclient import TestClient
 
 from serving.app import create_app
-from serving.runtime.engine import EngineOptions
+from serving.runtime.bundle import read_bundle
+from serving.runtime.engine import Engine
 from serving.runtime.errors import BundleError
+from serving.runtime.options import EngineOptions
 from serving.runtime.repository import Repository
 from tests.support.made_bundles import BundleSpec, write_bundle
 from tests.support.servers import Load, make_service, running, wait_for
@@ -21,11 +22,12 @@ def test_a_new_version_takes_over_under_load_without_a_failed_request(tmp_path):
     models = tmp_path / "models"
     write_bundle(models / "1", BundleSpec(weight_seed=1))
     with running(f"--bundle={models}", "--poll_seconds=0.1", "--keep_versions=1", "--drain_delay=0") as process:
-        load = Load(process.url)
+        engines = {"1": Engine(read_bundle(models / "1"), EngineOptions(threads=1))}
+        load = Load(process.url, engines)
         for version in (2, 3):
-            while load.done < 20 * version:
-                time.sleep(0.02)
+            wait_for(lambda version=version: load.done >= 20 * version)
             write_bundle(tmp_path / "new", BundleSpec(weight_seed=version, version=version))
+            engines[str(version)] = Engine(read_bundle(tmp_path / "new"), EngineOptions(threads=1))
             shutil.move(tmp_path / "new", models / str(version))
             wait_for(lambda version=version: str(version) in load.versions)
         load.stop()

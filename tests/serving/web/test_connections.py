@@ -23,8 +23,7 @@ def test_a_slow_body_is_408(bundle_dir):
     server = uvicorn.Server(uvicorn.Config(create_app(service), port=0, log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()
-    while not server.started:
-        time.sleep(0.01)
+    wait_for(lambda: server.started)
     port = server.servers[0].sockets[0].getsockname()[1]
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         head = (
@@ -62,7 +61,8 @@ def read_answer(connection):
     head, _, body = data.partition(b"\r\n\r\n")
     length = int(re.search(rb"content-length: (\d+)", head, re.IGNORECASE)[1])
     while len(body) < length:
-        body += connection.recv(10_000)
+        assert (part := connection.recv(10_000)), data
+        body += part
     return head, body
 
 

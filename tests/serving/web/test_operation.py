@@ -26,7 +26,15 @@ def test_without_a_key_nothing_but_probes_and_the_page(guarded):
     for path in ("/livez", "/readyz", "/", "/docs", "/studio/studio.js", "/v2/health/live"):
         assert guarded.get(path).status_code == 200, path
     for path in ("/v1/generate", "/info", "/metrics", "/v1/models/tiny", "/v2/models/tiny", "/v1/stream", "/nope"):
-        for headers in ({}, {"X-API-Key": KEY[:-1]}, {"Authorization": f"Basic {KEY}"}, {"X-API-Key": "ключ".encode()}):
+        for headers in (
+            {},
+            {"X-API-Key": ""},
+            {"X-API-Key": KEY[:-1]},
+            {"X-API-Key": KEY + "x"},
+            {"Authorization": f"Bearer {KEY}x"},
+            {"Authorization": f"Basic {KEY}"},
+            {"X-API-Key": "ключ".encode()},
+        ):
             response = guarded.get(path, headers=headers)
             assert response.status_code == 401, path
             assert response.headers["www-authenticate"] == "Bearer"
@@ -143,11 +151,10 @@ def test_start_to_ready(bundle_dir):
         assert process.stop() == 0
 
 
-def test_sigterm_under_load_loses_no_request(bundle_dir):
+def test_sigterm_under_load_loses_no_request(bundle_dir, engine):
     with running(f"--bundle={bundle_dir}", "--drain_delay=3") as process:
-        load = Load(process.url)
-        while load.done < 20:
-            time.sleep(0.02)
+        load = Load(process.url, {"1": engine})
+        wait_for(lambda: load.done >= 20)
         process.process.terminate()
         time.sleep(0.4)
         probe = httpx.get(f"{process.url}/readyz")

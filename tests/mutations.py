@@ -1,0 +1,432 @@
+"""The wrong changes that `python -m tests.mutation` makes, and the tests that must notice each."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """A wrong change.
+
+    Args:
+        name: Where, and what goes wrong.
+        file: The file that is changed.
+        old: Its present text, which occurs once.
+        new: The wrong text.
+        tests: Files or single tests of pytest, of which one must fail.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def _of(where: str, file: str, tests: str, *changes: tuple[str, str, str]) -> list[Change]:
+    """Changes of one file for the same tests (separated by spaces): what goes wrong, old and new text."""
+    return [Change(f"{where}: {what}", file, old, new, tuple(tests.split())) for what, old, new in changes]
+
+
+BATCHER, STREAM = "serving/runtime/batcher.py", "serving/protocols/stream.py"
+REGISTRY, REPORT = "mocogan_tf/metrics/registry.py", "mocogan_tf/metrics/report.py"
+PARTS, LOOP, CALLBACKS = (
+    "tests/training/test_parts.py",
+    "mocogan_tf/training/loop.py",
+    "mocogan_tf/training/callbacks.py",
+)
+STEP, SAMPLE_TESTS, SAMPLE = "tests/gans/test_step.py", "tests/test_sample_modes.py", "mocogan_tf/commands/sample.py"
+PROOF, ENGINE, LIMITS = "export/proof.py", "serving/runtime/engine.py", "tests/serving/test_limits.py"
+OPEN_INFERENCE, NATIVE = "serving/protocols/open_inference.py", "serving/protocols/native.py"
+
+TABLE = [
+    *_of(
+        "batcher",
+        BATCHER,
+        "tests/serving/runtime/test_service.py",
+        (
+            "every request of a batch gets the first one's content",
+            "np.concatenate([job.rows[name][first : first + n] for job, first, n in pieces])",
+            "np.concatenate([(np.resize(pieces[0][0].rows[name], job.rows[name].shape) if name == 'content' else "
+            "job.rows[name])[first : first + n] for job, first, n in pieces])",
+        ),
+    ),
+    *_of(
+        "batcher",
+        BATCHER,
+        "tests/serving/runtime/test_batcher.py tests/serving/test_limits.py",
+        (
+            "Retry-After is always 1",
+            "retry_after=max(1.0, math.ceil(wait)),\n                )\n",
+            "retry_after=1.0,\n                )\n",
+        ),
+    ),
+    *_of(
+        "guard",
+        "serving/web/guard.py",
+        "tests/serving/web/test_operation.py::test_without_a_key_nothing_but_probes_and_the_page",
+        (
+            "a key with a suffix is accepted",
+            "good |= hmac.compare_digest(given, known)",
+            "good |= given.startswith(known)",
+        ),
+        ("any key is accepted", "return good or not self._keys", "return True"),
+    ),
+    *_of(
+        "guard",
+        "serving/web/guard.py",
+        "tests/serving/abuse/test_streams.py::test_readers_that_never_read_hold_little_and_not_for_long",
+        (
+            "an answer may be read as slowly as one likes",
+            "asyncio.timeout(limits.write_seconds + len(body) / limits.min_bytes_per_second)",
+            "asyncio.timeout(None)",
+        ),
+    ),
+    *_of(
+        "registry",
+        REGISTRY,
+        "tests/metrics/test_registry.py",
+        (
+            "MCS is that of the real clips",
+            "taken_for = material.judged.categories",
+            "taken_for = material.judged_real.categories",
+        ),
+        (
+            "precision and recall are swapped",
+            '("precision", shares[0], floors[0],',
+            '("precision", shares[1], floors[1],',
+        ),
+        (
+            "the kernel looks from the origin",
+            "return statistics.centred_kernel_distance(real.features, fake.features)",
+            "return statistics.kernel_distance(real.features, fake.features)",
+        ),
+        ("the jackknife's factor", "np.sqrt((groups - 1) / groups *", "np.sqrt(1 / groups *"),
+        ("motion_kept is content_kept", '("motion_kept", kept.motion,', '("motion_kept", kept.content,'),
+        (
+            "frames are scored by the features of clips",
+            "return _frechet_with_error(real.frame_features, fake.frame_features)",
+            "return _frechet_with_error(real.features, fake.features)",
+        ),
+    ),
+    *_of(
+        "report",
+        REPORT,
+        "tests/metrics/test_report.py",
+        ("arrows are inverted", '{"more": "↑", "less": "↓",', '{"more": "↓", "less": "↑",'),
+        ("the worst point is filled", "values[losses.index(min(losses))]", "values[losses.index(max(losses))]"),
+    ),
+    *_of(
+        "step",
+        "mocogan_tf/gans/base.py",
+        STEP,
+        (
+            "the loss scale is forgotten",
+            "return self._optimizers[name].scale_loss(loss / tf.distribute.get_strategy().num_replicas_in_sync)",
+            "return loss / tf.distribute.get_strategy().num_replicas_in_sync",
+        ),
+        (
+            "the average never reaches its decay",
+            "keep = tf.minimum(tf.cast(self.ema_decay, step.dtype), (1.0 + step) / (10.0 + step))",
+            "keep = (1.0 + step) / (10.0 + step)",
+        ),
+    ),
+    *_of(
+        "step",
+        "mocogan_tf/gans/mocogan.py",
+        STEP,
+        (
+            "real and generated clips share their augmentation",
+            '"augment": self._draw_augment(number, purpose, _AUGMENT_FAKE),',
+            '"augment": self._draw_augment(number, purpose, _AUGMENT_REAL),',
+        ),
+    ),
+    *_of(
+        "distribution",
+        "mocogan_tf/gans/base.py",
+        "tests/distribution/test_replicas.py::test_two_replicas_make_the_step_of_one_on_the_whole_batch",
+        (
+            "the loss is not divided by the replicas",
+            "scale_loss(loss / tf.distribute.get_strategy().num_replicas_in_sync)",
+            "scale_loss(loss)",
+        ),
+    ),
+    *_of(
+        "loop",
+        LOOP,
+        PARTS,
+        ("scores are of another configuration", "Monitor(compared(config, frame_stride),", "Monitor(config,"),
+        ("scores are of another seed", "run.videos, seed=config.seed)", "run.videos, seed=0)"),
+        ("--deterministic does nothing", "    if config.deterministic:\n", "    if False:\n"),
+        ("fps forgets every_nth", "return self.videos.fps / self.config.every_nth", "return self.videos.fps"),
+        ("Ctrl-C ends with 0", "signal.SIGINT: 130,", "signal.SIGINT: 0,"),
+    ),
+    *_of(
+        "resume",
+        "mocogan_tf/config.py",
+        PARTS,
+        (
+            "another learning rate goes on",
+            '        "steps",\n        "data_dir",',
+            '        "steps",\n        "learning_rate",\n        "data_dir",',
+        ),
+    ),
+    *_of(
+        "callbacks",
+        CALLBACKS,
+        PARTS,
+        (
+            "samples are of the raw generator",
+            "sampling.overview(self.model.sampler,",
+            "sampling.overview(self.model.generator,",
+        ),
+        (
+            "samples are of other latents each time",
+            "self.video_length, seed=self.seed)",
+            "self.video_length, seed=step)",
+        ),
+        ("clips_per_second is steps", "round(self.clips_per_step / seconds, 2)", "round(1 / seconds, 2)"),
+        ("TensorBoard is not cut", "        _drop_events_after(folder, start_step)\n", ""),
+    ),
+    *_of(
+        "callbacks",
+        "mocogan_tf/training/stopping.py",
+        "tests/test_commands.py::test_ctrl_c_is_answered_while_it_saves_and_a_second_one_ends_at_once_without_harm",
+        (
+            "a second Ctrl-C waits for the save",
+            "                os._exit(128 + signal.SIGINT)\n",
+            "                continue\n",
+        ),
+    ),
+    *_of(
+        "devices",
+        "mocogan_tf/distribution/devices.py",
+        "tests/distribution/test_devices.py",
+        (
+            "auto takes the other profile",
+            '    if gpus:\n        print(f"profile',
+            '    if not gpus:\n        print(f"profile',
+        ),
+        (
+            "any CPU computes in bfloat16",
+            '"mixed_bfloat16" if {"avx512_bf16", "amx_bf16"} & flags else',
+            '"mixed_bfloat16" if flags else',
+        ),
+        ("the fastest GPU decides", "        capability = min(\n", "        capability = max(\n"),
+    ),
+    *_of(
+        "sample",
+        SAMPLE,
+        SAMPLE_TESTS,
+        ("long is short", '(4 if FLAGS.mode == "long" else 1)', '(1 if FLAGS.mode == "long" else 1)'),
+        (
+            "interpolate is random",
+            "functools.partial(sampling.interpolation_latents, generator, number, seed=FLAGS.seed)",
+            "functools.partial(sampling.random_latents, generator, number, seed=FLAGS.seed)",
+        ),
+    ),
+    *_of(
+        "sample",
+        "mocogan_tf/sampling.py",
+        SAMPLE_TESTS,
+        (
+            "the last category is missing",
+            "np.tile(np.eye(spec.dim_category, dtype=np.float32), (num_contents, 1))",
+            "np.tile(np.eye(spec.dim_category, dtype=np.float32)[np.arange(spec.dim_category) - 1], (num_contents, 1))",
+        ),
+        (
+            "the great circle is a line",
+            '"content": slerp(start, end, share)}',
+            '"content": ((1 - share) * start + share * end).astype(np.float32)}',
+        ),
+    ),
+    *_of(
+        "commands",
+        "mocogan_tf/commands/train.py",
+        SAMPLE_TESTS,
+        (
+            "a baseline writes into MoCoGAN's folder",
+            'model = [] if config.model == "mocogan" else [config.model]',
+            "model: list[str] = []",
+        ),
+    ),
+    *_of(
+        "warnings",
+        "mocogan_tf/training/warnings.py",
+        PARTS,
+        ("the window", "WINDOW = 500", "WINDOW = 5000"),
+        ("the first step", "EARLY = 1000", "EARLY = 10"),
+        ("when a discriminator has won", "WON = (0.02, 0.995)", "WON = (0.05, 0.95)"),
+        ("when it is blind", "BLIND = (1.35, 0.55)", "BLIND = (1.2, 0.6)"),
+        ("mode collapse", "FEW = 0.25", "FEW = 0.1"),
+        ("flicker", "STILL, FLICKER = 0.1, 4.0", "STILL, FLICKER = 0.1, 8.0"),
+    ),
+    *_of(
+        "prepare",
+        "mocogan_tf/data/shards/prepare.py",
+        "tests/data/shards/test_prepare.py::test_mixed_frame_rates_are_said_and_the_proposed_rate_makes_them_one",
+        ("the highest rate is that of the set", "float(np.median(rates))", "float(np.max(rates))"),
+    ),
+    *_of(
+        "taichi",
+        "mocogan_tf/data/rendered/taichi_motion.py",
+        "tests/data/rendered/test_taichi.py::test_each_form_moves_as_its_name_says",
+        (
+            "two forms are swapped",
+            '"cloud_hands": _cloud_hands(),\n    "wild_horse": _wild_horse(),',
+            '"cloud_hands": _wild_horse(),\n    "wild_horse": _cloud_hands(),',
+        ),
+        (
+            "two other forms are swapped",
+            '"raise_hands": _raise_hands(),',
+            '"raise_hands": _snake_creeps_down(),',
+        ),
+    ),
+    *_of(
+        "export",
+        PROOF,
+        "tests/export/test_tolerances.py",
+        ("floats may differ ten times as much", "FLOAT_LIMIT = 1e-4", "FLOAT_LIMIT = 1e-3"),
+        (
+            "half floats may differ five times as much",
+            "HALF_LIMIT, HALF_PSNR = 2e-2, 40.0",
+            "HALF_LIMIT, HALF_PSNR = 1e-1, 40.0",
+        ),
+        ("half floats need less likeness", "HALF_LIMIT, HALF_PSNR = 2e-2, 40.0", "HALF_LIMIT, HALF_PSNR = 2e-2, 38.0"),
+        ("pixels may differ by ten levels", "PIXEL_LIMIT = 1  #", "PIXEL_LIMIT = 10  #"),
+        ("states may differ fifty times as much", "STATE_LIMIT = 1e-5", "STATE_LIMIT = 5e-4"),
+    ),
+    *_of(
+        "export",
+        "export/onnx_model.py",
+        "tests/export/test_code_models.py::test_tgans_normalisation_is_folded_with_its_own_epsilon",
+        ("TGAN's epsilon", "np.sqrt(variance + norm.epsilon)", "np.sqrt(variance + 1e-3)"),
+    ),
+    *_of(
+        "engine",
+        ENGINE,
+        "tests/serving/runtime/test_golden.py",
+        ("the golden tolerance", '("cpu", "float32"): 1e-3,', '("cpu", "float32"): 1e-1,'),
+        ("the quota of CPUs is ignored", "cpus = min(cpus, max(1, round(int(quota) / int(period))))", "pass"),
+        (
+            "golden states are not compared",
+            "difference <= tolerance and state_difference <= 1e-3",
+            "difference <= tolerance",
+        ),
+    ),
+    *_of(
+        "stream",
+        STREAM,
+        "tests/serving/protocols/test_stream.py",
+        (
+            "another motion_seed is ignored",
+            "self.motion_seed = self.motion_seed if change.motion_seed is None else change.motion_seed",
+            "pass",
+        ),
+        (
+            "another motion_scale is ignored",
+            "self.motion_scale = self.motion_scale if change.motion_scale is None else change.motion_scale",
+            "pass",
+        ),
+        ("motion_scale does nothing", '["motion_noise"] * np.float32(self.motion_scale)', '["motion_noise"]'),
+        ("another fps is ignored", "self.fps = self.fps if change.fps is None else change.fps", "pass"),
+        ("fps does nothing", "seconds = len(frames) / self.walk.fps", "seconds = len(frames) / 8.0"),
+        ("pause does nothing", "self.running.clear() if pause else self.running.set()", "self.running.set()"),
+        (
+            "frames that are late come in a burst",
+            "due = max(due, time.monotonic() - seconds) + seconds",
+            "due = due + seconds",
+        ),
+    ),
+    *_of(
+        "stream",
+        STREAM,
+        "tests/serving/test_limits.py",
+        (
+            "one stream too many",
+            "if self.open >= self.service.limits.max_streams:",
+            "if self.open > self.service.limits.max_streams:",
+        ),
+    ),
+    *_of(
+        "fields",
+        NATIVE,
+        "tests/serving/protocols/test_native.py",
+        (
+            "blends are straight",
+            "slerp(value, other, self.amount)",
+            "((1 - self.amount) * value + self.amount * other).astype(np.float32)",
+        ),
+        ("content_scale is dead", "                fields.get(f.CONTENT_SCALE),\n", "                1.0,\n"),
+    ),
+    *_of(
+        "encode",
+        "mocogan_tf/video.py",
+        "tests/serving/protocols/test_native.py",
+        ("GIF frames below 20 ms", 'max(20.0 if kind == "GIF" else 1.0, 1000.0 / fps)', "max(1.0, 1000.0 / fps)"),
+    ),
+    *_of(
+        "encode",
+        "serving/runtime/encode.py",
+        "tests/serving/protocols/test_native.py",
+        ("a sheet's type", '"sheet": Format("image/webp",', '"sheet": Format("image/png",'),
+        ("npy's type", '"npy": Format("application/x-npy",', '"npy": Format("application/octet-stream",'),
+    ),
+    *_of(
+        "limits",
+        "serving/web/connections.py",
+        LIMITS,
+        (
+            "headers may take longer",
+            "HEADER_SECONDS, IDLE_SECONDS = 10.0, 75.0",
+            "HEADER_SECONDS, IDLE_SECONDS = 80.0, 75.0",
+        ),
+        (
+            "idle connections stay longer",
+            "HEADER_SECONDS, IDLE_SECONDS = 10.0, 75.0",
+            "HEADER_SECONDS, IDLE_SECONDS = 10.0, 1200.0",
+        ),
+        (
+            "more room for health checks",
+            "HEALTH_ROOM, HEALTH_SECONDS = 32, 2.0",
+            "HEALTH_ROOM, HEALTH_SECONDS = 512, 2.0",
+        ),
+    ),
+    *_of(
+        "limits",
+        "serving/runtime/service.py",
+        LIMITS,
+        ("answers may be taken late", "write_seconds: float = 20.0", "write_seconds: float = 320.0"),
+        ("bodies may come late", "body_seconds: float = 10.0", "body_seconds: float = 80.0"),
+        ("answers that nobody takes", "max_unsent_bytes: int = 2**28", "max_unsent_bytes: int = 2**32"),
+    ),
+    *_of(
+        "limits",
+        "serving/web/http.py",
+        LIMITS,
+        ("Retry-After over HTTP", "str(round(error.retry_after))", '"1"'),
+    ),
+    *_of(
+        "limits",
+        "serving/web/server.py",
+        "tests/serving/abuse/test_connections.py",
+        (
+            "connections are unlimited",
+            "Connections(descriptors_for(max_connections), max_connections_per_address)",
+            "Connections(10**6, 10**6)",
+        ),
+    ),
+    *_of(
+        "/v2",
+        OPEN_INFERENCE,
+        "tests/serving/protocols/test_protocols.py",
+        (
+            "pixels are wrong",
+            "            array = to_uint8(clip.video)\n",
+            "            array = to_uint8(clip.video) // 2\n",
+        ),
+        ("tensors come in another order", "parts.append(raw)", "parts.insert(0, raw)"),
+        ("a word for all outputs is ignored", '_parameters(document).get("binary_data_output", False)', "False"),
+    ),
+]

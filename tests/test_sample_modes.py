@@ -1,0 +1,116 @@
+"""Each mode of sample.py draws exactly its latents, and as many clips of as many frames as it says."""
+
+import pathlib
+import types
+
+import numpy as np
+import pytest
+
+from mocogan_tf import sampling
+from mocogan_tf.commands import sample, train
+from mocogan_tf.config import Config
+from mocogan_tf.latents import LatentSpec, sample_latents
+from mocogan_tf.training import trained
+
+pytestmark = pytest.mark.core
+SPEC = LatentSpec(dim_content=5, dim_motion=3, dim_category=3)
+
+
+def drawn(tmp_path, monkeypatch, mode, category_to="motion", **flags):
+    """Latents of a mode's clips, their number of frames, and the names of the files that it wrote."""
+    values = {
+        "run_dir": None, "bundle": "a bundle", "out": str(tmp_path), "mode": mode, "checkpoint": "latest",
+        "num_videos": 4, "columns": 0, "frames": 0, "category": "", "seed": 9, "fps": 0.0, "scale": 1,
+        "formats": ["npy"], **flags,
+    }  # fmt: skip
+    config = Config(image_size=32, dim_category=3, video_length=6, dim_content=5, dim_motion=3)
+    generator = types.SimpleNamespace(latents=SPEC, config={"category_to": category_to}, frame_stride=1)
+    found = trained.Trained(generator, config, 7, 8.0, ("up", "down", "left"), pathlib.Path("here"))
+    seen = []
+
+    def stream(generator, draw, frames):
+        latents = draw(frames)
+        seen.append((latents, frames))
+        yield np.zeros((len(latents["content"]), frames, 32, 32, 3), np.uint8)
+
+    monkeypatch.setattr(sample, "FLAGS", types.SimpleNamespace(**values))
+    monkeypatch.setattr(trained, "open_bundle", lambda folder: found)
+    monkeypatch.setattr(sampling, "stream", stream)
+    assert sample.main([]) == 0
+    ((latents, frames),) = seen
+    return latents, frames, sorted(path.name for path in tmp_path.iterdir())
+
+
+def assert_equal(found, expected):
+    assert sorted(found) == sorted(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-6, err_msg=name)
+
+
+def clips(number, frames=6, **draw):
+    return sample_latents(SPEC, number, frames, seed=9, **draw)
+
+
+def test_random_draws_the_first_clips_of_the_seed(tmp_path, monkeypatch):
+    latents, frames, files = drawn(tmp_path, monkeypatch, "random")
+    assert_equal(latents, clips(4))
+    assert frames == 6 and files == [f"random-000{i}.npy" for i in range(4)]
+
+
+@pytest.mark.parametrize(("category", "index"), [("down", 1), ("2", 2), ("0", 0)])
+def test_random_clips_may_be_of_one_category(category, index, tmp_path, monkeypatch):
+    latents, _, _ = drawn(tmp_path, monkeypatch, "random", category=category, num_videos=2)
+    assert_equal(latents, clips(2, category=index))
+
+
+@pytest.mark.parametrize(("flag", "expected"), [(0, 24), (50, 50)])
+def test_long_draws_random_clips_of_four_times_the_length_or_as_asked_for(flag, expected, tmp_path, monkeypatch):
+    latents, frames, _ = drawn(tmp_path, monkeypatch, "long", frames=flag, num_videos=2)
+    assert frames == expected
+    assert_equal(latents, clips(2, expected))
+
+
+def test_interpolate_draws_contents_on_the_great_circle_under_one_motion(tmp_path, monkeypatch):
+    latents, frames, files = drawn(tmp_path, monkeypatch, "interpolate", num_videos=5)
+    ends = clips(2)
+    a, b = ends["content"].astype(np.float64)
+    angle = np.arccos(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+    path = [(np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle) for t in (0, 0.25, 0.5, 0.75, 1)]
+    assert_equal(latents, {"content": path, **{n: np.repeat(v[:1], 5, 0) for n, v in ends.items() if n != "content"}})
+    assert frames == 6 and len(files) == 5
+    line = np.linspace(a, b, 5)
+    assert np.abs(latents["content"] - line).max() > 0.05
+
+
+def test_categories_draws_every_content_under_every_category(tmp_path, monkeypatch):
+    latents, _, files = drawn(tmp_path, monkeypatch, "categories", num_videos=2)
+    own = {name: np.repeat(value, 3, axis=0) for name, value in clips(2).items()}
+    assert_equal(latents, {**own, "category": np.tile(np.eye(3), (2, 1))})
+    assert files == [f"categories-000{i}.npy" for i in range(6)]
+
+
+@pytest.mark.parametrize("category_to", ["motion", "image"])
+def test_the_grid_draws_every_content_with_every_motion(category_to, tmp_path, monkeypatch):
+    latents, _, files = drawn(
+        tmp_path, monkeypatch, "content_motion_grid", category_to=category_to, num_videos=2, columns=4
+    )
+    contents, motions = clips(2)["content"], clips(4)
+    row, column = np.repeat([0, 1], 4), np.tile([0, 1, 2, 3], 2)
+    expected = {"content": contents[row], **{name: motions[name][column] for name in ("motion_init", "motion_noise")}}
+    owner = column if category_to == "motion" else row
+    assert_equal(latents, {**expected, "category": np.eye(3)[owner % 3]})
+    assert len(files) == 8
+
+
+@pytest.mark.parametrize(
+    ("fields", "profile", "folder"),
+    [
+        ({"dataset": "taichi"}, "cpu", "taichi-cpu"),
+        ({"dataset": "shapes", "model": "vgan"}, "smoke", "shapes-vgan-smoke"),
+        ({"dataset": "shapes", "model": "tgan"}, "paper", "shapes-tgan-paper"),
+        ({"dataset": "folder", "data_dir": "/data/my clips/"}, "cpu", "my clips-cpu"),
+        ({"dataset": "folder", "data_dir": "s3://bucket/own", "model": "vgan"}, "cpu", "own-vgan-cpu"),
+    ],
+)
+def test_each_set_model_and_profile_has_a_run_of_its_own(fields, profile, folder):
+    assert train._default_run_dir(Config(**fields), profile) == f"runs/{folder}"
