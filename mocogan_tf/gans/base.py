@@ -231,11 +231,12 @@ class AdversarialModel(keras.Model):
 
     def _build_discriminators(self) -> None:
         """Builds those that are not built yet."""
+        unbuilt = {name: network for name, network in self.networks.items() if not network.built}
+        if not unbuilt:
+            return
         self.generator.latents.shapes(None, self.video_discriminator.video_length)  # Refuses lengths that do not fit.
-        for name, shape in self._judged_shapes.items():
-            network = self.networks[name]
-            if network.built:
-                continue
+        for name, network in unbuilt.items():
+            shape = self._judged_shapes[name]
             try:
                 network.build((None, *shape))
             except ValueError as error:
