@@ -22,6 +22,7 @@ from mocogan_tf.gans import batches
 from mocogan_tf.gans.optimizers import LossScale
 from mocogan_tf.gans.replicas import share, sum_over_replicas
 from mocogan_tf.latents import CodeSpec, LatentSpec
+from mocogan_tf.models.blocks import Generator
 
 # Names in the logs. `train_step` returns them; callbacks, log.jsonl and the tests read them.
 LOSS_D_IMAGE = "loss_d_image"
@@ -231,11 +232,12 @@ class AdversarialModel(keras.Model):
 
     def _build_discriminators(self) -> None:
         """Builds those that are not built yet."""
+        unbuilt = {name: network for name, network in self.networks.items() if not network.built}
+        if not unbuilt or not isinstance(self.generator, Generator):  # The sizes of others are not known.
+            return
         self.generator.latents.shapes(None, self.video_discriminator.video_length)  # Refuses lengths that do not fit.
-        for name, shape in self._judged_shapes.items():
-            network = self.networks[name]
-            if network.built:
-                continue
+        for name, network in unbuilt.items():
+            shape = self._judged_shapes[name]
             try:
                 network.build((None, *shape))
             except ValueError as error:

@@ -38,4 +38,4 @@ def test_the_cells_run_and_show_moving_pictures(tmp_path, monkeypatch, capsys):
         ("webp", b"RIFF"),
         ("gif", b"GIF8"),
     ]
-    assert "step 20/20" in capsys.readouterr().out and names["step"] == 20
+    assert "step 20/20" in capsys.readouterr().out and (names["exit_code"], names["step"]) == (0, 20)

@@ -13,7 +13,6 @@ import mocogan_tf
 from mocogan_tf.gans.build import build_gan
 from tests.support.tiny import baseline_config, tiny_batch, tiny_config
 
-pytestmark = pytest.mark.core
 SIZES = {"image_size": 32}
 
 
