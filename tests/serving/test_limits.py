@@ -80,6 +80,7 @@ def test_retry_after_is_the_wait_that_is_foreseen(bundle_dir):
                 assert refused.value.retry_after == expected
 
 
+@pytest.mark.timeout(30)  # A stream that is let in does not end.
 def test_a_stream_that_finds_no_place_is_told_so_before_it_begins(bundle_dir):
     service = make_service(bundle_dir, limits=Limits(max_streams=0))
     with TestClient(create_app(service)) as client:
