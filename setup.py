@@ -30,6 +30,7 @@ EXTRAS = {
     "tfds": ["tensorflow-datasets>=4.9", "importlib_resources"],
     "beam": ["apache-beam>=2.60"],
     "serving": serving_requirements(),
+    "openvino": ["openvino>=2025.0"],
     "grpc": ["grpcio>=1.60", "protobuf>=4.25"],
     "ray": ["ray[serve]>=2.40"],
     "test": [
@@ -48,6 +49,7 @@ EXTRAS = {
     "bench": ["torch>=2.5", "av>=14", "sympy>=1.12"],
     # What some tests need besides `test`, and skip without.
     "ci": [
+        "openvino>=2025.0",
         "grpcio>=1.60",
         "schemathesis>=4",
         "playwright>=1.49",

@@ -3,19 +3,24 @@
 In this order: device and versions; the tests of tests/gpu; training steps with and without XLA in each precision and
 batch size, beside PyTorch eager, compiled and with CUDA graphs (extra `bench`); the serving engine by batch size, in
 float32 and half floats, with CUDA graphs and TensorRT; then a run of the `paper` profile until the time is over, with
-samples and scores.
+samples and scores. Of several GPUs the first is measured, the tests use two and the run uses all.
 
-Every measurement has a process of its own, and one that fails or takes too long leaves its error and nothing else.
-OUT/report.json and OUT/report.md are written anew after each. Given the same OUT again, what has been measured is kept,
-what failed is tried again, and the run goes on. `--cpu` proves on a CPU, with tiny networks, that all of it works.
+Every test and measurement has a process of its own, and one that fails or takes too long leaves its error and nothing
+else. OUT/report.json and OUT/report.md are written anew after each. Given the same OUT again, what has been measured is
+kept, what failed is tried again, and the run goes on; so a machine that is lent for ten minutes at a time will do:
+`--parts step --minutes=9` makes one part go on. Nothing is downloaded. `--cpu` proves on a CPU, with tiny networks,
+that all of it works.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import contextlib
 import json
 import os
 import pathlib
+import re
 import signal
 import statistics
 import subprocess
@@ -24,16 +29,30 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from mocogan_tf.distribution import hardware
+
 ROOT = pathlib.Path(__file__).parent.parent
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 # Environment by name of a way to lay out tensors. XLA and cuDNN choose for themselves in the first.
 LAYOUTS = {"": {}, "NHWC": {"XLA_FLAGS": "--xla_gpu_force_conv_nhwc=true"}}
 TORCH = ("eager", "compiled", "CUDA graphs")
-# Shares of the time that is left after each part: the training run has the rest.
-SHARES = {"tests": 0.2, "step": 0.4, "engine": 0.25}
+# Shares of the time that is left when a part begins; the last part has the rest.
+SHARES = {"machine": 1.0, "tests": 0.2, "step": 0.4, "engine": 0.25, "train": 1.0}
 POINT_LIMIT = 600.0  # Seconds for one measurement, compiling included.
+LEAST_SECONDS = 30.0  # With less no measurement is begun.
+SAVE_SECONDS = 60.0  # For the training run to save and end.
 
 Result = dict[str, Any]
+
+
+def test_points() -> list[Result]:
+    """The tests of tests/gpu, by file and function."""
+    return [
+        {"test": f"{path.name}::{node.name}"}
+        for path in sorted((ROOT / "tests" / "gpu").glob("test_*.py"))
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    ]
 
 
 def step_points(cpu: bool) -> list[Result]:
@@ -67,38 +86,54 @@ def engine_points(cpu: bool) -> list[Result]:
 
 
 def measure_machine(cpu: bool) -> Result:
-    """Device, driver, versions, and the limits of the device: rates of matrix products and of reading its memory."""
+    """Device, driver and versions, and the limits of the device: rates of matrix products and of reading its memory."""
     import tensorflow as tf
 
     from export.source import library_versions
 
     gpus = tf.config.list_physical_devices("GPU")
-    size, times = (512, 5) if cpu else (8192, 20)
-
-    def fastest(operation: Any, *values: Any) -> float:
-        """Seconds of the fastest call; a sum ends it on the host."""
-        call = tf.function(lambda: tf.reduce_max(operation(*values)))
-        return _time(lambda: float(call()), times)["min_s"]
-
-    numbers = tf.random.stateless_normal((size, size), (0, 0))
     found: Result = {
         "devices": [tf.config.experimental.get_device_details(gpu) for gpu in gpus] or ["CPU"],
         "versions": {**library_versions(), "python": sys.version.split()[0]},
         "build": {key: str(value) for key, value in tf.sysconfig.get_build_info().items()},
-        "matrix_rate": {
-            name: 2 * size**3 / fastest(tf.matmul, *[tf.cast(numbers, dtype)] * 2)
-            for name, dtype in zip(PRECISIONS, (tf.float32, tf.bfloat16, tf.float16), strict=True)
-        },
-        "bytes_per_second": numbers.dtype.size
-        * size**2
-        / fastest(tf.identity, numbers),  # Read once, to find the largest.
+        "nvidia_smi": [],
     }
-    try:
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
         command = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total,power.limit", "--format=csv,noheader"]
         found["nvidia_smi"] = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    except (OSError, subprocess.CalledProcessError):
-        found["nvidia_smi"] = []
+    _need_gpu(cpu)
+    size, products, arrays = (256, 2, 2) if cpu else (8192, 8, 16)
+    # Several per call, so that the call's own time does not count; each product needs the one before.
+    numbers = tf.random.stateless_normal((size, size), (0, 0)) / size**0.5
+
+    def rate(amount: float, operation: Callable[[], Any]) -> float:
+        call = tf.function(operation)
+        return amount / _time(lambda: float(call()), 1 if cpu else 20)["min_s"]
+
+    def multiply(factor: Any) -> Any:
+        product = factor
+        for _ in range(products):
+            product = tf.matmul(factor, product)
+        return tf.reduce_max(product)
+
+    found["matrix_rate"] = {
+        name: rate(products * 2 * size**3, lambda dtype=dtype: multiply(tf.cast(numbers, dtype)))
+        for name, dtype in zip(PRECISIONS, (tf.float32, tf.bfloat16, tf.float16), strict=True)
+    }
+    many = [numbers + i for i in range(arrays)]
+    found["bytes_per_second"] = rate(arrays * 4 * size**2, lambda: tf.add_n([tf.reduce_max(one) for one in many]))
     return found
+
+
+def _need_gpu(cpu: bool) -> None:
+    """Ends the process if TensorFlow would compute on the CPU although a GPU is to be measured."""
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if not cpu and not gpus:
+        sys.exit("error: TensorFlow sees no GPU; install the extra `gpu`")
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
 
 
 def _config(point: Result, cpu: bool) -> Any:
@@ -112,25 +147,23 @@ def _config(point: Result, cpu: bool) -> Any:
 
 def measure_step(point: Result, cpu: bool) -> Result:
     """Times one way of making training steps: seconds per step, and the operations of a step."""
-    import torch
-
-    from benchmarks import flops, our_step
-
-    config, times = _config(point, cpu), 3 if cpu else 20
+    config, times = _config(point, cpu), 1 if cpu else 20
     if point["side"] == "ours":
         import tensorflow as tf
 
-        for gpu in tf.config.list_physical_devices("GPU"):
-            tf.config.experimental.set_memory_growth(gpu, True)
+        from benchmarks import flops, our_step
+
+        _need_gpu(cpu)
         _, step = our_step.make_step(config, config.precision)
         batch = our_step.random_batch(config)
-        seconds = _time(lambda: float(step(batch)["loss_g"]), times)
-        # Inside what XLA compiles operations cannot be counted: a step that is not compiled has the same ones.
-        _, plain = our_step.make_step(_config({**point, "xla": "off"}, cpu), config.precision)
-        result = {"flops": flops.count(plain.get_concrete_function(batch).graph)}
+        result: Result = _time(lambda: float(step(batch)["loss_g"]), times)
         if not cpu:
             result["memory"] = tf.config.experimental.get_memory_info("GPU:0")["peak"]
-        return {**seconds, **result}
+        # Inside what XLA compiles operations cannot be counted: a step that is not compiled has the same ones.
+        _, plain = our_step.make_step(_config({**point, "xla": "off"}, cpu), config.precision)
+        return {**result, "flops": flops.count(plain.get_concrete_function(batch).graph)}
+    import torch
+
     from benchmarks.torch_step import TorchStep
 
     half = {"mixed_bfloat16": torch.bfloat16, "mixed_float16": torch.float16}.get(point["precision"])
@@ -140,12 +173,17 @@ def measure_step(point: Result, cpu: bool) -> Result:
     images = torch.rand(config.image_batch, *frame, device=device)
     videos = torch.rand(config.video_batch, config.channels, config.video_length, *frame[1:], device=device)
     labels = torch.arange(config.video_batch, device=device) % config.dim_category
-    return _time(lambda: theirs(images, videos, labels), times)
+
+    def step() -> float:
+        torch.compiler.cudagraph_mark_step_begin()  # Results of the step before may be overwritten.
+        return theirs(images, videos, labels)
+
+    return _time(step, times)
 
 
 def _time(call: Callable[[], Any], times: int) -> Result:
-    """Times calls after three that are not timed. A call ends when its result is on the host."""
-    for _ in range(3):
+    """Times calls after at most three that are not timed. A call ends when its result is on the host."""
+    for _ in range(min(3, times)):
         call()
     seconds = []
     for _ in range(times):
@@ -159,10 +197,14 @@ def measure_engine(point: Result, cpu: bool) -> Result:
     """Times the engine of the server on clips of 16 frames, by batch size."""
     import tempfile
 
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")  # It makes the bundle, and would leave the engine no memory.
     from benchmarks.bundles import make_bundle, make_contract, make_generator
     from mocogan_tf.latents import sample_latents
     from serving.runtime.bundle import read_bundle
-    from serving.runtime.engine import Engine, EngineOptions
+    from serving.runtime.engine import Engine
+    from serving.runtime.options import EngineOptions
 
     contract = make_contract()
     generator = make_generator(contract, ngf=4 if cpu else 64)
@@ -174,7 +216,7 @@ def measure_engine(point: Result, cpu: bool) -> Result:
         times = {}
         for batch in point["batches"]:
             latents = sample_latents(generator.latents, batch, 16, seed=0)
-            times[str(batch)] = _time(lambda latents=latents: engine.generate(latents), 3 if cpu else 20)
+            times[str(batch)] = _time(lambda latents=latents: engine.generate(latents), 1 if cpu else 20)
     active = {"provider": engine.provider, "precision": engine.precision, "cuda_graph": engine.cuda_graph}
     return {"active": active, "golden_difference": engine.golden_difference, "batches": times}
 
@@ -218,85 +260,136 @@ class Report:
         print(f"{part} {name}: {said[:300]}", flush=True)
 
 
+def _run(command: list[str], limit: float, **changes: str) -> subprocess.CompletedProcess[str] | None:
+    """Runs a command in a group of its own, which is ended after `limit` seconds; then the result is None."""
+    environ = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **changes}
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, env=environ, start_new_session=True, **pipes) as process:
+        try:
+            out, err = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # With the compilers and tests that it started.
+            return None
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def _why(code: int, text: str) -> str:
+    """Returns the line of an output that says why a process failed."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    raised = [line for line in lines if re.match(r"error: |[\w.]*(Error|Exception|Interrupt)\b", line)]
+    said = (raised or lines or ["no output"])[-1][:500]
+    return f"{said} (signal {-code})" if code < 0 else said
+
+
 def in_a_process(part: str, point: Result, cpu: bool, limit: float) -> Result:
     """Makes one measurement in a process of its own; what goes wrong becomes `{"error": ...}`."""
     command = [sys.executable, "-m", "benchmarks.gpu", "--measure", part, json.dumps(point), *["--cpu"] * cpu]
-    environ = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **LAYOUTS[point.get("layout", "")]}
-    try:
-        done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=limit)
-    except subprocess.TimeoutExpired:
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+    done = _run(command, limit, CUDA_VISIBLE_DEVICES=first, **LAYOUTS[point.get("layout", "")])
+    if done is None:
         return {"error": f"not done after {limit:.0f} seconds"}
-    lines = done.stdout.splitlines()
-    if done.returncode or not lines:
-        last = [line for line in done.stderr.splitlines() if line.strip()][-1:] or [f"exit code {done.returncode}"]
-        return {"error": last[0][:500]}
-    return json.loads(lines[-1])
+    results = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode or not results:
+        return {"error": _why(done.returncode, done.stderr)}
+    result: Result = json.loads(results[-1])
+    return result
 
 
-def run_tests(limit: float) -> Result:
-    """Runs tests/gpu."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/gpu", "-p", "no:cacheprovider"]
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit)
-    except subprocess.TimeoutExpired:
+def run_test(point: Result, limit: float) -> Result:
+    """Runs one test of tests/gpu, with all its parameters."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", f"tests/gpu/{point['test']}"]
+    two = ",".join(os.environ.get("CUDA_VISIBLE_DEVICES", "0,1").split(",")[:2])  # Their batches suffice for no more.
+    done = _run([*command, "-p", "no:cacheprovider"], limit, CUDA_VISIBLE_DEVICES=two)
+    if done is None:
         return {"error": f"not done after {limit:.0f} seconds"}
     lines = [line for line in done.stdout.splitlines() if line.strip()]
-    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
-    return {"summary": lines[-1] if lines else "no output", "failed": failed, "passed": done.returncode == 0}
+    result: Result = {"summary": lines[-1] if lines else "no output"}
+    if done.returncode:
+        failed = [line[:300] for line in lines if line.startswith(("FAILED", "ERROR"))]
+        result |= {"error": "; ".join(failed) or _why(done.returncode, done.stderr)}
+    return result
 
 
 def run_training(folder: pathlib.Path, cpu: bool, seconds: float) -> Result:
     """Trains until the time is over, or goes on with the run that is there; returns its last log line and scores."""
-    run_dir = folder / "run"
+    run_dir = folder.resolve() / "run"
     profile = ["--profile=smoke", "--dataset=shapes"] if cpu else ["--profile=paper", "--dataset=taichi"]
-    command = [sys.executable, "train.py", f"--run_dir={run_dir}", f"--cache_dir={folder / 'cache'}", *profile]
-    with open(folder / "train.txt", "a") as output:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
+    command = [sys.executable, "train.py", f"--run_dir={run_dir}", f"--cache_dir={run_dir.parent / 'cache'}", *profile]
+    with open(folder / "train.txt", "w") as output:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
         try:
-            process.wait(timeout=seconds)
+            process.wait(timeout=max(1.0, seconds - SAVE_SECONDS))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGTERM)  # It saves, and ends.
-            try:
-                process.wait(timeout=300)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=SAVE_SECONDS)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
     result: Result = {"exit_code": process.wait()}
     for name in ("log", "evaluations"):
         path = run_dir / f"{name}.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         result[name] = json.loads(lines[-1]) if lines else {}
-    result["samples"] = [str(path.relative_to(folder)) for path in sorted(run_dir.glob("samples/*.webp"))[-1:]]
-    if process.returncode not in (0, 143):
-        text = (folder / "train.txt").read_text().splitlines()
-        result["error"] = text[-1][:500] if text else f"exit code {process.returncode}"
+    result["samples"] = [str(path.relative_to(run_dir.parent)) for path in sorted(run_dir.glob("samples/*.webp"))[-1:]]
+    if process.returncode == -signal.SIGTERM:
+        result["error"] = "the time was over before training began"
+    elif process.returncode == -signal.SIGKILL:
+        result["error"] = f"it did not end within {SAVE_SECONDS:.0f} seconds of being told to"
+    elif process.returncode not in (0, 143):
+        result["error"] = _why(process.returncode, (folder / "train.txt").read_text())
     return result
+
+
+def _cell(error: str) -> str:
+    """An error's text as part of a Markdown table."""
+    return "failed: " + " ".join(error.replace("|", "/").split())
+
+
+def _against_torch(steps: Result) -> list[str]:
+    """Lines of a table of our fastest step and PyTorch's, by precision and batch size."""
+    fastest: dict[tuple[str, str], dict[str, tuple[float, str]]] = {}
+    for name, result in steps.items():
+        side, precision, *how, batch = name.split(", ")
+        if "error" not in result:
+            sides = fastest.setdefault((precision, batch.removeprefix("batch ")), {})
+            key, label = ("ours", ", ".join(how)) if side == "ours" else ("theirs", side.removeprefix("torch "))
+            sides[key] = min(sides.get(key, (float("inf"), "")), (result["median_s"], label), key=lambda one: one[0])
+    rows = [
+        f"| {precision} | {batch} | {1e3 * ours[0]:.2f}, {ours[1]} | {1e3 * theirs[0]:.2f}, {theirs[1]} | "
+        f"{theirs[0] / ours[0]:.2f} |"
+        for (precision, batch), sides in fastest.items()
+        if (ours := sides.get("ours")) and (theirs := sides.get("theirs"))
+    ]
+    head = ["| | clips and images | ours, ms | PyTorch, ms | PyTorch's over ours |", "|---|---|---|---|---|"]
+    return [*head, *rows, ""] if rows else []
 
 
 def page(results: Result) -> str:
     """Returns the report as Markdown."""
     lines = ["# Measured on this device", ""]
     machine = results.get("machine", {}).get("", {})
-    if "devices" in machine:
+    if "error" in machine:
+        lines += [f"Device and versions: {_cell(machine['error'])}", ""]
+    elif machine:
         smi = "; ".join(machine["nvidia_smi"]) or "no NVIDIA GPU: **this proves that the command works, nothing else**"
         rates = ", ".join(f"{rate / 1e12:.3g} in {name}" for name, rate in machine["matrix_rate"].items())
         versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
         lines += [f"{smi}. {versions}.", ""]
-        lines += [f"TFLOP/s of matrix products: {rates}. GB/s of reading: {machine['bytes_per_second'] / 1e9:.3g}.", ""]
-    tests = results.get("tests", {}).get("")
+        lines += [f"TFLOP/s of matrix products: {rates}. GB/s of reading: {machine['bytes_per_second'] / 1e9:.3g}."]
+        lines += ["TensorFlow and cuDNN compute float32 as TF32 on GPUs that have it.", ""]
+    tests = results.get("tests", {})
     if tests:
-        lines += [f"`tests/gpu`: {tests.get('summary', tests.get('error'))}", ""]
-        lines += [f"- {line}" for line in tests.get("failed", [])]
+        lines += ["## Tests that need a GPU", "", "| `tests/gpu` | |", "|---|---|"]
+        for name, result in tests.items():
+            lines.append(f"| {name} | {_cell(result['error']) if 'error' in result else result['summary']} |")
+        lines.append("")
     steps = results.get("step", {})
     if steps:
-        lines += [
-            "## A training step",
-            "",
-            "| | ms, median (least to most) | share of the matrix rate |",
-            "|---|---|---|",
-        ]
+        lines += ["## A training step", "", *_against_torch(steps)]
+        lines += ["| | ms, median (least to most) | share of the matrix rate |", "|---|---|---|"]
         for name, result in steps.items():
             if "error" in result:
-                lines.append(f"| {name} | failed: {result['error']} | |")
+                lines.append(f"| {name} | {_cell(result['error'])} | |")
                 continue
             share = ""
             rate = machine.get("matrix_rate", {}).get(name.split(", ")[1])
@@ -307,58 +400,65 @@ def page(results: Result) -> str:
         lines.append("")
     engines = results.get("engine", {})
     if engines:
-        lines += [
-            "## Clips of 16 frames from the engine",
-            "",
-            "| | clips | ms, median | clips/s |",
-            "|---|---|---|---|",
-        ]
+        lines += ["## Clips of 16 frames from the engine", ""]
+        lines += ["| asked for | got | clips | ms, median | clips/s |", "|---|---|---|---|---|"]
         for name, result in engines.items():
             if "error" in result:
-                lines.append(f"| {name} | | failed: {result['error']} | |")
+                lines.append(f"| {name} | {_cell(result['error'])} | | | |")
                 continue
+            active = result["active"]
+            got = ", ".join([active["provider"], active["precision"], *["CUDA graph"] * active["cuda_graph"]])
             for batch, seconds in result["batches"].items():
                 median = seconds["median_s"]
-                lines.append(f"| {name} | {batch} | {1e3 * median:.2f} | {int(batch) / median:.1f} |")
+                lines.append(f"| {name} | {got} | {batch} | {1e3 * median:.2f} | {int(batch) / median:.1f} |")
         lines.append("")
     training = results.get("train", {}).get("")
     if training:
-        lines += ["## The training run", "", f"`{json.dumps(training['log'])}`", ""]
+        told = [f"{name.replace('_', ' ')} {value}" for name, value in training["log"].items()]
+        lines += ["## The training run", "", f"At the end: {', '.join(told)}." if told else "No step was logged.", ""]
         lines += [f"Scores: `{json.dumps(training['evaluations'])}`", ""] if training["evaluations"] else []
         lines += [f"![samples]({path})" for path in training["samples"]]
         lines += [f"It ended with: {training['error']}"] if "error" in training else []
     return "\n".join(lines).rstrip() + "\n"
 
 
-def run(folder: pathlib.Path, minutes: float, cpu: bool) -> Report:
-    """Measures everything that fits the time; returns the report."""
+def _name(point: Result) -> str:
+    """A point's name in the report."""
+    values = {key: value for key, value in point.items() if key not in ("batches", "cuda_graph") and value}
+    words = {"xla": "XLA ", "batch": "batch "}
+    return ", ".join(f"{words.get(key, '')}{value}" for key, value in values.items()) + (
+        ", CUDA graph" * bool(point.get("cuda_graph"))
+    )
+
+
+def run(folder: pathlib.Path, minutes: float, cpu: bool, parts: tuple[str, ...] = tuple(SHARES)) -> Report:
+    """Measures what fits the time; returns the report.
+
+    Args:
+        folder: OUT.
+        minutes: Time for everything.
+        cpu: Whether to measure tiny networks on the CPU.
+        parts: Which parts, names out of `SHARES`; their order is that of `SHARES`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     report, end = Report(folder), time.monotonic() + 60 * minutes
-
-    def left() -> float:
-        return max(10.0, end - time.monotonic())
-
-    if not report.has("machine"):
-        report.add("machine", "", in_a_process("machine", {}, cpu, min(POINT_LIMIT, left())))
-    if not report.has("tests"):
-        report.add("tests", "", run_tests(SHARES["tests"] * left()))
-    for part, points in (("step", step_points(cpu)), ("engine", engine_points(cpu))):
-        until = time.monotonic() + SHARES[part] * left()
-        for point in points:
-            values = {key: value for key, value in point.items() if key not in ("batches", "cuda_graph") and value}
-            name = ", ".join(
-                f"XLA {v}" if k == "xla" else f"batch {v}" if k == "batch" else str(v) for k, v in values.items()
-            )
-            name += ", CUDA graph" * bool(point.get("cuda_graph"))
+    points = {"machine": [{}], "tests": test_points(), "step": step_points(cpu), "engine": engine_points(cpu)}
+    chosen = [part for part in SHARES if part in parts]
+    for part in chosen:
+        left = end - time.monotonic()
+        if part == "train":
+            report.add("train", "", run_training(folder, cpu, max(LEAST_SECONDS, left)))
+            break
+        until = end if part == chosen[-1] else time.monotonic() + SHARES[part] * left
+        for point in points[part]:
+            name, seconds = _name(point), min(POINT_LIMIT, until - time.monotonic())
             if report.has(part, name):
                 continue
-            if time.monotonic() >= until:
+            if seconds < LEAST_SECONDS:
                 print(f"{part}: no time left for {name}", flush=True)
                 continue
-            report.add(
-                part, name, in_a_process(part, point, cpu, min(POINT_LIMIT, max(30.0, until - time.monotonic())))
-            )
-    report.add("train", "", run_training(folder, cpu, left()))
+            result = run_test(point, seconds) if part == "tests" else in_a_process(part, point, cpu, seconds)
+            report.add(part, name, result)
     return report
 
 
@@ -367,6 +467,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60.0, help="time for everything")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("gpu-report"), help="folder of the report")
+    parser.add_argument("--parts", nargs="+", choices=list(SHARES), default=list(SHARES), help="what is measured")
     parser.add_argument("--cpu", action="store_true", help="on the CPU, with tiny networks: proves that it works")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     flags = parser.parse_args()
@@ -374,14 +475,9 @@ def main() -> None:
         part, point = flags.measure
         print(json.dumps(MEASURES[part](json.loads(point), flags.cpu), default=str))
         return
-    if not flags.cpu:
-        import tensorflow as tf
-
-        if not tf.config.list_physical_devices("GPU"):
-            sys.exit(
-                "error: TensorFlow sees no GPU. Install the extra `gpu`; to try this command without one, add --cpu."
-            )
-    report = run(flags.out, flags.minutes, flags.cpu)
+    if not flags.cpu and (hardware.hides_gpus() or not hardware.has_nvidia_gpu()):
+        sys.exit("error: this machine shows no NVIDIA GPU. To try this command without one, add --cpu.")
+    report = run(flags.out, flags.minutes, flags.cpu, tuple(flags.parts))
     print(f"{report.path} and {report.path.with_suffix('.md')} hold the report.")
 
 

@@ -29,7 +29,8 @@ from mocogan_tf.latents import sample_latents
 from mocogan_tf.video import to_uint8
 from serving.load import run_load
 from serving.runtime.bundle import read_bundle
-from serving.runtime.engine import Engine, EngineOptions
+from serving.runtime.engine import Engine
+from serving.runtime.options import EngineOptions
 
 ROOT = pathlib.Path(__file__).parents[1]
 OURS, PLAIN, ENGINE = "ours", "plain server", "engine alone"
@@ -52,11 +53,11 @@ def engine_rate(engine, seconds):
     return count / (time.perf_counter() - begin)
 
 
-def plain_server(bundle):
+def plain_server(bundle, provider="auto"):
     """Prints its address, then serves clips as .npy, one request at a time."""
     import http.server
 
-    engine = Engine(read_bundle(bundle), EngineOptions(spinning=False))
+    engine = Engine(read_bundle(bundle), EngineOptions(provider, spinning=False))
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -100,9 +101,16 @@ def running(command, stream, pattern):
                 reader.join()  # Before the pipe is closed under it.
 
 
-def our_server(bundle):
+def our_server(bundle, provider="auto"):
     """Starts this project's server."""
-    flags = [f"--bundle={bundle}", "--port=0", "--drain_delay=0", "--log_format=json", "--max_queue_frames=256"]
+    flags = [
+        f"--bundle={bundle}",
+        f"--provider={provider}",
+        "--port=0",
+        "--drain_delay=0",
+        "--log_format=json",
+        "--max_queue_frames=256",
+    ]
     return running(["-m", "serving", *flags], "stderr", r'"url": "(http[^"]+)/"')
 
 
@@ -127,9 +135,9 @@ def run(bundle, seconds, rounds, requests=0):
     """Measures all of it and returns the report."""
     engine = Engine(read_bundle(bundle), EngineOptions(spinning=False))  # As the server runs it.
     rate = 2 * engine_rate(engine, seconds)
-    plain = ["-c", f"from benchmarks.serving import plain_server; plain_server({str(bundle)!r})"]
+    plain = ["-c", f"from benchmarks.serving import plain_server; plain_server({str(bundle)!r}, {engine.provider!r})"]
     started = time.perf_counter()
-    with our_server(bundle) as (_, ours):
+    with our_server(bundle, engine.provider) as (_, ours):
         ready = time.perf_counter() - started
         load(ours, 5, 1)
         per_clip = {OURS: [], PLAIN: [], ENGINE: []}

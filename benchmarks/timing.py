@@ -32,7 +32,7 @@ def cpu_seconds():
     return seconds
 
 
-def in_turns(sides, rounds, warm_up=1, rest=0.05):
+def in_turns(sides, rounds, warm_up=1, rest=0.05, clock=time.perf_counter):
     """Times all sides in turns, so that a machine that slows down slows all of them.
 
     Args:
@@ -40,6 +40,7 @@ def in_turns(sides, rounds, warm_up=1, rest=0.05):
         rounds: Timed calls of each.
         warm_up: Calls of each before the timed ones.
         rest: Seconds before each call, in which the threads of the previous side fall asleep.
+        clock: What tells the time.
 
     Returns:
         Seconds by name, one per round.
@@ -48,10 +49,10 @@ def in_turns(sides, rounds, warm_up=1, rest=0.05):
     for turn in range(warm_up + rounds):
         for name, side in sides.items():
             time.sleep(rest)
-            started = time.perf_counter()
+            started = clock()
             side()
             if turn >= warm_up:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(clock() - started)
     return seconds
 
 
@@ -74,17 +75,28 @@ def ratios(results, ours):
     return report
 
 
-def matrix_rate(size=2048, rounds=5, dtype=None):
-    """Returns the machine's rate of matrix products, in operations per second: the best of several square ones.
+SHAPES = ((2048, 2048, 2048), (4096, 1024, 1024), (8192, 512, 512))  # Rows, the size that is added up, columns.
+
+
+def best_rate(make, product, rounds=5, clock=time.perf_counter):
+    """Returns the best rate of matrix products over several shapes, in operations per second.
 
     Args:
-        size: Rows and columns of each factor.
-        rounds: Products that are timed.
-        dtype: PyTorch's type of the factors; float32 if None.
+        make: Makes a factor from a float32 array.
+        product: Multiplies two factors.
+        rounds: Products of each shape that are timed.
+        clock: What tells the time.
     """
+    rng, rates = np.random.default_rng(0), []
+    for rows, inner, columns in SHAPES:
+        a, b = (make(rng.standard_normal(shape, dtype=np.float32)) for shape in ((rows, inner), (inner, columns)))
+        times = in_turns({"product": lambda a=a, b=b: product(a, b)}, rounds, clock=clock)["product"]
+        rates.append(2 * rows * inner * columns / min(times))
+    return max(rates)
+
+
+def matrix_rate(dtype=None):
+    """Returns PyTorch's best rate of matrix products; `dtype` is float32 if None."""
     import torch
 
-    rng = np.random.default_rng(0)
-    a, b = (torch.from_numpy(rng.normal(size=(size, size))).to(dtype or torch.float32) for _ in range(2))
-    times = in_turns({"product": lambda: a @ b}, rounds)["product"]
-    return 2 * size**3 / min(times)
+    return best_rate(lambda values: torch.from_numpy(values).to(dtype or torch.float32), lambda a, b: a @ b)

@@ -7,6 +7,11 @@ from typing import Any
 from export.contract import LAYOUT, POSTPROCESS, Contract, TensorSpec
 
 SAMPLE = "sample.gif"
+_TAKES_CATEGORY = {
+    "motion": "the motion network",
+    "image": "the frame decoder",
+    "both": "the motion network and the frame decoder",
+}
 
 
 def model_card(contract: Contract, provenance: dict[str, Any], checks: str) -> str:
@@ -33,7 +38,7 @@ The architecture is {_ARCHITECTURES[contract.model]}.
 | | |
 |---|---|
 | Categories | {categories} |
-| Category enters | {f"the {contract.category_to} network" if contract.dim_category else "-"} |
+| Category enters | {_TAKES_CATEGORY[contract.category_to] if contract.dim_category else "-"} |
 | Trained on | {data.get("name", "unknown")}{f", {data['num_clips']} clips" if "num_clips" in data else ""} |
 | Training steps | {provenance["step"]}{_duration(provenance)} |
 | Seed of the run | {config.get("seed", "unknown")} |

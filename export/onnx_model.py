@@ -63,15 +63,16 @@ def to_onnx(generator: Any, contract: Contract, *, uint8: bool = False) -> dict[
 def mocogan_models(generator: Any, contract: Contract, uint8: bool) -> dict[str, onnx.ModelProto]:
     """Builds MoCoGAN's models: a GRU over the noise, then the decoder on content and motion of every frame."""
     decoder = convert_decoder(generator.decoder)
-    background = (
-        None if generator.background is None else convert_background(generator.background, _clip_code(contract))
-    )
+    background, fixed = None, [_clip_code(contract)]
+    if generator.background is not None:
+        code = "content" if generator.background.input_shape[-1] == contract.dim_content else _clip_code(contract)
+        background, fixed = convert_background(generator.background, code), list(dict.fromkeys([*fixed, code]))
     motion = time_graph("motion_noise") + motion_graph(generator, contract) + clip_code_graph(contract)
     frames = frames_graph(decoder, contract, "motion/states", background)
     frames_alone = frames_graph(decoder, contract, "motion", background)
     # The GRU stays in float32: it costs next to nothing, and its state may be carried over any number of frames.
-    half = half_precision(frames, "frames", [_clip_code(contract), "motion/states"], "video")
-    half_alone = half_precision(frames_alone, "frames", [_clip_code(contract), "motion"], "video")
+    half = half_precision(frames, "frames", [*fixed, "motion/states"], "video")
+    half_alone = half_precision(frames_alone, "frames", [*fixed, "motion"], "video")
     before_frames = time_graph("motion") + clip_code_graph(contract)
     to_motion, to_frames = part_inputs(contract)
     video, state = contract.outputs["video"], contract.motion_state
@@ -123,7 +124,8 @@ BUILDERS = {"mocogan": mocogan_models, "vgan": vgan_models, "tgan": tgan_models}
 def part_inputs(contract: Contract) -> tuple[list[str], list[str]]:
     """Returns the names of the latents that motion.onnx takes, and of those that frames.onnx takes beside `motion`."""
     category = ["category"] if contract.dim_category else []
-    to_motion, to_frames = (category, []) if contract.category_to == "motion" else ([], category)
+    to_motion = category if contract.category_to != "image" else []
+    to_frames = category if contract.category_to != "motion" else []
     return [*to_motion, "motion_init", "motion_noise"], ["content", *to_frames]
 
 
@@ -205,8 +207,9 @@ def frames_graph(decoder: Graph, contract: Contract, motion: str, background: Gr
         decoder: Graph from `frames/z` to `frames/pictures`.
         contract: The bundle's contract.
         motion: Name of the motion codes: `motion/states` `[T, 1, B, dim_motion]` or `motion` `[B, T, dim_motion]`.
-        background: Graph from the clip code to `background/picture` `[B, H, W, C]`. The decoder's pictures, whose last
-            channel is then a mask, are put in front of it. None: the pictures are the frames.
+        background: Graph from the clip code, or from `content` alone, to `background/picture` `[B, H, W, C]`. The
+            decoder's pictures, whose last channel is then a mask, are put in front of it. None: the pictures are the
+            frames.
     """
     dim_fixed = sum(int(contract.inputs[name].shape[1]) for name in part_inputs(contract)[1])
     planes = contract.channels + (background is not None)

@@ -99,8 +99,9 @@ class Config:
     )
     category_to: str = _opt(
         "motion",
-        "Network that takes the category: the motion network (best in the paper) or the frame decoder (authors' code).",
-        choices=("motion", "image"),
+        "Network that takes the category: the motion network (best in the paper), the frame decoder (authors' code), "
+        "or both.",
+        choices=("motion", "image", "both"),
         only=_MOCOGAN,
     )
     update_gate_bias: float = _opt(
@@ -113,6 +114,12 @@ class Config:
         "Standard deviation of the GRU's initial state. If it is far from that of the later states, a clip's first "
         "frames differ from the rest.",
         minimum=0.01,
+        only=_MOCOGAN,
+    )
+    rotating_start: bool = _opt(
+        False,
+        "Start the GRU as slow oscillators that its noise hardly moves, so that there is movement from the first step "
+        "on.",
         only=_MOCOGAN,
     )
     content_modulation: bool = _opt(

@@ -184,7 +184,7 @@ def grid_latents(
         "motion_noise": motions["motion_noise"][column],
     }
     if spec.dim_category:
-        owner = column if generator.config["category_to"] == "motion" else row
+        owner = column if generator.config["category_to"] != "image" else row
         latents["category"] = np.eye(spec.dim_category, dtype=np.float32)[owner % spec.dim_category]
     return latents
 

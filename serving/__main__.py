@@ -7,6 +7,7 @@ import ipaddress
 import logging
 import os
 import pathlib
+import resource
 import ssl
 import sys
 from collections.abc import Iterator
@@ -16,8 +17,8 @@ try:
 
     from serving.app import create_app
     from serving.command_line import CommandLine
-    from serving.runtime.engine import PROVIDERS, EngineOptions
     from serving.runtime.errors import ServingError
+    from serving.runtime.options import PRECISION_NAMES, PRECISIONS, EngineOptions
     from serving.runtime.repository import BatchOptions, Repository
     from serving.runtime.service import Limits, Service
     from serving.web.guard import Keys
@@ -55,8 +56,8 @@ def command_line() -> CommandLine:
     flags.DEFINE_string("tls_cert", None, "Certificate chain, PEM.", **add)
     flags.DEFINE_string("tls_key", None, "Private key, PEM.", **add)
     add = line.group("engine")
-    flags.DEFINE_enum("provider", engine.provider, ["auto", *PROVIDERS], "Where to run the model.", **add)
-    flags.DEFINE_enum("precision", engine.precision, ["auto", "float32", "float16"], "Of the frame model.", **add)
+    flags.DEFINE_enum("provider", engine.provider, ["auto", *PRECISIONS], "Where to run the frame model.", **add)
+    flags.DEFINE_enum("precision", engine.precision, ["auto", *PRECISION_NAMES], "Of the frame model.", **add)
     flags.DEFINE_integer("threads", engine.threads, "CPU threads of a worker; 0: the CPUs over the workers.", **add)
     flags.DEFINE_integer("workers", engine.workers, "Batches that run at the same time.", **add)
     flags.DEFINE_integer("device_id", engine.device_id, "Which GPU.", **add)
@@ -77,6 +78,10 @@ def command_line() -> CommandLine:
     flags.DEFINE_integer("max_total_frames", limits.max_total_frames, "Clips times frames of a request.", **add)
     flags.DEFINE_integer("max_body_bytes", limits.max_body_bytes, "Bytes of a request body.", **add)
     flags.DEFINE_integer("max_streams", limits.max_streams, "Open streams.", **add)
+    flags.DEFINE_integer("max_streams_per_client", limits.max_streams_per_client, "Open streams of one API key; where "
+                         "no key is needed, of one address.", **add)
+    flags.DEFINE_integer("max_memory", 0, "MiB of memory that this process may map for itself; a bundle or a request "
+                         "that needs more fails alone. 0: no such limit.", **add)
     flags.DEFINE_integer("max_connections", 1024, "Open connections.", **add)
     flags.DEFINE_integer("max_connections_per_address", 256, "Open connections of one address; as many as "
                          "--max_connections if a proxy makes them all.", **add)
@@ -101,8 +106,8 @@ def check_flags(values: flags.FlagValues) -> None:
                  "keep_versions"):  # fmt: skip
         if not getattr(values, name) > 0:
             raise ValueError(f"--{name} must be positive. Received: --{name}={getattr(values, name)}")
-    for name in ("threads", "encode_threads", "batch_wait_ms", "max_streams", "poll_seconds", "drain_delay",
-                 "grace_seconds", "device_id"):  # fmt: skip
+    for name in ("threads", "encode_threads", "batch_wait_ms", "max_streams", "max_streams_per_client", "max_memory",
+                 "poll_seconds", "drain_delay", "grace_seconds", "device_id"):  # fmt: skip
         if not getattr(values, name) >= 0:
             raise ValueError(f"--{name} must not be negative. Received: --{name}={getattr(values, name)}")
     for name in ("port", "grpc_port"):
@@ -118,6 +123,13 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def limit_memory(megabytes: int) -> None:
+    """Bounds this process's own memory, so that what asks for more gets an error before the kernel ends the server."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    size = megabytes * 2**20
+    resource.setrlimit(resource.RLIMIT_DATA, (size if hard == resource.RLIM_INFINITY else min(size, hard), hard))
 
 
 @contextlib.contextmanager
@@ -166,6 +178,8 @@ def make_grpc(values: flags.FlagValues, service: Service, keys: Keys, tls: tuple
 def serve(values: flags.FlagValues, bundles: list[str]) -> None:
     """Loads, listens, drains."""
     set_up_logs(values.log_format, values.log_level)
+    if values.max_memory:
+        limit_memory(values.max_memory)
     tls, keys = read_tls(values), read_keys(values)
     if not is_loopback(values.host) and not keys.needed:
         logging.getLogger("serving").warning("open to the network without API keys; see --api_key_file")
@@ -182,7 +196,10 @@ def serve(values: flags.FlagValues, bundles: list[str]) -> None:
     repository.load()
     limits = Limits(
         max_videos=values.max_videos, max_frames=values.max_frames, max_total_frames=values.max_total_frames,
-        max_body_bytes=values.max_body_bytes, max_streams=values.max_streams, timeout_seconds=values.timeout,
+        max_body_bytes=values.max_body_bytes,
+        max_containers=max(Limits.max_containers, 4 * values.max_total_frames),  # A list per frame, and some per clip.
+        max_streams=values.max_streams,
+        max_streams_per_client=values.max_streams_per_client, timeout_seconds=values.timeout,
     )  # fmt: skip
     service = Service(repository, limits, encode_threads=values.encode_threads or None)
     hosts = tuple(name.lower() for name in values.allow_host)

@@ -16,7 +16,7 @@ from ray.serve import Application
 from starlette.applications import Starlette
 
 from serving.app import create_app
-from serving.runtime.engine import EngineOptions
+from serving.runtime.options import EngineOptions
 from serving.runtime.repository import BatchOptions, Repository
 from serving.runtime.service import Service
 from serving.web.guard import Keys

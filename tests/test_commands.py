@@ -107,7 +107,7 @@ def test_clips_of_a_folder_name_the_run_and_warnings_are_plain(tmp_path):
     os.remove(tmp_path / "own" / "a.npy")
     process = trained_with("--steps=2")
     assert process.returncode == 1
-    assert "1 missing (a.npy/000000)" in complaint(process.stderr) and "--allow_changed_data" in process.stderr
+    assert "1 gone (a.npy/000000)" in complaint(process.stderr) and "--allow_changed_data" in process.stderr
     process = trained_with("--steps=2", "--allow_changed_data")
     assert process.returncode == 0, process.stderr
 
@@ -119,7 +119,7 @@ def test_clips_of_a_folder_name_the_run_and_warnings_are_plain(tmp_path):
         (["--dataset=mug"], ["mug", "--data_dir", "prepare.py"]),
         (["--dataset=folder", "--data_dir=/nowhere"], ["/nowhere"]),
         (["--image_size=48"], ["32, 64 or 128", "48"]),
-        (["--category_to=both"], ["motion|image", "both"]),
+        (["--category_to=decoder"], ["motion|image|both", "decoder"]),
         (["--steps=many"], ["steps", "many"]),
         (["--video_batch=5", "--cpu_devices=2"], ["video_batch", "5", "2"]),
         (["taichi"], ["unexpected argument 'taichi'"]),

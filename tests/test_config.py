@@ -60,7 +60,7 @@ def test_a_file_that_is_no_configuration_is_refused(content, tmp_path):
         {"beta_1": 1.0},
         {"learning_rate": -1.0},
         {"learning_rate": float("nan")},
-        {"category_to": "both"},
+        {"category_to": "decoder"},
         {"r1_video": 1.0},  # With batch normalisation.
         {"dim_category": 0, "category_loss": "supervised"},
         {"augment": "colour,zoom"},

@@ -8,13 +8,19 @@ Last come the updates, where replicas exchange values: optimizers, moving averag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import inspect
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 from keras import ops
 
+from mocogan_tf.gans import batches
+from mocogan_tf.gans.optimizers import LossScale
+from mocogan_tf.gans.replicas import share, sum_over_replicas
 from mocogan_tf.latents import CodeSpec, LatentSpec
 
 # Names in the logs. `train_step` returns them; callbacks, log.jsonl and the tests read them.
@@ -60,9 +66,22 @@ def draw_latents(
     return latents
 
 
+@contextlib.contextmanager
+def dtype_policy(policy: Any) -> Iterator[None]:
+    """Sets Keras's global policy, which new layers take, for a while; None leaves it."""
+    before = keras.config.dtype_policy()
+    try:
+        if policy is not None:
+            keras.config.set_dtype_policy(policy)
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
 class AdversarialModel(keras.Model):
     """A generator and its discriminators as one Keras model; a subclass adds `train_step`.
 
+    `compile`, `fit`, `save` and `keras.saving.load_model` work as with any Keras model; docs/library.md shows how.
     Under a distribution strategy the batch is one replica's share; the sum of N replicas' steps equals one.
 
     Args:
@@ -160,7 +179,8 @@ class AdversarialModel(keras.Model):
     ) -> None:
         """Takes one optimizer per network; `d_image_optimizer` is None without an image discriminator.
 
-        They are built here, so that restoring a checkpoint finds Adam's moments to fill.
+        They are built here, so that restoring a checkpoint finds Adam's moments to fill; so are the discriminators, if
+        they are not built yet. Under the policy "mixed_float16" an optimizer without a loss scale gets one.
 
         Args:
             g_optimizer: Of the generator.
@@ -168,18 +188,124 @@ class AdversarialModel(keras.Model):
             d_image_optimizer: Of the image discriminator.
             xla: Whether XLA compiles the losses and gradients.
             **kwargs: As of `keras.Model.compile`.
+
+        Raises:
+            ValueError: The networks do not fit each other, or the optimizers do not fit the networks.
         """
+        if (d_image_optimizer is None) != (self.image_discriminator is None):
+            has = "no image discriminator" if self.image_discriminator is None else "an image discriminator"
+            raise ValueError(
+                f"`d_image_optimizer` goes with an image discriminator. Received: {d_image_optimizer}, {has}."
+            )
+        given = [optimizer for optimizer in (g_optimizer, d_video_optimizer, d_image_optimizer) if optimizer]
+        if len({id(optimizer) for optimizer in given}) < len(given):
+            raise ValueError("Each network needs an optimizer of its own. Received: one optimizer for several.")
+        self._build_discriminators()
         # Without `optimizer` Keras adds an RMSprop of its own. It would compile the whole step, updates included, which
         # fails under a strategy.
         super().compile(optimizer=None, jit_compile=False, **kwargs)
         self.xla = xla
-        self.g_optimizer = g_optimizer
-        self.d_image_optimizer: Any = d_image_optimizer
-        self.d_video_optimizer = d_video_optimizer
-        g_optimizer.build(self.generator.trainable_variables)
-        d_video_optimizer.build(self.video_discriminator.trainable_variables)
-        if self.d_image_optimizer is not None:
-            self.d_image_optimizer.build(self.image_discriminator.trainable_variables)
+        self._compile_options = kwargs
+        self.g_optimizer = self._with_loss_scale(g_optimizer)
+        self.d_image_optimizer: Any = self._with_loss_scale(d_image_optimizer)
+        self.d_video_optimizer = self._with_loss_scale(d_video_optimizer)
+        for name, optimizer in self._optimizers.items():
+            if optimizer is not None:
+                optimizer.build(getattr(self, name).trainable_variables)
+
+    def _with_loss_scale(self, optimizer: keras.optimizers.Optimizer | None) -> keras.optimizers.Optimizer | None:
+        scaled = optimizer is None or isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        return optimizer if scaled or self.dtype_policy.name != "mixed_float16" else LossScale(optimizer)
+
+    @property
+    def example_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of one example by the keys that a batch must have."""
+        config = self.generator.config
+        frame = (config["image_size"], config["image_size"], config["channels"])
+        return {"videos": (self.video_discriminator.video_length, *frame)}
+
+    @property
+    def _judged_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of what each discriminator judges, by its name among `networks`."""
+        return {"video discriminator": self.example_shapes["videos"]}
+
+    def _build_discriminators(self) -> None:
+        """Builds those that are not built yet."""
+        self.generator.latents.shapes(None, self.video_discriminator.video_length)  # Refuses lengths that do not fit.
+        for name, shape in self._judged_shapes.items():
+            network = self.networks[name]
+            if network.built:
+                continue
+            try:
+                network.build((None, *shape))
+            except ValueError as error:
+                given = " x ".join(map(str, shape))
+                raise ValueError(f"The {name} cannot judge what it is given, {given}: {error}") from error
+
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """Trains as `keras.Model.fit` does, after a look at the first batch of a `tf.data.Dataset`.
+
+        Raises:
+            ValueError: Its batches do not have `example_shapes`, or their values are out of range.
+        """
+        if isinstance(x, tf.data.Dataset):
+            batches.check(x.element_spec, self.example_shapes)
+            for batch in x.take(1):
+                batches.check_values(batch, self.example_shapes, self.generator.latents.dim_category)
+        return super().fit(x, *args, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        names = [name for made in (type(self), AdversarialModel) for name in _keywords(made)]
+        config = {name: getattr(self, name) for name in names}
+        serialized = {
+            name: keras.saving.serialize_keras_object(value) if isinstance(value, keras.Model) else value
+            for name, value in config.items()
+        }
+        return {**serialized, "name": self.name, "dtype": self.dtype_policy.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> AdversarialModel:
+        with dtype_policy(config["dtype"]):  # Of its networks too.
+            networks = {
+                name: keras.saving.deserialize_keras_object(value, custom_objects)
+                for name, value in config.items()
+                if isinstance(value, dict)
+            }
+            return cls(**{**config, **networks})
+
+    def get_compile_config(self) -> dict[str, Any]:
+        if not self.compiled:
+            return {}
+        optimizers = {
+            "g_optimizer": self.g_optimizer,
+            "d_video_optimizer": self.d_video_optimizer,
+            "d_image_optimizer": self.d_image_optimizer,
+        }
+        serialized = {name: keras.saving.serialize_keras_object(value) for name, value in optimizers.items()}
+        return {**serialized, "xla": self.xla, **self._compile_options}
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        self.compile(**{name: keras.saving.deserialize_keras_object(value) for name, value in config.items()})
+
+    def save(self, filepath: str | pathlib.Path, *args: Any, **kwargs: Any) -> None:
+        """Saves networks, average, optimizers and step in one .keras file, as `keras.Model.save` does.
+
+        `keras.saving.load_model` gives the model back, compiled, and training goes on as if it had not stopped.
+
+        Raises:
+            ValueError: `filepath` does not end in .keras, or a network or optimizer could not be read back.
+        """
+        if pathlib.Path(filepath).suffix != ".keras":
+            raise ValueError(f"A {type(self).__name__} is saved in one format, .keras. Received: {filepath}")
+        try:
+            self.from_config(self.get_config()).compile_from_config(self.get_compile_config())
+        except (TypeError, ValueError, NotImplementedError) as error:
+            raise ValueError(
+                f"{filepath} could not be read again, so it is not written: a network or optimizer cannot be rebuilt "
+                "from its configuration. Give its class a `get_config` and register it with "
+                f"`keras.saving.register_keras_serializable`, or use `save_weights`. {error}"
+            ) from error
+        super().save(filepath, *args, **kwargs)
 
     def _descend(self, losses: Callable[[Inputs], dict[str, LossAndLogs]], inputs: Inputs) -> Logs:
         """Makes one optimizer step of each network that `losses` names; returns the logs of all.
@@ -282,27 +408,16 @@ class AdversarialModel(keras.Model):
         tf.distribute.get_replica_context().merge_call(update, args=(keep,))
 
 
+def _keywords(made: Any) -> list[str]:
+    """Returns the names of a constructor's arguments, `**kwargs` aside."""
+    parameters = inspect.signature(made.__init__).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind == inspect.Parameter.KEYWORD_ONLY]
+
+
 def to_float(pixels: tf.Tensor) -> tf.Tensor:
-    """Maps uint8 pixels 0..255 to -1..1; leaves those that are floating point as they are."""
-    return tf.cast(pixels, keras.config.floatx()) / 127.5 - 1.0 if pixels.dtype == tf.uint8 else pixels
-
-
-def share(draw: Callable[[int], Any], size: int) -> Any:
-    """Draws `size` rows per replica for all replicas at once, and returns this replica's rows."""
-    context = tf.distribute.get_replica_context()
-    if context.num_replicas_in_sync == 1:
-        return draw(size)
-    first = context.replica_id_in_sync_group * size
-    return tf.nest.map_structure(
-        lambda rows: tf.slice(rows, [first] + [0] * (rows.shape.rank - 1), [size] + [-1] * (rows.shape.rank - 1)),
-        draw(size * context.num_replicas_in_sync),
-    )
-
-
-def sum_over_replicas(value: tf.Tensor) -> tf.Tensor:
-    """Returns the sum of a value over all replicas, those of other machines included."""
-    context = tf.distribute.get_replica_context()
-    return value if context.num_replicas_in_sync == 1 else context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+    """Maps uint8 pixels 0..255 to -1..1; gives those that are floating point Keras's own type."""
+    floats = tf.cast(pixels, keras.config.floatx())
+    return floats / 127.5 - 1.0 if pixels.dtype == tf.uint8 else floats
 
 
 def fold(seed: tf.Tensor, data: tf.Tensor | int) -> tf.Tensor:

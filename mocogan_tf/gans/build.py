@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from mocogan_tf.config import Config
-from mocogan_tf.gans.base import AdversarialModel, sum_over_replicas
+from mocogan_tf.gans.base import AdversarialModel, dtype_policy
 from mocogan_tf.gans.mocogan import MoCoGAN
+from mocogan_tf.gans.optimizers import make_optimizer
 from mocogan_tf.gans.tgan import TGAN
 from mocogan_tf.gans.vgan import VGAN
 from mocogan_tf.models.blocks import Generator
@@ -47,23 +45,12 @@ def build_generator(config: Config, name: str = "generator", sync_batch_norm: bo
         category_to=config.category_to,
         update_gate_bias=config.update_gate_bias,
         motion_init_scale=config.motion_init_scale,
+        rotating_start=config.rotating_start,
         content_modulation=config.content_modulation,
         decoder=config.decoder,
         still_background=config.still_background,
         **shared,
     )
-
-
-@contextlib.contextmanager
-def _dtype_policy(policy: str | None) -> Iterator[None]:
-    """Sets Keras's global policy, which new layers take, for a while; None leaves it."""
-    before = keras.config.dtype_policy()
-    try:
-        if policy is not None:
-            keras.config.set_dtype_policy(policy)
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def build_gan(config: Config, policy: str | None = None) -> AdversarialModel:
@@ -73,7 +60,7 @@ def build_gan(config: Config, policy: str | None = None) -> AdversarialModel:
         config: `Config`.
         policy: Keras's dtype policy of the networks; None takes the global one.
     """
-    with _dtype_policy(policy):
+    with dtype_policy(policy):
         return _build_gan(config)
 
 
@@ -90,9 +77,9 @@ def _build_gan(config: Config) -> AdversarialModel:
         ema_decay=config.ema_decay,
     )
     gan.compile(
-        g_optimizer=_optimizer(config, config.learning_rate),
-        d_image_optimizer=_optimizer(config, config.learning_rate_d) if gan.image_discriminator is not None else None,
-        d_video_optimizer=_optimizer(config, config.learning_rate_d * config.d_video_rate),
+        g_optimizer=make_optimizer(config, config.learning_rate),
+        d_image_optimizer=None if gan.image_discriminator is None else make_optimizer(config, config.learning_rate_d),
+        d_video_optimizer=make_optimizer(config, config.learning_rate_d * config.d_video_rate),
         xla=uses_xla(config),
         steps_per_execution=config.steps_per_execution,
     )
@@ -190,72 +177,3 @@ def uses_xla(config: Config) -> bool:
     # XLA compiles once per shape, which training has one of; on CPUs oneDNN's convolutions are faster.
     helps = bool(tf.config.list_physical_devices("GPU")) and not shares_statistics and not config.deterministic
     return {"on": True, "off": False, "auto": helps}[config.jit_compile]
-
-
-class LossScale(keras.optimizers.LossScaleOptimizer):
-    """Keras's loss scaling, but a step counts as finite only if the gradients of all replicas are.
-
-    Keras looks at the first replica's gradients, before they are summed: infinite ones of another replica would reach
-    the weights.
-    """
-
-    def check_finite(self, grads: list[tf.Tensor | None]) -> tf.Tensor:
-        wrong = tf.cast(~super().check_finite(grads), tf.float32)
-        return tf.equal(sum_over_replicas(wrong), 0.0)
-
-
-class _WarmUp(keras.optimizers.schedules.LearningRateSchedule):
-    """A step size that rises evenly over the first `steps` steps, and then stays."""
-
-    def __init__(self, learning_rate: float, steps: int) -> None:
-        self.learning_rate, self.steps = learning_rate, steps
-
-    def __call__(self, step: tf.Tensor) -> tf.Tensor:
-        done = (tf.cast(step, keras.config.floatx()) + 1.0) / self.steps
-        return self.learning_rate * tf.minimum(done, 1.0)
-
-    def get_config(self) -> dict[str, Any]:
-        return {"learning_rate": self.learning_rate, "steps": self.steps}
-
-
-class _HalfCosine(keras.optimizers.schedules.LearningRateSchedule):
-    """A step size that falls to `final` times itself over `steps` steps, on half a cosine (Loshchilov and Hutter 2017).
-
-    Args:
-        learning_rate: A number, or a schedule that gives one.
-        steps: Steps of the fall.
-        final: The share that is left at the end.
-    """
-
-    def __init__(
-        self, learning_rate: float | keras.optimizers.schedules.LearningRateSchedule, steps: int, final: float
-    ) -> None:
-        self.learning_rate, self.steps, self.final = learning_rate, steps, final
-
-    def __call__(self, step: tf.Tensor) -> tf.Tensor:
-        done = tf.minimum(tf.cast(step, keras.config.floatx()) / self.steps, 1.0)
-        share = self.final + (1.0 - self.final) * 0.5 * (1.0 + tf.cos(np.pi * done))
-        before = self.learning_rate(step) if callable(self.learning_rate) else self.learning_rate
-        return before * share
-
-    def get_config(self) -> dict[str, Any]:
-        return {"learning_rate": self.learning_rate, "steps": self.steps, "final": self.final}
-
-
-def _optimizer(config: Config, learning_rate: Any) -> keras.optimizers.Optimizer:
-    """Makes an Adam (TGAN: RMSprop), with decoupled weight decay if that is chosen, in float16 with a loss scale."""
-    if config.warmup_steps:
-        learning_rate = _WarmUp(learning_rate, config.warmup_steps)
-    if config.final_rate != 1.0:
-        learning_rate = _HalfCosine(learning_rate, config.steps, config.final_rate)
-    decoupled = config.weight_decay if config.weight_decay and config.weight_decay_mode == "decoupled" else None
-    if config.model == "tgan":
-        # Chainer adds 1e-8 to the root; Keras adds its square inside the root.
-        optimizer = keras.optimizers.RMSprop(learning_rate, config.beta_2, epsilon=1e-16, weight_decay=decoupled)
-    else:
-        optimizer = keras.optimizers.Adam(
-            learning_rate, config.beta_1, config.beta_2, epsilon=1e-8, weight_decay=decoupled
-        )
-    if config.precision != "mixed_float16":
-        return optimizer
-    return LossScale(optimizer, name="loss_scale_optimizer")  # Keras's own name, as in older checkpoints.

@@ -9,7 +9,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from mocogan_tf.gans import losses
+import mocogan_tf.models.discriminators  # noqa: F401  Registers the networks that `load_model` rebuilds.
+from mocogan_tf.gans import batches, losses
 from mocogan_tf.gans.augment import DRAWS, augment
 from mocogan_tf.gans.base import (
     ACCURACY_D_IMAGE,
@@ -25,9 +26,9 @@ from mocogan_tf.gans.base import (
     LossAndLogs,
     accuracy,
     fold,
-    share,
     to_float,
 )
+from mocogan_tf.gans.replicas import share
 from mocogan_tf.models.generator import compose, halved
 
 # The purposes of random numbers; folded into the step's seed.
@@ -36,14 +37,15 @@ _LATENTS_IMAGE, _LATENTS_VIDEO, _LATENTS_IMAGE_G, _LATENTS_VIDEO_G, _NOISE_IMAGE
 _FRAME, _AUGMENT_REAL, _AUGMENT_FAKE = 100, 101, 102
 
 
+@keras.saving.register_keras_serializable("mocogan_tf")
 class MoCoGAN(AdversarialModel):
     """Generator, image discriminator and video discriminator, trained against each other.
 
     `train_step` takes `{"images": [Bi, H, W, C], "videos": [Bv, T, H, W, C], "labels": [Bv]}`: pixels uint8, or float32
-    in [-1, 1]; labels int32. It makes one step of D_I, of D_V and of (G_I, R_M), in the order of the authors' code,
-    each on fakes of its own. With `share_fakes` all three use the same fakes, judged by discriminators that have not
-    moved yet. Without an image discriminator no images are needed. With `image_frames` k > 1 the images are
-    `[Bi, k, H, W, C]`: frames of one clip, which D_I sees side by side.
+    in [-1, 1]; labels integers, which only `category_loss` "supervised" needs. It makes one step of D_I, of D_V and of
+    (G_I, R_M), in the order of the authors' code, each on fakes of its own. With `share_fakes` all three use the same
+    fakes, judged by discriminators that have not moved yet. Without an image discriminator no images are needed. With
+    `image_frames` k > 1 the images are `[Bi, k, H, W, C]`: frames of one clip, which D_I sees side by side.
 
     Args:
         category_loss: "none", "supervised" (the class head learns real labels, the generator is scored by it) or
@@ -96,8 +98,38 @@ class MoCoGAN(AdversarialModel):
         self.early_frames = early_frames
         self.mask_weight, self.mask_steps = mask_weight, mask_steps
 
+    @property
+    def example_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of one example by the keys that a batch must have."""
+        shapes = super().example_shapes
+        if self.image_discriminator is not None:
+            shapes["images"] = (*((self.image_frames,) if self.image_frames > 1 else ()), *shapes["videos"][1:])
+        return {**shapes, "labels": ()} if self.category_loss == "supervised" else shapes
+
+    @property
+    def _judged_shapes(self) -> dict[str, tuple[int, ...]]:
+        frames, height, width, channels = super().example_shapes["videos"]
+        shrink = {"full": 1, "half": 2}[self.video_size]
+        shapes: dict[str, tuple[int, ...]] = {
+            "video discriminator": (frames, height // shrink, width // shrink, channels)
+        }
+        if self.image_discriminator is not None:
+            shapes = {"image discriminator": (height, width, self.image_frames * channels), **shapes}
+        return shapes
+
+    def _build_discriminators(self) -> None:
+        if self.category_loss != "none":
+            ours, theirs = self.generator.latents.dim_category, self.video_discriminator.dim_category
+            if not ours == theirs > 0:
+                raise ValueError(
+                    "`category_loss` needs a generator and a video discriminator of equally many categories. Received: "
+                    f"category_loss={self.category_loss}, dim_category={ours} and {theirs}."
+                )
+        super()._build_discriminators()
+
     def train_step(self, batch: dict[str, tf.Tensor]) -> Logs:
         """Makes one step of each network. Returns the logged scalars by name."""
+        batches.check(batch, self.example_shapes)
         inputs = self._draw(batch)
         if self.share_fakes:
             return self._end_step(self._descend(self._losses_together, inputs))
@@ -113,7 +145,6 @@ class MoCoGAN(AdversarialModel):
         num_videos, num_frames = videos.shape[:2]
         inputs = {
             "videos": videos,
-            "labels": batch["labels"],
             # A network's noise is drawn once per step, for real clips, fakes and the generator's step alike: each sees
             # noise of the right distribution.
             "noise_video": self._noise(self.video_discriminator, num_videos, _NOISE_VIDEO),
@@ -121,6 +152,8 @@ class MoCoGAN(AdversarialModel):
             "fake_videos": self._draw_videos(num_videos, num_frames, _LATENTS_VIDEO),
             "r1_due": tf.equal(self.step.value % self.r1_every, 0),
         }
+        if self.category_loss == "supervised":
+            inputs["labels"] = batch["labels"]
         if not self.share_fakes:
             inputs["fake_videos_g"] = self._draw_videos(num_videos, num_frames, _LATENTS_VIDEO_G)
         if self.image_discriminator is None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import tensorflow as tf
 from keras import ops
 
-from mocogan_tf.gans import losses
+import mocogan_tf.models.tgan  # noqa: F401  Registers the networks that `load_model` rebuilds.
+from mocogan_tf.gans import batches, losses
 from mocogan_tf.gans.base import (
     ACCURACY_D_VIDEO,
     LOSS_D_VIDEO,
@@ -23,6 +25,7 @@ from mocogan_tf.gans.base import (
 _LATENTS = 0  # The purpose of a random number; folded into the step's seed.
 
 
+@keras.saving.register_keras_serializable("mocogan_tf")
 class TGAN(AdversarialModel):
     """TGAN (Saito et al. 2017): a Wasserstein GAN whose critic is kept 1-Lipschitz by singular value clipping.
 
@@ -40,6 +43,7 @@ class TGAN(AdversarialModel):
 
     def train_step(self, batch: dict[str, tf.Tensor]) -> Logs:
         """Makes one step of each network. Returns the logged scalars by name."""
+        batches.check(batch, self.example_shapes)
         videos = to_float(batch["videos"])
         logs = self._descend(
             self._losses_of_both,

@@ -8,7 +8,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from mocogan_tf.gans import losses
+import mocogan_tf.models.vgan  # noqa: F401  Registers the networks that `load_model` rebuilds.
+from mocogan_tf.gans import batches, losses
 from mocogan_tf.gans.base import (
     ACCURACY_D_VIDEO,
     LOSS_D_VIDEO,
@@ -25,6 +26,7 @@ LOSS_MASK = "loss_mask"
 _LATENTS = 0  # The purpose of a random number; folded into the step's seed.
 
 
+@keras.saving.register_keras_serializable("mocogan_tf")
 class VGAN(AdversarialModel):
     """VGAN (Vondrick et al. 2016): one discriminator of clips, and a price on the foreground's mask.
 
@@ -42,6 +44,7 @@ class VGAN(AdversarialModel):
 
     def train_step(self, batch: dict[str, tf.Tensor]) -> Logs:
         """Makes one step of each network. Returns the logged scalars by name."""
+        batches.check(batch, self.example_shapes)
         videos = to_float(batch["videos"])
         inputs = {"videos": videos, "latents": self._latents(videos.shape[0], videos.shape[1], _LATENTS)}
         logs = self._descend(self._losses_d, inputs)

@@ -7,6 +7,7 @@ reading is an estimate, as good as they look.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -21,10 +22,10 @@ from numpy.typing import NDArray
 from mocogan_tf.data import parallel
 from mocogan_tf.data.rendered import taichi, taichi_drawing, taichi_motion
 from mocogan_tf.data.rendered.base import clip_rng
+from mocogan_tf.metrics import pose_examples
 from mocogan_tf.metrics.kept import open_kept
 from mocogan_tf.metrics.network import SIDE, shrink
 
-SEED = 2**40  # Far from those of training sets.
 PARTS = ("jacket", "trousers", "wall")
 NUM_JOINTS = len(taichi.JOINTS)
 _RENDERERS = (taichi, taichi_drawing, taichi_motion)  # What they draw is part of the name under which it is kept.
@@ -107,7 +108,8 @@ def build(seed: int) -> keras.Model:
 
 def train(model: keras.Model, recipe: Recipe) -> tuple[float, float]:
     """Trains it; returns the errors on frames held out, of joints (pixels of 64) and of colours (0 to 255)."""
-    rendered = [outcome.value for outcome in parallel.map_in_processes(_render, range(recipe.frames + recipe.held_out))]
+    render = functools.partial(pose_examples.render, image_size=SIDE)
+    rendered = [outcome.value for outcome in parallel.map_in_processes(render, range(recipe.frames + recipe.held_out))]
     frames = np.stack([frame for frame, _ in rendered])
     truth = np.stack([values for _, values in rendered])
     optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(recipe.learning_rate, recipe.steps))
@@ -119,7 +121,7 @@ def train(model: keras.Model, recipe: Recipe) -> tuple[float, float]:
             loss = tf.reduce_mean(tf.square(wanted - model(inputs)))
         optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
 
-    rng = clip_rng(SEED, 0, 1)
+    rng = clip_rng(pose_examples.SEED, 0, 1)
     for _ in range(recipe.steps):
         chosen = (rng.random(recipe.batch) * recipe.frames).astype(np.int64)
         step(frames[chosen], truth[chosen])
@@ -134,12 +136,3 @@ def _split(values: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[n
     scaled = np.asarray(values, np.float64) / 4.0 + 0.5
     joints, colours = scaled[:, : 2 * NUM_JOINTS], scaled[:, 2 * NUM_JOINTS :]
     return joints.reshape(len(values), NUM_JOINTS, 2), 255.0 * colours.reshape(len(values), len(PARTS), 3)
-
-
-def _render(index: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    clip = taichi.render_clip(index, seed=SEED, num_frames=1, image_size=SIDE)
-    look, scene = clip.truth["look"], clip.truth["scene"]
-    wall = 0.5 * (scene.wall_top + scene.wall_bottom)
-    joints = clip.truth["joints"][0] / SIDE
-    shares = np.concatenate([joints.ravel(), look.jacket, look.trousers, wall])
-    return clip.frames[0], (4.0 * (shares - 0.5)).astype(np.float32)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import html
-import io
 import math
 import pathlib
 import string
@@ -125,11 +124,8 @@ def _figure(image: str, caption: str, *, wide: bool = False) -> str:
 
 def _film(frames: NDArray[np.uint8], fps: float, alt: str) -> str:
     """uint8 `[T, H, W, C]` as a moving picture, or a still one for people who prefer reduced motion."""
-    first, *rest = [video.to_image(frame) for frame in frames]
-    moving = io.BytesIO()
-    duration = round(1000 / fps)
-    first.save(moving, "WEBP", save_all=True, append_images=rest, duration=duration, loop=0, quality=88, method=4)
-    still, uri = _png(frames[len(frames) // 2]), _uri(moving.getvalue(), "webp")
+    moving = video.animation(frames, "WEBP", fps, quality=88, method=4)
+    still, uri = _png(frames[len(frames) // 2]), _uri(moving, "webp")
     height, width = frames.shape[1:3]
     return (
         f"<picture><source media='(prefers-reduced-motion: reduce)' srcset='{still}'>"
@@ -138,9 +134,7 @@ def _film(frames: NDArray[np.uint8], fps: float, alt: str) -> str:
 
 
 def _png(pixels: NDArray[np.uint8]) -> str:
-    encoded = io.BytesIO()
-    video.to_image(pixels).save(encoded, "PNG", optimize=True)
-    return _uri(encoded.getvalue(), "png")
+    return _uri(video.picture(pixels, "PNG", optimize=True), "png")
 
 
 def _uri(data: bytes, kind: str) -> str:
@@ -152,21 +146,22 @@ def _fps(material: Material) -> float:
 
 
 def _samples(material: Material) -> str:
-    shown = [("Generated", material.clips)]
+    of_folder = material.generator is None
+    shown = [("From the folder" if of_folder else "Generated", material.clips)]
     if material.config is not None:
         shown.append(("Real", material.real))
     figures = []
     for title, clips in shown:
         side = min(_GRID, math.isqrt(len(clips)))
         film = video.grid(clips.frames[: side * side], side, background=_GAP)
-        names = _classes(clips, side * side)
-        figures.append(_figure(_film(film, _fps(material), f"{title} clips"), f"<b>{title}</b>{names}"))
+        names = _classes(clips, side * side) or ("" if of_folder else ", the first clips of the seed")
+        figures.append(_figure(_film(film, _fps(material), f"Clips: {title.lower()}"), f"<b>{title}</b>{names}"))
     return f"<div class='pair'>{''.join(figures)}</div>"
 
 
 def _classes(clips: Clips, number: int) -> str:
     if clips.labels is None or not clips.categories:
-        return ", the first clips of the seed"
+        return ""
     found = sorted({clips.categories[int(label)] for label in clips.labels[:number]})
     return f": {html.escape(', '.join(found))}"
 
@@ -177,7 +172,7 @@ def _swaps(material: Material) -> str:
     columns = min(max(_GRID, material.generator.latents.dim_category), 8)
     clips = sampling.content_motion_grid(material.generator, _GRID, columns, material.num_frames, seed=material.seed)
     names = material.clips.categories
-    by_column = material.generator.config["category_to"] == "motion"
+    by_column = material.generator.config["category_to"] != "image"
     words = f" Classes, by {'column' if by_column else 'row'}: {html.escape(', '.join(names))}." if names else ""
     caption = f"A row shares its content code, a column its motion codes.{words}"
     film = _figure(

@@ -7,6 +7,7 @@ sizes have one halving more or fewer; `temporal_plan` adapts the layers to other
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -73,7 +74,25 @@ def temporal_plan(video_length: int, num_layers: int) -> list[tuple[int, int]]:
     return plan
 
 
-class Discriminator(keras.Model):
+class _Rebuilt(keras.Model):
+    """A network that Keras can rebuild from the arguments of its constructor, all of which have names."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> _Rebuilt:
+        network = super().__new__(cls, *args, **kwargs)
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        defaults = {one.name: one.default for one in parameters if one.default is not one.empty}
+        network._arguments = {**defaults, **kwargs}
+        return network
+
+    def get_config(self) -> dict[str, Any]:
+        return {**self._arguments, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> _Rebuilt:
+        return cls(**config)
+
+
+class Discriminator(_Rebuilt):
     """A stack of layers: noise, convolution, normalisation (not in the first), leaky ReLU 0.2; then `last`.
 
     Args:
@@ -283,7 +302,7 @@ class BatchDeviation(layers.Layer):
 
 
 @keras.saving.register_keras_serializable("mocogan_tf")
-class FineImageDiscriminator(keras.Model):
+class FineImageDiscriminator(_Rebuilt):
     """D_I with an eye for texture and one logit per image: `[B, H, W, C]` becomes `[B, 1]`.
 
     It begins with a 3x3 convolution at full resolution with half of `ndf` filters. The rest is `ImageDiscriminator`,

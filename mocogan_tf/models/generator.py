@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import Any, cast
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras import layers, ops
 
 from mocogan_tf.latents import LatentSpec
 from mocogan_tf.models.blocks import KERNEL, Generator, batch_norm, normal_weights, num_halvings
+from mocogan_tf.models.motion import QuietNoise, Rotations, gate_bias
 from mocogan_tf.models.resampling import BOX, SMOOTH, UpConv2D
 
 
@@ -294,7 +294,8 @@ class VideoGenerator(Generator):
         dim_motion: Size of the motion code and of the noise.
         dim_category: Number of categories, 0 for none.
         category_to: "motion": the category enters the GRU beside the noise (the full model of the paper's Table 4);
-            "image": it enters the decoder beside content and motion, as in the authors' code.
+            "image": it enters the decoder beside content and motion, as in the authors' code; "both": a clip's first
+            frame can then show its category, which the GRU alone needs some frames for.
         ngf: Filters of the decoder's last hidden layer; of the fine decoder, of the last but one.
         image_size: 32, 64 or 128.
         channels: Colour channels.
@@ -304,11 +305,13 @@ class VideoGenerator(Generator):
         motion_init_scale: The GRU's first state is this times `motion_init`. Its later states stay well within (-1, 1);
             with a first state of the same spread, a clip's first frames look like its later ones. `motion_state` is
             given in the units of `motion_init`.
+        rotating_start: Whether the GRU starts as slow oscillators that its noise hardly moves (`models.motion`).
+            Otherwise the noise is what moves untrained clips, and movement is learnt as a jitter.
         decoder: "dcgan", the paper's (`frame_decoder`), or "fine" (`fine_decoder`).
-        still_background: Whether each clip has one background, drawn once from the code that is fixed over it
+        still_background: Whether each clip has one background, drawn once from the code that scales the channels
             (`background_decoder`), behind the figures of the fine decoder (`compose`).
-        content_modulation: Whether the codes that are fixed over a clip (content, and with `category_to` "image" the
-            category) also scale the decoder's channels. Without it they enter through the first layer only, and each
+        content_modulation: Whether the code that is fixed over a clip also scales the decoder's channels: the content,
+            and with `category_to` "image" the category. Without it they enter through the first layer only, and each
             place in a frame has to learn by itself what a content looks like there.
 
     Raises:
@@ -329,14 +332,15 @@ class VideoGenerator(Generator):
         sync_batch_norm: bool = False,
         update_gate_bias: float = 0.0,
         motion_init_scale: float = 1.0,
+        rotating_start: bool = False,
         content_modulation: bool = False,
         decoder: str = "dcgan",
         still_background: bool = False,
         name: str = "generator",
         **kwargs: Any,
     ) -> None:
-        if category_to not in ("motion", "image"):
-            raise ValueError(f"`category_to` must be motion or image. Received: category_to={category_to}")
+        if category_to not in ("motion", "image", "both"):
+            raise ValueError(f"`category_to` must be motion, image or both. Received: category_to={category_to}")
         if motion_init_scale <= 0:
             raise ValueError(f"`motion_init_scale` must be positive. Received: motion_init_scale={motion_init_scale}")
         if decoder not in ("dcgan", "fine") or (still_background and decoder != "fine"):
@@ -354,14 +358,17 @@ class VideoGenerator(Generator):
         }
         repeated = {key: layer(inputs[key], noise) for key, layer in per_frame.items()}
         joined = [repeated["category"]] if dim_category else []
-        to_motion, to_image = (joined, []) if category_to == "motion" else ([], joined)
+        to_motion = joined if category_to in ("motion", "both") else []
+        to_image = joined if category_to in ("image", "both") else []
         motion = layers.GRU(
             dim_motion,
             return_sequences=True,
             return_state=True,
             # XLA cannot compile cuDNN's operation, nor can it be exported, and at ten units it gains nothing.
             use_cudnn=False,
-            bias_initializer=_gate_bias(dim_motion, update_gate_bias),
+            bias_initializer=gate_bias(dim_motion, update_gate_bias),
+            kernel_initializer=QuietNoise(dim_motion) if rotating_start else "glorot_uniform",
+            recurrent_initializer=Rotations(update_gate_bias) if rotating_start else "orthogonal",
             dtype=keras.config.floatx(),
             name="motion",
         )
@@ -370,7 +377,8 @@ class VideoGenerator(Generator):
         motion_state = _scaled(end, 1 / motion_init_scale, "motion_end")
         codes = _join([repeated["content"], *to_image, z_motion], "codes")
 
-        dim_fixed = codes.shape[-1] - dim_motion
+        # With both, the decoder's first layer alone has the category: one person looks the same in all categories.
+        dim_fixed = codes.shape[-1] - dim_motion if category_to == "image" else dim_content
         sizes = (codes.shape[-1], ngf, image_size, channels, sync_batch_norm, dim_fixed if content_modulation else 0)
         half_frames, background = None, None
         if decoder == "fine":
@@ -400,17 +408,11 @@ class VideoGenerator(Generator):
             "sync_batch_norm": sync_batch_norm,
             "update_gate_bias": update_gate_bias,
             "motion_init_scale": motion_init_scale,
+            "rotating_start": rotating_start,
             "content_modulation": content_modulation,
             "decoder": decoder,
             "still_background": still_background,
         }
-
-
-def _gate_bias(units: int, update: float) -> keras.initializers.Initializer:
-    """Returns initial biases `[2, 3 * units]` of a GRU: update, reset and candidate parts, for input and for state."""
-    biases = np.zeros((2, 3 * units))
-    biases[0, :units] = update
-    return keras.initializers.Constant(biases)
 
 
 def _scaled(code: tf.Tensor, scale: float, name: str) -> tf.Tensor:

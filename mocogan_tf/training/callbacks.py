@@ -6,7 +6,6 @@ the device are read only where a callback looks at them, all at once; in between
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
@@ -237,11 +236,9 @@ class TensorBoardLog(PerStep):
 
     def write_film(self, name: str, film: NDArray[np.uint8], fps: float, step: int) -> None:
         """Writes a clip, uint8 `[T, H, W, C]`, as an animated picture."""
-        first, *rest = [video.to_image(frame) for frame in film]
-        encoded = io.BytesIO()
-        first.save(encoded, format="GIF", save_all=True, append_images=rest, duration=1000.0 / fps, loop=0)
+        encoded = video.animation(film, "GIF", fps)
         image = tf.compat.v1.Summary.Image(
-            height=film.shape[1], width=film.shape[2], colorspace=film.shape[3], encoded_image_string=encoded.getvalue()
+            height=film.shape[1], width=film.shape[2], colorspace=film.shape[3], encoded_image_string=encoded
         )
         value = tf.compat.v1.Summary.Value(tag=name, image=image)
         with self.writer.as_default(step=step):

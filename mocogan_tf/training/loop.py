@@ -171,7 +171,7 @@ def _train(run: Run, allow_changed_data: bool, may_exit: bool) -> int:
 def _fit(gan: Any, run: Run, start_step: int, may_exit: bool) -> int:
     """Trains to the end or a signal; returns the exit code."""
     config, workers = run.config, run.workers
-    stop = StopOnSignal(workers, start_step, config.steps_per_execution, may_exit)
+    stop = StopOnSignal(workers, start_step, may_exit, config.log_every)
     try:
         gan.fit(
             _batches(run, start_step),

@@ -14,6 +14,7 @@ from typing import Any
 
 from mocogan_tf import files
 from mocogan_tf.config import Config, differences
+from mocogan_tf.data import advice
 from mocogan_tf.data.cache import VideoSet
 from mocogan_tf.training import checkpoints
 
@@ -22,7 +23,6 @@ RunDir = str | pathlib.Path
 CONFIG, DATA, CLIPS, LOCK = "config.json", "data.json", "clips.jsonl", "lock"
 _DATA_FIELDS = {"name": str, "categories": list, "num_clips": int, "fps": float}
 _FROM_CLIPS = ("dim_category", "category_loss")
-_NAMED = 3  # Clips that a message names.
 
 
 def check_place(run_dir: RunDir, resume: str) -> None:
@@ -90,33 +90,30 @@ def check_clips(run_dir: RunDir, config: Config, videos: VideoSet, allow_changed
     changes = _changes(run_dir, old["num_clips"], videos)
     if changes and not allow_changed_data:
         raise ValueError(
-            f"{run_dir} was trained on other clips: {'; '.join(changes)}. Restore them, choose another --run_dir, or "
+            f"{run_dir} was trained on other clips: {changes}. Restore them, choose another --run_dir, or "
             "give --allow_changed_data to go on with the clips as they are now."
         )
 
 
-def _changes(run_dir: pathlib.Path, num_clips: int, videos: VideoSet) -> list[str]:
-    """Says in words how the clips differ from those of the run's last start."""
+def _changes(run_dir: pathlib.Path, num_clips: int, videos: VideoSet) -> str:
+    """Says in words how the clips differ from those of the run's last start; "" if they do not."""
     lines = files.read_lines(run_dir / CLIPS)
     if not lines:  # Of a version that kept their number only.
-        return [] if num_clips == len(videos) else [f"there were {num_clips}, now there are {len(videos)}"]
-    old, new = ({clip["name"]: clip for clip in clips} for clips in (lines, _clips(videos)))
-    found = {
-        "missing": [name for name in old if name not in new],
-        "new": [name for name in new if name not in old],
-        "changed in length or class": [name for name in new if name in old and new[name] != old[name]],
-    }
-    return [
-        f"{len(names)} {what} ({', '.join(names[:_NAMED])}{', ...' * (len(names) > _NAMED)})"
-        for what, names in found.items()
-        if names
-    ]
+        return "" if num_clips == len(videos) else f"there were {num_clips}, now there are {len(videos)}"
+    # A digest knows class and length too; an older version kept these two only.
+    known = ("digest",) if "digest" in lines[0] else ("class", "frames")
+    before, after = (
+        {clip["name"]: " ".join(str(clip[field]) for field in known) for clip in clips}
+        for clips in (lines, _clips(videos))
+    )
+    return advice.changes(before, after)
 
 
 def _clips(videos: VideoSet) -> list[dict[str, Any]]:
     classes = [videos.categories[label] if videos.categories else "" for label in videos.labels]
+    digests = videos.digests()
     return [
-        {"name": name, "class": category, "frames": int(frames)}
+        {"name": name, "class": category, "frames": int(frames), "digest": digests[name]}
         for name, category, frames in zip(videos.names, classes, videos.lengths, strict=True)
     ]
 

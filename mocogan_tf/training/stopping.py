@@ -7,48 +7,48 @@ import signal
 import sys
 import threading
 import types
+from collections.abc import Mapping
 from typing import Any
 
-import keras
 from absl import logging
 
 from mocogan_tf.distribution.workers import Workers
+from mocogan_tf.training.callbacks import PerStep, due
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class StopOnSignal(keras.callbacks.Callback):
+class StopOnSignal(PerStep):
     """Ends training after the current step on Ctrl-C or SIGTERM; a second Ctrl-C ends it without saving.
 
     Both are answered at once, even while TensorFlow computes a step: Python's own handlers would wait for its end. A
-    signal to one worker ends all workers at the same step.
+    signal to one worker ends all workers at the same step: the next multiple of `every`, since asking the others makes
+    the host wait for the devices.
 
     Args:
         workers: `Workers`.
         start_step: Step from which the run goes on.
-        steps_per_execution: Steps per call into TensorFlow.
         may_exit: Whether a second Ctrl-C ends the process at once. If not, it raises KeyboardInterrupt after the
             current step. Checkpoints are renamed into place, so neither harms those that exist.
+        every: Steps between two times at which several workers tell one another of signals.
 
     Attributes:
         signal: Number of the signal that came, or None.
     """
 
-    def __init__(
-        self, workers: Workers, start_step: int = 0, steps_per_execution: int = 1, may_exit: bool = False
-    ) -> None:
-        super().__init__()
+    def __init__(self, workers: Workers, start_step: int = 0, may_exit: bool = False, every: int = 1) -> None:
+        super().__init__(start_step)
         self.workers, self.may_exit = workers, may_exit
+        self.every = every if workers.num_workers > 1 else 1
         self.signal: int | None = None
-        self._start_step, self._steps_per_execution = start_step, steps_per_execution
-        self._done = start_step
+        self._agreed = False
         self._previous: dict[int, Any] = {}
         self._pipe: tuple[int, int] | None = None
         self._previous_fd = -1
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Takes the signals over."""
-        self.signal = None
+        self.signal, self._agreed = None, False
         try:
             self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
         except ValueError:  # Only the main thread may; a program that trains in another keeps its own handling.
@@ -77,18 +77,34 @@ class StopOnSignal(keras.callbacks.Callback):
                 print("stopped without saving; earlier checkpoints are kept", file=sys.stderr, flush=True)
                 os._exit(128 + signal.SIGINT)
             if not interrupted:
-                step = self._done + self._steps_per_execution
-                print(f"\nsaving at step {step}; press again to stop without saving", file=sys.stderr, flush=True)
+                print(
+                    f"\nsaving at step {self._last_of_all()}; press again to stop without saving",
+                    file=sys.stderr,
+                    flush=True,
+                )
             interrupted = True
         os.close(pipe)
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def _last_of_all(self) -> int:
+        """The step after which training ends, if a signal comes now."""
+        left, at_once = self.every - self.last_step % self.every, self.model.steps_per_execution
+        return self.last_step + -(-left // at_once) * at_once
+
+    def on_step(self, previous: int, step: int, logs: Mapping[str, float]) -> None:
         """Ends training if a signal came to any worker."""
-        self._done = self._start_step + batch + 1
-        agreed = max(self.workers.gather(self.signal or 0))
-        if agreed:
-            self.signal = agreed
-            self.model.stop_training = True
+        if due(self.every, previous, step):
+            self._agree()
+            self.model.stop_training |= self._agreed
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Lets all workers end with the same exit code."""
+        if not self._agreed:
+            self._agree()
+
+    def _agree(self) -> None:
+        received = max(self.workers.gather(self.signal or 0))
+        if received:
+            self.signal, self._agreed = received, True
 
     def restore(self) -> None:
         """Gives the signals back to whoever handled them before; Keras calls no callback when training fails."""

@@ -13,8 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.runtime.bundle import Bundle
-from serving.runtime.engine import Floats
 from serving.runtime.errors import Invalid, shown
+from serving.runtime.options import Floats
 from serving.runtime.repository import Model
 from serving.runtime.service import Clip, Service
 

@@ -19,8 +19,8 @@ from serving.protocols import fields as f
 from serving.protocols.fields import Fields
 from serving.protocols.latents import read_given
 from serving.runtime.encode import check_format, encode, mosaic
-from serving.runtime.engine import Floats
 from serving.runtime.errors import Invalid, TooLarge
+from serving.runtime.options import Floats
 from serving.runtime.repository import Model
 from serving.runtime.service import Limits, Service, category_index
 from serving.web.bodies import parse_json, read_body, skip_body
@@ -245,8 +245,9 @@ async def _answer(request: Request, route: str, table: f.Table, read: Read) -> R
 
 
 def _tag(model: Model, values: dict[str, Any]) -> str:
-    """An ETag. A seed is one clip of one model, so request, bundle and provider determine the answer."""
-    said = orjson.dumps([model.bundle.digest, model.engine.provider, values], option=orjson.OPT_SORT_KEYS)
+    """An ETag. A seed is one clip of one model: request, bundle, provider and precision determine the answer."""
+    engine = model.engine
+    said = orjson.dumps([model.bundle.digest, engine.provider, engine.precision, values], option=orjson.OPT_SORT_KEYS)
     return f'"{hashlib.sha256(said).hexdigest()[:32]}"'
 
 
@@ -266,7 +267,12 @@ async def _render(request: Request, service: Service, model: Model, wanted: Gene
             return encode(clips, output.format, fps=output.fps, scale=output.scale)
 
         body, encode_seconds = await service.encode(to_bytes, work)
-    timing = {"queue": clip.queue_seconds, "render": clip.render_seconds, "encode": encode_seconds}
+    timing = {
+        "draw": clip.draw_seconds,
+        "queue": clip.queue_seconds,
+        "render": clip.render_seconds,
+        "encode": encode_seconds,
+    }
     request.state.notes.update(
         model=model.name, version=model.version, frames=wanted.total_frames, format=output.format,
         **{f"{name}_ms": round(seconds * 1e3, 2) for name, seconds in timing.items()},

@@ -18,8 +18,8 @@ from starlette.responses import Response
 import serving
 from mocogan_tf.video import to_uint8
 from serving.protocols.latents import answer_latents, check_latents, numbers
-from serving.runtime.engine import Floats
 from serving.runtime.errors import Invalid, Malformed, NotFound, shown
+from serving.runtime.options import Floats
 from serving.runtime.repository import Model
 from serving.runtime.service import Clip, Limits, Service
 from serving.web.bodies import parse_json, read_body, skip_body

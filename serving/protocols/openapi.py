@@ -41,7 +41,7 @@ def _clip_answers() -> Schema:
             "X-Model": "The model.",
             "X-Model-Version": "Its version.",
             "X-Video-Shape": "B,T,H,W,C of the clips.",
-            "Server-Timing": "Milliseconds in the queue, in the engine and in the encoder.",
+            "Server-Timing": "Milliseconds to draw the latents, in the queue, in the engine and in the encoder.",
         }.items()
     }
     success = {"description": "The clips.", "headers": headers, "content": {kind: binary for kind in sorted(kinds)}}

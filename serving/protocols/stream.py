@@ -9,11 +9,14 @@ the great circle between the two vectors, the category on the straight line.
 from __future__ import annotations
 
 import asyncio
+import collections
+import contextlib
 import dataclasses
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -29,13 +32,13 @@ from serving.protocols import fields as f
 from serving.protocols.fields import Fields
 from serving.runtime.bundle import Bundle
 from serving.runtime.encode import strip
-from serving.runtime.engine import Floats
 from serving.runtime.errors import Invalid, Malformed, NotFound, Overloaded, ServingError, Unauthorized, Unavailable
+from serving.runtime.options import Floats
 from serving.runtime.repository import Model
 from serving.runtime.service import Service, category_index
 from serving.web.bodies import parse_json
 from serving.web.connections import Connection
-from serving.web.guard import Keys
+from serving.web.guard import Keys, key_of
 
 FIRST_MESSAGE_SECONDS = 10.0
 # A chunk that is not accepted is tried again after so long, and the stream ended after so long.
@@ -154,7 +157,7 @@ class Walk:
             moving = self.kind.moving
             kinds = self.kind.take(frames)
             latents["category"] = kinds[:1]
-            if moving and self.bundle.category_to == "motion":
+            if moving and self.bundle.category_to != "image":
                 motion = self._motion_by_frame(model, noise, kinds)
             else:
                 motion, self.state = model.engine.motion(latents)
@@ -162,7 +165,7 @@ class Walk:
             motion, self.state = model.engine.motion(latents)
         self.position += frames
         rows = {"content": contents, "motion": motion[0]}
-        if kinds is not None and self.bundle.category_to == "image":
+        if kinds is not None and self.bundle.category_to != "motion":
             rows["category"] = kinds
         return rows
 
@@ -264,25 +267,58 @@ class Stream:
         body, _ = await self.service.encode_with(lambda: strip(frames, self.format), f"stream-{self.format}")
         return body
 
+    async def encode_each(self, frames: NDArray[np.uint8]) -> list[bytes]:
+        """Each frame of a chunk as a picture of its own."""
+
+        def pictures() -> list[bytes]:
+            return [strip(frame[None], self.format) for frame in frames]
+
+        bodies, _ = await self.service.encode_with(pictures, f"stream-{self.format}")
+        return bodies
+
 
 class Streams:
-    """The streams of a server; no more are open than the limit allows."""
+    """The streams of a server; no more are open, in all and of one client, than the limits allow."""
 
     def __init__(self, service: Service, keys: Keys, origins: tuple[str, ...]) -> None:
         self.service = service
         self.keys = keys
         self.origins = origins
-        self.open = 0
+        self.open: collections.Counter[str] = collections.Counter()
 
-    def __enter__(self) -> None:
-        if self.open >= self.service.limits.max_streams:
-            raise Overloaded(f"All {self.open} streams are taken. Try again later.", retry_after=5)
-        self.open += 1
-        self.service.metrics.streams.set(self.open)
+    @contextlib.contextmanager
+    def place(self, client: str) -> Iterator[None]:
+        """Takes a stream's place while the block runs.
 
-    def __exit__(self, *_: object) -> None:
-        self.open -= 1
-        self.service.metrics.streams.set(self.open)
+        Args:
+            client: As of `_client`.
+
+        Raises:
+            Overloaded: There is none.
+        """
+        limits, everybody = self.service.limits, self.open.total()
+        if everybody >= limits.max_streams:
+            raise Overloaded(f"All {everybody} streams are taken. Try again later.", retry_after=5)
+        if self.open[client] >= limits.max_streams_per_client:
+            whose = "key" if self.keys.needed else "address"
+            most = limits.max_streams_per_client
+            raise Overloaded(f"This {whose} has {most} streams, and may have no more. Close one.", retry_after=5)
+        self.open[client] += 1
+        self.service.metrics.streams.set(everybody + 1)
+        try:
+            yield
+        finally:
+            self.open[client] -= 1
+            if not self.open[client]:
+                del self.open[client]
+            self.service.metrics.streams.set(self.open.total())
+
+    def _client(self, scope: Scope, key: str) -> str:
+        """Whose stream it is: the key's where one is needed, else the address's."""
+        if self.keys.needed:
+            return key
+        connection: Connection | None = scope.get("state", {}).get("connection")
+        return connection.name if connection is not None else ""
 
     async def picture(self, request: Request) -> Response:
         """`GET /v1/stream?...`: JPEG after JPEG (`multipart/x-mixed-replace`), which an `<img>` plays without end."""
@@ -299,7 +335,8 @@ class Streams:
             head = Response(media_type=media_type, headers=headers)
             del head.headers["Content-Length"]  # It has none.
             return head
-        return _Pictures(self, _parts(stream, kind), media_type=media_type, headers=headers)
+        place = self.place(self._client(request.scope, key_of(request.headers)))
+        return _Pictures(place, _parts(stream, kind), media_type=media_type, headers=headers)
 
     async def socket(self, websocket: WebSocket) -> None:
         """`/v1/stream` as a WebSocket.
@@ -314,8 +351,8 @@ class Streams:
             return
         await websocket.accept()
         try:
-            first = await self._first_message(websocket)
-            with self:
+            first, key = await self._first_message(websocket)
+            with self.place(self._client(websocket.scope, key)):
                 await self._talk(websocket, first)
         except ServingError as error:
             self.service.metrics.rejected.labels(error.error_type).inc()
@@ -331,19 +368,20 @@ class Streams:
             return True
         return origin.partition("://")[2] == websocket.headers.get("host")
 
-    async def _first_message(self, websocket: WebSocket) -> dict[str, Any]:
-        """What a client with a key wants to see. Until it says so, its connection waits like one without a request."""
+    async def _first_message(self, websocket: WebSocket) -> tuple[dict[str, Any], str]:
+        """What a client with a key wants to see, and the key. Until it says so, its connection waits like others."""
         connection: Connection | None = websocket.scope.get("state", {}).get("connection")
         if connection is not None:
             connection.wait(FIRST_MESSAGE_SECONDS)
         async with asyncio.timeout(FIRST_MESSAGE_SECONDS):
             first = await _receive(websocket)
-        key = first.pop("api_key", "")
-        if not self.keys.accept(key if isinstance(key, str) else ""):
+        given = first.pop("api_key", "")
+        key = given if isinstance(given, str) else ""
+        if not self.keys.accept(key):
             raise Unauthorized("An API key is needed: `api_key` in the first message.")
         if connection is not None:
             connection.work()
-        return first
+        return first, key
 
     async def _talk(self, websocket: WebSocket, first: dict[str, Any]) -> None:
         stream = Stream(self.service, Fields(first, f.STREAM), "raw")
@@ -389,12 +427,12 @@ class Streams:
 class _Pictures(StreamingResponse):
     """An endless answer, which has its place among the streams from its head to its end."""
 
-    def __init__(self, streams: Streams, parts: AsyncIterator[bytes], **options: Any) -> None:
+    def __init__(self, place: AbstractContextManager[None], parts: AsyncIterator[bytes], **options: Any) -> None:
         super().__init__(parts, **options)
-        self._streams = streams
+        self._place = place
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._streams:
+        with self._place:
             await super().__call__(scope, receive, send)
 
 
@@ -402,12 +440,12 @@ async def _parts(stream: Stream, kind: str) -> AsyncIterator[bytes]:
     stop = Overloaded, Unavailable, NotFound
     try:
         async for frames in stream.chunks():
-            for frame in frames:
-                begin = time.monotonic()
-                body = await stream.encode(frame[None])
-                yield f"--frame\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-                yield body + b"\r\n"
+            begin = time.monotonic()
+            for body in await stream.encode_each(frames):
+                head = f"--frame\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+                yield head + body + b"\r\n"
                 await asyncio.sleep(max(0.0, 1 / stream.walk.fps - (time.monotonic() - begin)))
+                begin = time.monotonic()
     except stop:
         yield b"--frame--\r\n"
 

@@ -17,8 +17,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from serving.protocols.latents import answer_latents, check_latents, numbers
-from serving.runtime.engine import Floats
 from serving.runtime.errors import Invalid, Malformed, NotFound
+from serving.runtime.options import Floats
 from serving.runtime.repository import Model
 from serving.runtime.service import Clip, Limits, Service
 from serving.web.bodies import parse_json, read_body, skip_body

@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mocogan_tf.video import to_uint8
-from serving.runtime.engine import Floats
 from serving.runtime.errors import (
     OUT_OF_MEMORY,
     Cancelled,
@@ -33,6 +32,8 @@ from serving.runtime.errors import (
     ServingError,
     Unavailable,
 )
+from serving.runtime.options import Floats
+from serving.runtime.threads import make_pool, step_back
 
 QUANTUM = 16
 # Batches whose frames are still being copied out while the next one runs.
@@ -165,7 +166,7 @@ class Batcher:
         self._queue: collections.deque[Job] = collections.deque()
         self._changed = threading.Condition()
         self._closing = False
-        self._delivery = concurrent.futures.ThreadPoolExecutor(max(2, workers), "deliver")
+        self._delivery = make_pool(max(2, workers), "deliver")
         self._threads = [
             threading.Thread(target=self._work, args=(worker,), name=f"batch-{worker}", daemon=True)
             for worker in range(workers)
@@ -349,6 +350,7 @@ class Batcher:
             return self._take()
 
     def _work(self, worker: int) -> None:
+        step_back()
         deliveries = threading.Semaphore(DELIVERIES_PER_WORKER)
         while (pieces := self._next_batch()) is not None:
             if not pieces:

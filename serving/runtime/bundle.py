@@ -54,7 +54,7 @@ class Bundle:
         folder: The bundle.
         name, version: How clients address it.
         latents: Sizes of the generator's inputs.
-        category_to: Which network reads the category: `motion` or `image`.
+        category_to: Which network reads the category: `motion`, `image` (the frame decoder) or `both`.
         categories: Names, in order; empty if the model has none.
         fps: Frames per second of the training clips, the speed at which a clip looks right.
         height, width, channels: Of one frame.
@@ -323,9 +323,9 @@ def read_bundle(folder: pathlib.Path | str) -> Bundle:
     if categories and len(categories) != dim_category:
         raise BundleError(f"{path}: {len(categories)} `categories` and `dim_category` {dim_category} must agree.")
     category_to = _fact(facts, "category_to", str, path)
-    if category_to not in ("motion", "image"):
+    if category_to not in ("motion", "image", "both"):
         raise BundleError(
-            f"{path}: `category_to` must be 'motion' or 'image'. Received: category_to={shown(category_to)}"
+            f"{path}: `category_to` must be 'motion', 'image' or 'both'. Received: category_to={shown(category_to)}"
         )
     channels = _fact(facts, "channels", int, path)
     if channels not in (1, 3):

@@ -17,6 +17,11 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def one_line(error: Exception) -> str:
+    """A library's message as one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300]
+
+
 class ServingError(Exception):
     """A failure with a message for the client.
 

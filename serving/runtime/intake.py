@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from serving.runtime.errors import OUT_OF_MEMORY, Overloaded, Unavailable
+from serving.runtime.threads import make_pool
 
 T = TypeVar("T")
 
@@ -51,7 +52,7 @@ class Intake:
         self._bytes = 0
         self._waiting = 0
         self._lock = threading.Lock()
-        self._thread = concurrent.futures.ThreadPoolExecutor(1, "parse")
+        self._thread = make_pool(1, "parse")
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[Held]:

@@ -53,8 +53,8 @@ class Metrics:
             registry=registry,
         )
         self.models = Gauge(
-            "serving_model_version", "1 for every version that is loaded.", ["model", "version", "provider", "digest"],
-            registry=registry,
+            "serving_model_version", "1 for every version that is loaded.",
+            ["model", "version", "provider", "precision", "digest"], registry=registry,
         )  # fmt: skip
 
     def observer(self, model: str) -> ModelObserver:

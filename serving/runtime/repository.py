@@ -18,8 +18,9 @@ from collections.abc import Iterator, Sequence
 
 from serving.runtime.batcher import Batcher
 from serving.runtime.bundle import Bundle, is_bundle, read_bundle
-from serving.runtime.engine import Engine, EngineOptions
+from serving.runtime.engine import Engine
 from serving.runtime.errors import BundleError, NotFound, Unavailable
+from serving.runtime.options import EngineOptions
 from serving.runtime.prometheus import Metrics
 
 RETRY_SECONDS = 10.0
@@ -188,8 +189,9 @@ class Repository:
             self._retire(old)
 
     @staticmethod
-    def _labels(model: Model) -> tuple[str, str, str, str]:
-        return model.name, str(model.version), model.engine.provider, model.bundle.digest[:12]
+    def _labels(model: Model) -> tuple[str, str, str, str, str]:
+        engine = model.engine
+        return model.name, str(model.version), engine.provider, engine.precision, model.bundle.digest[:12]
 
     def _retire(self, model: Model) -> None:
         """Closes a version, which no new request gets any more, as soon as its last request is done."""

@@ -15,11 +15,12 @@ from typing import Any, TypeVar
 from numpy.typing import NDArray
 
 from serving.runtime.batcher import Admission, Encoding
-from serving.runtime.engine import Floats, available_cpus
 from serving.runtime.errors import DeadlineExceeded, Invalid, TooLarge, shown
 from serving.runtime.intake import Intake
+from serving.runtime.options import Floats, available_cpus
 from serving.runtime.prometheus import Metrics
 from serving.runtime.repository import Model, Repository
+from serving.runtime.threads import make_pool
 
 T = TypeVar("T")
 
@@ -37,6 +38,7 @@ class Limits:
         max_body_bytes: Bytes of a request body, before and after unpacking.
         max_values, max_containers: Values, and lists with objects, of a request body in JSON.
         max_streams: Streams open at one time.
+        max_streams_per_client: Of one API key; where no key is needed, of one address.
         timeout_seconds: From a request's head until its answer is encoded; a request may ask for less.
         body_seconds: For a client to send its body.
         write_seconds: For a client to take an answer, or the next part of a stream; a second more for each
@@ -53,8 +55,9 @@ class Limits:
     max_json_values: int = 2**22
     max_body_bytes: int = 4 * 2**20
     max_values: int = 2**18
-    max_containers: int = 2**15
+    max_containers: int = 2**13
     max_streams: int = 64
+    max_streams_per_client: int = 32
     timeout_seconds: float = 30.0
     body_seconds: float = 10.0
     write_seconds: float = 20.0
@@ -89,11 +92,13 @@ class Limits:
 class Clip:
     """A rendered request.
 
-    `video` is uint8 or float32 `[B, T, H, W, C]`, `motion_state` float32 `[B, dim_motion]`.
+    `video` is uint8 or float32 `[B, T, H, W, C]`, `motion_state` float32 `[B, dim_motion]`. The motion network's
+    time is in `draw_seconds`.
     """
 
     video: NDArray[Any]
     motion_state: Floats
+    draw_seconds: float
     queue_seconds: float
     render_seconds: float
 
@@ -145,8 +150,8 @@ class Service:
         self.ready = False
         cpus = available_cpus()
         self.intake = Intake(self.limits.max_body_bytes)
-        self._prepare = concurrent.futures.ThreadPoolExecutor(2, "prepare")
-        self._encode = concurrent.futures.ThreadPoolExecutor(encode_threads or max(2, cpus), "encode")
+        self._prepare = make_pool(2, "prepare")
+        self._encode = make_pool(encode_threads or max(2, cpus), "encode")
         self._forecast = Forecast(encode_threads or max(2, cpus))
         self.unsent_bytes = 0
 
@@ -175,12 +180,14 @@ class Service:
             motion, state = model.engine.motion(latents)
             return model.engine.rows(latents, motion), state, (motion.shape[0], motion.shape[1])
 
+        start = time.monotonic()
         rows, state, (num_videos, num_frames) = await self.run(self._prepare, prepare)
         begin = time.monotonic()
         job = await model.batcher.submit(rows, deadline=deadline, as_pixels=as_pixels)
         assert job.out is not None
         video = job.out.reshape(num_videos, num_frames, *model.bundle.frame_shape)
-        return Clip(video, state, job.queue_seconds, time.monotonic() - begin - job.queue_seconds)
+        render_seconds = time.monotonic() - begin - job.queue_seconds
+        return Clip(video, state, begin - start, job.queue_seconds, render_seconds)
 
     @contextlib.contextmanager
     def admit(self, model: Model, num_frames: int, deadline: float, name: str, amount: int) -> Iterator[Work]:

@@ -47,17 +47,46 @@ async function call(path, body, signal) {
   }
 }
 
+// The line in a panel that has no picture yet, or whose request failed.
+const PANELS = { clip: () => showClip(), pair: () => showPair(), grid: () => showGrid() };
+const PATIENCE = 10; // Seconds, after which a panel offers to try again.
+
+function note(slot, text, again) {
+  const line = $(`${slot}-note`);
+  line.hidden = !text;
+  line.classList.toggle("bad", Boolean(again));
+  line.replaceChildren(text);
+  if (!again) return;
+  const button = Object.assign(document.createElement("button"), { type: "button", textContent: "Try again" });
+  button.addEventListener("click", again);
+  line.append(button);
+}
+
+const isEmpty = (slot) => !screens.has(slot === "grid" ? $("grid").querySelector("canvas") : $(slot === "clip" ? "clip" : "left"));
+// A browser's own words for a server that cannot be reached differ, and say little.
+const words = (error) => (error instanceof TypeError ? "The server does not answer." : error.message);
+
 // One running request per slot: a newer one cancels the older, and the server then drops it before its turn.
 const running = {};
 async function latest(slot, run) {
   running[slot]?.abort();
   const control = running[slot] = new AbortController();
+  let late;
+  if (slot in PANELS && isEmpty(slot)) {
+    note(slot, "Waiting for the server …");
+    late = setTimeout(() => note(slot, `Nothing has come for ${PATIENCE} s.`, PANELS[slot]), 1000 * PATIENCE);
+  }
   try {
-    return await run(control.signal);
+    const done = await run(control.signal);
+    if (slot in PANELS) note(slot, "");
+    return done;
   } catch (error) {
-    if (error.name !== "AbortError") say(error.message, true);
+    if (error.name === "AbortError") return null;
+    const inPanel = slot in PANELS && (slot !== "clip" || isEmpty(slot)); // A line would cover the clip that plays.
+    if (inPanel) note(slot, words(error), PANELS[slot]); else say(words(error), true);
     return null;
   } finally {
+    clearTimeout(late);
     if (running[slot] === control) delete running[slot];
   }
 }
@@ -275,6 +304,7 @@ class Endless {
 
 function startEndless() {
   running.clip?.abort();
+  note("clip", "");
   state.endless = new Endless();
   setPlaying(true);
   $("endless").setAttribute("aria-pressed", "true");
@@ -323,7 +353,7 @@ function rollPair() {
 function swapMotion() {
   // A category that belongs to the motion is exchanged with it.
   state.pair.motion.reverse();
-  if (state.model.category_to === "motion") state.pair.category.reverse();
+  if (state.model.category_to !== "image") state.pair.category.reverse();
   const pair = document.querySelector(".pair");
   pair.classList.remove("swapping");
   void pair.offsetWidth;
@@ -335,7 +365,7 @@ function swapMotion() {
 
 function gridBody() {
   const { rows, columns, vary } = state.grid;
-  const columnKinds = state.model.categories.length && state.category === null && state.model.category_to === "motion";
+  const columnKinds = state.model.categories.length && state.category === null && state.model.category_to !== "image";
   const contents = vary === "motion" ? [state.content.seed] : rows;
   const motions = vary === "content" ? [state.motion.seed] : columns;
   return {
@@ -588,11 +618,18 @@ async function main() {
   wire();
   setPlaying(state.playing);
   requestAnimationFrame(tick);
+  const all = (...said) => Object.keys(PANELS).forEach((slot) => note(slot, ...said));
+  const reload = () => location.reload();
+  all("Waiting for the server …");
+  const late = setTimeout(() => all(`The server has not answered for ${PATIENCE} s.`, reload), 1000 * PATIENCE);
   try {
     state.info = await (await call("/info")).json();
   } catch (error) {
-    say(error.message, true);
+    say(words(error), true);
+    all(words(error), reload);
     return;
+  } finally {
+    clearTimeout(late);
   }
   const { models, default_model: first } = state.info;
   const options = models.map(({ name, version }, i) => Object.assign(document.createElement("option"), { value: i, textContent: models.filter((m) => m.name === name).length > 1 ? `${name} · ${version}` : name }));

@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks import serving
 from serving.runtime.bundle import read_bundle
-from serving.runtime.engine import Engine, EngineOptions
+from serving.runtime.engine import Engine
+from serving.runtime.options import EngineOptions
 from tests.support.made_bundles import write_bundle
 
 
@@ -19,9 +20,12 @@ def bundle(tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_report_compares_servers_that_answer_the_same_clips(bundle):
-    plain = ["-c", f"from benchmarks.serving import plain_server; plain_server({str(bundle)!r})"]
-    expected = serving.clip_of(Engine(read_bundle(bundle), EngineOptions()), 5)
-    with serving.our_server(bundle) as (_, ours), serving.running(plain, "stdout", r"(http://\S+)") as (_, theirs):
+    plain = ["-c", f"from benchmarks.serving import plain_server; plain_server({str(bundle)!r}, 'cpu')"]
+    expected = serving.clip_of(Engine(read_bundle(bundle), EngineOptions("cpu")), 5)
+    with (
+        serving.our_server(bundle, "cpu") as (_, ours),
+        serving.running(plain, "stdout", r"(http://\S+)") as (_, theirs),
+    ):
         for url in (ours, theirs):
             with urllib.request.urlopen(f"{url}/v1/generate?seed=5&format=npy") as answer:
                 np.testing.assert_array_equal(np.load(io.BytesIO(answer.read())), expected)

@@ -79,19 +79,52 @@ class Agreeing(Workers):
         return [value, other] if self.is_chief else [other, value]
 
 
+class Trained:
+    """What a callback needs of a model."""
+
+    def __init__(self, steps_per_execution=1):
+        self.steps_per_execution, self.stop_training = steps_per_execution, False
+
+
 @pytest.mark.core
 def test_a_signal_to_one_worker_stops_all_at_the_same_step():
-    class Model:
-        stop_training = False
-
     stop = StopOnSignal(Agreeing(0, [0, 15]))
-    stop.set_model(Model())
+    stop.set_model(Trained())
     stop.on_train_begin()
     stop.on_train_batch_end(0)
     assert not stop.model.stop_training
     stop.on_train_batch_end(1)
     assert stop.model.stop_training and stop.signal == 15
     stop.restore()
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(("at_once", "asked_after", "said"), [(1, [10, 20], 20), (4, [12, 20], 20)])
+def test_workers_ask_for_each_others_signals_only_every_so_many_steps(at_once, asked_after, said):
+    """To ask is to read a value of the device: it keeps the host waiting for all steps before."""
+    others = Agreeing(0, [0, 15])
+    stop = StopOnSignal(others, every=10)
+    stop.set_model(Trained(at_once))
+    stop.on_train_begin()
+    asked = []
+    while not stop.model.stop_training:
+        before = len(others.others)
+        stop.on_train_batch_end(0)
+        asked += [stop.last_step] if len(others.others) < before else []
+        if stop.last_step == 12:
+            assert stop._last_of_all() == said
+    stop.on_train_end()  # All know of the signal.
+    stop.restore()
+    assert asked == asked_after
+
+
+@pytest.mark.core
+def test_a_signal_after_the_last_question_ends_all_workers_with_the_same_code():
+    stop = StopOnSignal(Agreeing(0, [2]), every=10)
+    stop.set_model(Trained())
+    stop.on_train_batch_end(0)
+    stop.on_train_end()
+    assert stop.signal == 2
 
 
 @pytest.mark.core

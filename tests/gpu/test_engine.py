@@ -6,7 +6,8 @@ import pytest
 from benchmarks.bundles import make_bundle, make_contract, make_generator
 from mocogan_tf.latents import sample_latents
 from serving.runtime.bundle import read_bundle
-from serving.runtime.engine import Engine, EngineOptions
+from serving.runtime.engine import Engine
+from serving.runtime.options import EngineOptions
 
 pytestmark = pytest.mark.gpu
 

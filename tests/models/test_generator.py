@@ -54,6 +54,22 @@ def test_category_to_image_stands_between_content_and_motion():
     np.testing.assert_array_equal(codes[..., 6:10], latents["category"][:, None].repeat(5, axis=1))
 
 
+def test_a_category_for_both_networks_reaches_both():
+    generator = make(category_to="both")
+    reference.random_weights(generator)
+    latents = sample_latents(generator.latents, 2, 5, seed=1)
+    codes = np.asarray(generator.codes(latents))
+    assert codes.shape == (2, 5, 6 + 4 + 3)
+    np.testing.assert_array_equal(codes[..., 6:10], latents["category"][:, None].repeat(5, axis=1))
+    other = np.asarray(generator.codes({**latents, "category": np.roll(latents["category"], 1, axis=-1)}))
+    assert np.abs(other[..., 10:] - codes[..., 10:]).max(axis=(1, 2)).min() > 0.01
+
+
+def test_a_category_for_both_networks_leaves_the_background_to_the_content():
+    generator = make_fine(still_background=True, category_to="both")
+    assert generator.background.input_shape[-1] == generator.latents.dim_content
+
+
 @pytest.mark.parametrize("name", GOLDENS)
 def test_outputs_with_ramp_weights_are_the_recorded_ones(name):
     golden = GOLDENS[name]
@@ -155,7 +171,7 @@ def test_the_first_state_is_as_wide_as_it_is_told():
     assert narrow.get_config()["motion_init_scale"] == 0.25
 
 
-@pytest.mark.parametrize("category_to", ["motion", "image"])
+@pytest.mark.parametrize("category_to", ["motion", "image", "both"])
 def test_what_stays_over_a_clip_scales_the_channels_where_it_is_told_to(category_to):
     generator, plain = make(content_modulation=True, category_to=category_to), make(category_to=category_to)
     reference.random_weights(generator)

@@ -10,7 +10,8 @@ from starlette.testclient import TestClient
 
 from serving.app import create_app
 from serving.runtime.bundle import read_bundle
-from serving.runtime.engine import Engine, EngineOptions
+from serving.runtime.engine import Engine
+from serving.runtime.options import EngineOptions
 from tests.support.made_bundles import write_bundle
 from tests.support.servers import make_service, running
 
@@ -23,7 +24,7 @@ def bundle_dir(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def engine(bundle_dir):
-    return Engine(read_bundle(bundle_dir), EngineOptions(threads=1))
+    return Engine(read_bundle(bundle_dir), EngineOptions(provider="cpu", threads=1))
 
 
 @pytest.fixture(scope="session")

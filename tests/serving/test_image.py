@@ -21,9 +21,10 @@ from starlette.testclient import TestClient
 before = set(sys.modules)
 import serving.__main__, serving.load
 from serving.app import create_app
+from serving.runtime.options import EngineOptions
 from serving.runtime.repository import Repository
 from serving.runtime.service import Service
-repository = Repository([sys.argv[1]])
+repository = Repository([sys.argv[1]], engine_options=EngineOptions(provider="cpu"))  # OpenVINO may be installed here.
 repository.load()
 with TestClient(create_app(Service(repository))) as client:
     for name in ("webp", "gif", "apng", "png", "sheet", "npy"):

@@ -52,7 +52,7 @@ def test_help_lists_every_flag_by_group_and_ends_well(capsys):
     [
         (["--porrt=1"], "Unknown command line flag 'porrt'. Did you mean: port"),
         (["--port=x"], "flag --port=x"),
-        (["--provider=tpu"], "<auto|cpu|cuda|tensorrt>"),
+        (["--provider=tpu"], "<auto|cpu|openvino|cuda|tensorrt>"),
         (["bundle"], "unexpected argument 'bundle'"),
     ],
 )

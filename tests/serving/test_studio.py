@@ -216,6 +216,36 @@ def test_a_server_with_keys_asks_for_one(browser, painted):
         context.close()
 
 
+def test_a_panel_without_a_picture_says_why_and_tries_again(browser, painted):
+    context = browser.new_context()
+    page = context.new_page()
+    page.route("**/v1/grid", lambda route: route.abort())
+    page.goto(painted.url)
+    page.wait_for_selector("#grid-note.bad")
+    assert page.text_content("#grid-note") == "The server does not answer.Try again"
+    assert page.is_hidden("#clip-note") and page.is_hidden("#pair-note")
+    page.unroute("**/v1/grid")
+    page.click("#grid-note button")
+    ready(page)
+    assert page.is_hidden("#grid-note")
+    page.route("**/info", lambda route: route.abort())
+    page.reload()
+    page.wait_for_selector("#pair-note.bad")
+    page.unroute("**/info")
+    page.click("#pair-note button")
+    ready(page)
+    context.close()
+
+
+def test_without_its_script_the_page_says_what_is_missing(browser, painted):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(painted.url)
+    for panel in ("clip", "pair", "grid"):
+        assert "it needs JavaScript" in page.text_content(f"#{panel}-note") and page.is_visible(f"#{panel}-note a")
+    context.close()
+
+
 def test_the_page_of_the_api_lists_every_route(browser, painted):
     with page_of(browser, painted.url) as page:
         page.goto(f"{painted.url}/docs")

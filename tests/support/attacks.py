@@ -90,11 +90,24 @@ def open_files(pid):
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-class Bystander:
-    """Somebody who asks for `/livez` again and again, each time over a new connection, and watches the memory."""
+CLIP = "/v1/generate?seed=1&num_frames=8&format=npy"
 
-    def __init__(self, server):
-        self.server, self.seconds, self.failures = server, [], []
+
+class Bystander:
+    """Somebody who asks for the same thing again and again, each time over a new connection, and watches the memory.
+
+    Args:
+        server: The `Process`.
+        path: What is asked for.
+        pause: Seconds between an answer and the next request.
+        accepted: Status codes that are no failure.
+    """
+
+    def __init__(self, server, path="/livez", pause=0.02, accepted=(200,)):
+        self.server, self.path, self.pause = server, path, pause
+        self.accepted = [f"HTTP/1.1 {code}".encode() for code in accepted]
+        # Of requests that were answered with 200; others are `refused` or, with another code, failures.
+        self.seconds, self.refused, self.failures = [], [], []
         self.peak = resident(server.process.pid)
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=target, daemon=True) for target in (self._ask, self._sample)]
@@ -102,16 +115,18 @@ class Bystander:
             thread.start()
 
     def _ask(self):
-        while not self._stop.wait(0.02):
-            begin = time.perf_counter()
+        while not self._stop.wait(self.pause):
+            begin, answer = time.perf_counter(), b""
             try:
-                with send_raw(self.server, get("/livez", "Connection: close")) as connection:
+                with send_raw(self.server, get(self.path, "Connection: close")) as connection:
                     answer = read_all(connection)
-                if not answer.startswith(b"HTTP/1.1 200"):
-                    self.failures.append(answer[:200])
             except OSError as error:
                 self.failures.append(repr(error))
-            self.seconds.append(time.perf_counter() - begin)
+            seconds = time.perf_counter() - begin
+            if answer and not answer.startswith(tuple(self.accepted)):
+                self.failures.append(answer[:200])
+            refused = answer and not answer.startswith(b"HTTP/1.1 200")
+            (self.refused if refused else self.seconds).append(seconds)
 
     def _sample(self):
         with contextlib.suppress(OSError):  # The server is gone.
@@ -123,7 +138,7 @@ class Bystander:
         self._stop.set()
         for thread in self._threads:
             thread.join(30)
-        return float(np.quantile(self.seconds, 0.99))
+        return float(np.quantile(self.seconds or [0.0], 0.99))
 
 
 @contextlib.contextmanager
@@ -136,30 +151,37 @@ def survives(server, *, megabytes, seconds=60, slack=0.3):
         server: The `Process`.
         megabytes: By how much its memory may grow.
         seconds: How long the attack may keep the test.
-        slack: By how much more than five times as in quiet the bystander may wait at p99, in seconds: other tests and
+        slack: By how much more than five times as in quiet the bystanders may wait at p99, in seconds: other tests and
             the attack itself run on the same cores.
     """
     pid = server.process.pid
     before, files = resident(pid), open_files(pid)
-    quiet = Bystander(server)
+
+    def watch():
+        """One who asks for health and one who asks for clips, and who may be refused."""
+        return Bystander(server), Bystander(server, CLIP, pause=0.05, accepted=(200, 401, 429))
+
+    quiet, quiet_client = watch()
     time.sleep(1)
-    quiet_p99 = quiet.stop()
+    quiet_p99, quiet_clips = quiet.stop(), quiet_client.stop()
     limit_memory(pid, virtual(pid) + 1024 * MB)
-    begin, other = time.monotonic(), Bystander(server)
+    begin, (other, client) = time.monotonic(), watch()
     try:
         yield other
         time.sleep(0.5)
     finally:
-        p99 = other.stop()
+        p99, clips = other.stop(), client.stop()
         limit_memory(pid, resource.RLIM_INFINITY)
-    print(
-        f"p99 {quiet_p99 * 1e3:.0f} -> {p99 * 1e3:.0f} ms of {len(other.seconds)}, +{(other.peak - before) / MB:.0f} MB"
-    )
+    grown, latest = (other.peak - before) / MB, max(client.refused, default=0.0)
+    print(f"health: p99 {quiet_p99 * 1e3:.0f} -> {p99 * 1e3:.0f} ms of {len(other.seconds)}; +{grown:.0f} MB")
+    print(f"clips: p99 {quiet_clips * 1e3:.0f} -> {clips * 1e3:.0f} ms of {len(client.seconds)}; {len(client.refused)} "
+          f"refused after at most {latest * 1e3:.0f} ms")  # fmt: skip
     assert server.process.poll() is None, "the server died"
     assert time.monotonic() - begin < seconds
-    assert other.peak - before < megabytes * MB, f"{(other.peak - before) / MB:.0f} MB"
-    assert not other.failures, other.failures[:3]
+    assert grown < megabytes, f"{grown:.0f} MB"
+    assert not other.failures and not client.failures, (other.failures + client.failures)[:3]
     assert len(other.seconds) > 5 and p99 < 5 * quiet_p99 + slack, (quiet_p99, p99)
+    assert clips < 5 * quiet_clips + 2 * slack, (quiet_clips, clips)
     wait_for(lambda: open_files(pid) <= files + 2, 40)
     assert not [line for line in server.log() if "exception" in line]
 

@@ -68,18 +68,19 @@ class GraphBuilder:
 
     def over_time(self, name: str, like: str, size: int) -> str:
         """`[batch, size]` to `[batch, time, size]`, with batch and time of `like`."""
-        shape = self.node("Shape", [like], [f"{name}_shape"], start=0, end=2)
-        last = self.constant(f"{name}_size", np.array([size], np.int64))
-        full = self.node("Concat", [shape, last], [f"{name}_full"], axis=0)
-        axis = self.constant(f"{name}_axis", np.array([1], np.int64))
-        column = self.node("Unsqueeze", [name, axis], [f"{name}_column"])
-        return self.node("Expand", [column, full], [f"{name}_over_time"])
+        result = f"{name}_over_{like}"  # The whole model may spread one code over the noise and over the motion.
+        shape = self.node("Shape", [like], [f"{result}_shape"], start=0, end=2)
+        last = self.constant(f"{result}_size", np.array([size], np.int64))
+        full = self.node("Concat", [shape, last], [f"{result}_full"], axis=0)
+        axis = self.constant(f"{result}_axis", np.array([1], np.int64))
+        column = self.node("Unsqueeze", [name, axis], [f"{result}_column"])
+        return self.node("Expand", [column, full], [result])
 
     def motion(self) -> None:
         """`motion_init`, `motion_noise`, maybe `category` to `motion` [batch, time, dim_motion] and `motion_state`."""
         spec, hidden = self.spec, self.spec.dim_motion
         inputs, size = "motion_noise", hidden
-        if spec.dim_category and spec.category_to == "motion":
+        if spec.dim_category and spec.category_to != "image":
             category = self.over_time("category", "motion_noise", spec.dim_category)
             inputs = self.node("Concat", ["motion_noise", category], ["motion_input"], axis=2)
             size += spec.dim_category
@@ -100,7 +101,7 @@ class GraphBuilder:
         spec = self.spec
         parts, size = [self.over_time("content", "motion", spec.dim_content), "motion"], spec.dim_content
         size += spec.dim_motion
-        if spec.dim_category and spec.category_to == "image":
+        if spec.dim_category and spec.category_to != "motion":
             parts.insert(1, self.over_time("category", "motion", spec.dim_category))
             size += spec.dim_category
         z = self.node("Concat", parts, ["z"], axis=2)
@@ -240,7 +241,7 @@ def write_bundle(folder: pathlib.Path, spec: BundleSpec | None = None) -> pathli
     facts = manifest(spec)
     metadata = {key: json.dumps(value) for key, value in facts.items() if key not in ("inputs", "outputs", "files")}
     category = ["category"] if spec.dim_category else []
-    to_motion, to_image = (category if spec.category_to == place else [] for place in ("motion", "image"))
+    to_motion, to_image = (category if spec.category_to in (place, "both") else [] for place in ("motion", "image"))
 
     motion, frames, whole = GraphBuilder(spec), GraphBuilder(spec), GraphBuilder(spec)
     motion.motion()

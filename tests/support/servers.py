@@ -17,7 +17,7 @@ import numpy as np
 
 from mocogan_tf.latents import sample_latents
 from mocogan_tf.video import to_uint8
-from serving.runtime.engine import EngineOptions
+from serving.runtime.options import EngineOptions
 from serving.runtime.repository import BatchOptions, Repository
 from serving.runtime.service import Limits, Service
 
@@ -25,9 +25,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def make_service(*sources, limits=None, batch=None, **options):
-    repository = Repository(
-        sources, engine_options=EngineOptions(threads=1, **options), batch_options=batch or BatchOptions()
-    )
+    engine_options = EngineOptions(**{"threads": 1, "provider": "cpu", **options})
+    repository = Repository(sources, engine_options=engine_options, batch_options=batch or BatchOptions())
     repository.load()
     return Service(repository, limits or Limits(body_seconds=2.0))
 
@@ -36,7 +35,8 @@ class Process:
     """`python -m serving` with its log."""
 
     def __init__(self, *flags, env=None):
-        command = [sys.executable, "-m", "serving", "--port=0", "--threads=1", "--log_format=json", *flags]
+        usual = ["--port=0", "--threads=1", "--provider=cpu", "--log_format=json"]
+        command = [sys.executable, "-m", "serving", *usual, *flags]
         self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=env)
         self.lines = []
         begin = time.monotonic()

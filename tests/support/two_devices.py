@@ -15,8 +15,15 @@ from mocogan_tf.data.datasets import open_videos
 from mocogan_tf.data.pipeline import training_batches
 from mocogan_tf.distribution import devices
 from mocogan_tf.gans.base import AdversarialModel
-from mocogan_tf.gans.build import LossScale
+from mocogan_tf.gans.optimizers import LossScale
 from tests.support.tiny import tiny_config
+
+
+class OneNetwork(AdversarialModel):
+    """Has a single network that learns; its discriminator is there for form's sake."""
+
+    def _build_discriminators(self):
+        pass
 
 
 def is_second():
@@ -49,7 +56,7 @@ def shared_step(strategy):
     with strategy.scope():
         network = keras.Sequential([keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")])
         network.build((None, 1))
-        model = AdversarialModel(generator=network, video_discriminator=keras.Sequential([keras.Input((1,))]))
+        model = OneNetwork(generator=network, video_discriminator=keras.Sequential([keras.Input((1,))]))
         model.compile(g_optimizer=keras.optimizers.SGD(0.1), d_video_optimizer=keras.optimizers.SGD(0.1))
 
     @tf.function(autograph=False)

@@ -247,7 +247,7 @@ class Fuzzer:
     def grpc(self, rng: random.Random) -> tuple[str, str]:
         import grpc
 
-        from serving.protocols.grpc import PROTO
+        from serving.protocols.grpc_messages import PROTO
 
         request = PROTO["PredictRequest"]()
         request.model_spec.name = "tiny"

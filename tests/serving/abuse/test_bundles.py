@@ -14,7 +14,7 @@ import pytest
 
 from serving.runtime.bundle import read_bundle
 from serving.runtime.errors import BundleError
-from tests.support.attacks import MB, survives
+from tests.support.attacks import MB, resident, survives
 from tests.support.made_bundles import BundleSpec, write_bundle
 from tests.support.servers import ROOT, running, wait_for
 
@@ -116,6 +116,33 @@ def test_hostile_versions_do_not_touch_the_one_that_serves(tmp_path):
         begin = time.monotonic()
         assert process.stop() == 0 and time.monotonic() - begin < 10
         assert [line for line in process.log() if "exception" in line] == []
+
+
+def test_a_graph_that_wants_all_memory_fails_alone(tmp_path):
+    """A few bytes of a graph stand for 2 GiB of zeros."""
+
+    def grow(folder):
+        model = onnx.load(folder / "frames.onnx")
+        graph, output = model.graph, model.graph.output[0].name
+        last = next(node for node in graph.node if output in node.output)
+        last.output[:] = ["before" if name == output else name for name in last.output]
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array([2**29], np.int64), "size"))
+        graph.node.append(onnx.helper.make_node("ConstantOfShape", ["size"], ["zeros"]))
+        graph.node.append(onnx.helper.make_node("ReduceMax", ["zeros"], ["most"], keepdims=0))
+        graph.node.append(onnx.helper.make_node("Add", ["before", "most"], [output]))
+        onnx.save(model, folder / "frames.onnx")
+        (folder / "SHA256SUMS").unlink()
+
+    models, flags = tmp_path / "models", ["--poll_seconds=0.1", "--drain_delay=0", "--max_memory=1000"]
+    write_bundle(models / "1")
+    with running(f"--bundle={models}", *flags) as process:
+        before = resident(process.process.pid)
+        grow(write_bundle(tmp_path / "new", BundleSpec(version=2)))
+        (tmp_path / "new").rename(models / "2")
+        wait_for(lambda: [line for line in process.log() if line["message"] == "cannot load"])
+        assert "bad_alloc" in process.log()[-1]["error"] or "allocate" in process.log()[-1]["error"]
+        assert resident(process.process.pid) < before + 200 * MB
+        assert httpx.get(f"{process.url}/v1/generate?seed=1&format=npy").headers["x-model-version"] == "1"
 
 
 def test_external_data_is_listed_and_hashed(tmp_path):

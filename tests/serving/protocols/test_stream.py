@@ -21,7 +21,7 @@ from serving.runtime.errors import Invalid
 from serving.runtime.service import Limits
 from serving.web.guard import Keys
 from tests.support.made_bundles import BundleSpec, write_bundle
-from tests.support.servers import make_service
+from tests.support.servers import make_service, wait_for
 
 
 def begin(socket, **fields):
@@ -89,18 +89,18 @@ def test_a_change_during_a_transition_starts_from_the_current_content(engine):
     assert jumps.max() < 0.2 and jumps.min() >= 0
 
 
-@pytest.mark.parametrize("category_to", ["motion", "image"])
+@pytest.mark.parametrize("category_to", ["motion", "image", "both"])
 def test_a_category_comes_gradually_and_then_is_the_one_asked_for(tmp_path, category_to):
     service = make_service(write_bundle(tmp_path / "b", BundleSpec(category_to=category_to)))
     engine, bundle = (model := service.repository.find()).engine, model.bundle
     changes = {1: {"category": "kick", "transition_frames": 8}}
     walk, rows = walk_rows(engine, bundle, 30, changes.items())
     assert walk.kind.target.tolist() == [0, 0, 1]
-    if category_to == "image":
+    if category_to != "motion":
         np.testing.assert_allclose(rows["category"].sum(axis=1), 1, atol=1e-6)
         np.testing.assert_allclose(rows["category"][4 + 3], [0.5, 0, 0.5], atol=1e-6)
         assert rows["category"][-1].tolist() == [0, 0, 1]
-    else:
+    if category_to != "image":
         # A GRU forgets where it was: under the same noise it ends where the other category leads from the start.
         _, other = walk_rows(engine, bundle, 30, category=2)
         gap = np.abs(rows["motion"] - other["motion"]).max(axis=1)
@@ -342,6 +342,33 @@ def test_streams_are_counted_and_need_the_key(bundle_dir):
             with client.websocket_connect("/v1/stream") as second:
                 second.send_text('{"api_key": "0123456789abcdef"}')
                 assert json.loads(second.receive_text())["error_type"] == "overloaded"
+
+
+def test_one_client_cannot_take_all_streams(bundle_dir):
+    """Of a key where keys are needed, whatever the protocol; else of an address."""
+    service = make_service(bundle_dir, limits=Limits(max_streams=3, max_streams_per_client=2))
+    one, other = "0123456789abcdef", "fedcba9876543210"
+    with TestClient(create_app(service, keys=Keys((one.encode(), other.encode())))) as client:
+        with client.websocket_connect("/v1/stream") as first, client.websocket_connect("/v1/stream") as second:
+            begin(first, api_key=one)
+            begin(second, api_key=one)
+            with client.websocket_connect("/v1/stream") as third:
+                third.send_text(json.dumps({"api_key": one}))
+                assert "This key has 2 streams" in json.loads(third.receive_text())["error"]
+            answer = client.get("/v1/stream?seed=1", headers={"X-API-Key": one})
+            assert answer.status_code == 429 and "This key has 2 streams" in answer.json()["error"]
+            with client.websocket_connect("/v1/stream") as third:
+                begin(third, api_key=other)
+                with client.websocket_connect("/v1/stream") as fourth:
+                    fourth.send_text(json.dumps({"api_key": other}))
+                    assert "All 3 streams" in json.loads(fourth.receive_text())["error"]
+        wait_for(lambda: service.metrics.streams._value.get() == 0)
+        with client.websocket_connect("/v1/stream") as socket:
+            begin(socket, api_key=one)
+    service = make_service(bundle_dir, limits=Limits(max_streams_per_client=1))
+    with TestClient(create_app(service)) as client, client.websocket_connect("/v1/stream") as socket:
+        begin(socket, seed=1)
+        assert "This address has 1 streams, and may have no more" in client.get("/v1/stream?seed=1").json()["error"]
 
 
 def test_pages_of_other_origins_are_turned_away(client):

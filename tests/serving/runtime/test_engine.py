@@ -13,21 +13,17 @@ import pytest
 from mocogan_tf.latents import sample_latents
 from mocogan_tf.video import to_uint8
 from serving.runtime.bundle import read_bundle
-from serving.runtime.engine import (
-    Engine,
-    EngineError,
-    EngineOptions,
-    FrameSession,
-    frame_buckets,
-    frame_session,
-    plan_buckets,
-)
+from serving.runtime.engine import Engine
 from serving.runtime.errors import BundleError
+from serving.runtime.onnx_runtime import FrameSession, frame_session
+from serving.runtime.options import EngineError, EngineOptions
+from serving.runtime.rows import frame_buckets, plan_buckets
 from tests.support.made_bundles import BundleSpec, write_bundle
 
 SPECS = {
     "category to motion": BundleSpec(),
     "category to image": BundleSpec(category_to="image"),
+    "category to both": BundleSpec(category_to="both"),
     "no category": BundleSpec(categories=()),
     "grey": BundleSpec(channels=1),
 }
@@ -76,6 +72,30 @@ def test_buckets_hold_all_frames_and_little_else(largest, pad):
         padding = sum(plan) - num_frames
         assert padding == 0 if not pad else 0 <= padding < largest
     assert len(plan_buckets(31, frame_buckets(32), pad=True)) == 1
+
+
+@pytest.mark.parametrize("provider", ["cpu", "openvino"])
+def test_rows_of_several_clips_give_the_frames_that_each_gives_alone(provider, bundle_dir):
+    if provider == "openvino":
+        pytest.importorskip("openvino")
+    engine = Engine(read_bundle(bundle_dir), EngineOptions(provider, "float32", threads=1, max_batch_frames=8))
+    rng = np.random.default_rng(0)
+    clips = [
+        0,
+        0,
+        0,
+        *[1] * 11,
+        2,
+        3,
+        3,
+        0,
+    ]  # Also one of one frame, one longer than the largest size, one that returns.
+    rows = {"content": rng.standard_normal((4, 6), "f")[clips], "motion": rng.standard_normal((len(clips), 4), "f")}
+    together = engine.render(rows)
+    assert together.shape[0] == len(clips)
+    for i, frame in enumerate(together):
+        alone = engine.render({name: values[i : i + 1] for name, values in rows.items()})
+        np.testing.assert_allclose(frame, alone[0], atol=1e-5)
 
 
 def test_pixels_follow_the_contract():
@@ -141,7 +161,8 @@ class StubGPU:
 
         bind = FrameSession.bind
         monkeypatch.setattr(FrameSession, "bind", lambda self, device, device_id: bind(self, "cpu", 0))
-        monkeypatch.setattr("serving.runtime.engine._has_driver", lambda: True)
+        monkeypatch.setattr("serving.runtime.onnx_runtime.has_driver", lambda: True)
+        monkeypatch.setattr("serving.runtime.openvino_runtime.installed", lambda: False)
         names = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
         monkeypatch.setattr(ort, "get_available_providers", lambda: names)
         monkeypatch.setattr(ort, "InferenceSession", Session)
@@ -206,7 +227,7 @@ def test_tensorrt_keeps_what_it_built_in_a_private_folder_of_the_bundle_and_size
 
 
 def test_on_the_cpu_all_sizes_of_a_worker_share_the_weights(engine):
-    sessions = [frames.session for frames in engine._workers[0].values()]
+    sessions = [frames.session for frames in engine._workers.sessions[0].values()]
     assert len(sessions) > 3 and all(session is sessions[0] for session in sessions)
 
 
@@ -242,7 +263,7 @@ def edit(folder, **facts):
         ({"dim_content": 0}, "`dim_content` must be at least 1"),
         ({"model": "vgan", "dim_z": 100}, r"holds a model \(vgan\) that makes clips of one length.*tf_serving/"),
         ({"categories": ["a"]}, "1 `categories` and `dim_category` 3 must agree"),
-        ({"category_to": "both"}, "`category_to` must be 'motion' or 'image'"),
+        ({"category_to": "decoder"}, "`category_to` must be 'motion', 'image' or 'both'"),
         ({"channels": 4}, "`channels` must be 1 or 3"),
         ({"fps": 0}, r"`fps` must be in \(0, 240\]"),
         ({"name": "a/b"}, "`name` must be printable"),

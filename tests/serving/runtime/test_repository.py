@@ -10,8 +10,9 @@ from starlette.testclient import TestClient
 
 from serving.app import create_app
 from serving.runtime.bundle import read_bundle
-from serving.runtime.engine import Engine, EngineOptions
+from serving.runtime.engine import Engine
 from serving.runtime.errors import BundleError
+from serving.runtime.options import EngineOptions
 from serving.runtime.repository import Repository
 from tests.support.made_bundles import BundleSpec, write_bundle
 from tests.support.servers import Load, make_service, running, wait_for
@@ -74,7 +75,7 @@ def test_a_start_serves_the_good_versions_and_tells_of_the_damaged(tmp_path):
     damaged(tmp_path / "1")
     for version in (3, 4):
         write_bundle(tmp_path / str(version), BundleSpec(version=version))
-    repository = Repository([tmp_path], keep_versions=5, engine_options=EngineOptions(threads=1))
+    repository = Repository([tmp_path], keep_versions=5, engine_options=EngineOptions("cpu", threads=1))
     repository.load()
     assert [model.version for model in repository.models()] == [3, 4]
     states = [(status.version, status.state) for status in repository.status("tiny")]
@@ -91,7 +92,7 @@ def test_a_start_falls_back_to_an_older_version_until_the_newest_is_mended(tmp_p
     for version in (1, 2):
         write_bundle(tmp_path / str(version), BundleSpec(version=version))
     damaged(tmp_path / "3", version=3)
-    repository = Repository([tmp_path], keep_versions=1, engine_options=EngineOptions(threads=1))
+    repository = Repository([tmp_path], keep_versions=1, engine_options=EngineOptions("cpu", threads=1))
     repository.load()
     assert [model.version for model in repository.models()] == [2]
     assert repository.poll() is False and [model.version for model in repository.models()] == [2]
@@ -105,10 +106,10 @@ def test_a_start_needs_a_version_of_every_source_and_no_two_alike(tmp_path, bund
     versions = tmp_path / "versions"
     damaged(versions / "2", version=2)
     with pytest.raises(BundleError, match="SHA256SUMS"):
-        Repository([bundle_dir, versions], engine_options=EngineOptions(threads=1)).load()
+        Repository([bundle_dir, versions], engine_options=EngineOptions("cpu", threads=1)).load()
     write_bundle(versions / "1")
     with pytest.raises(BundleError, match="are both version 1 of tiny"):
-        Repository([bundle_dir, versions], engine_options=EngineOptions(threads=1)).load()
+        Repository([bundle_dir, versions], engine_options=EngineOptions("cpu", threads=1)).load()
 
 
 def test_a_bundle_that_is_replaced_in_its_place_is_reloaded(tmp_path):

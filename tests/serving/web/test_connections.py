@@ -11,8 +11,15 @@ import pytest
 
 from serving.app import create_app
 from serving.runtime.service import Limits
-from serving.web.server import make_server
+from serving.web.server import listen, make_server
 from tests.support.servers import make_service, send_raw, wait_for
+
+
+def test_a_body_does_not_wait_until_the_client_acknowledges_the_header():
+    with listen(socket.AF_INET, ("127.0.0.1", 0)) as bound, socket.create_connection(bound.getsockname()):
+        connection, _ = bound.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_slow_body_is_408(bundle_dir):
