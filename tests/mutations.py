@@ -324,15 +324,16 @@ TABLE = [
     ),
     *_of(
         "engine",
+        "serving/runtime/options.py",
+        ("tests/serving/runtime/test_golden.py",),
+        ("the golden tolerance", '("cpu", "float32"): (1e-3, 1e-3),', '("cpu", "float32"): (1e-1, 1e-1),'),
+        ("the quota of CPUs is ignored", "cpus = min(cpus, max(1, round(int(quota) / int(period))))", "pass"),
+    ),
+    *_of(
+        "engine",
         ENGINE,
         ("tests/serving/runtime/test_golden.py",),
-        ("the golden tolerance", '("cpu", "float32"): 1e-3,', '("cpu", "float32"): 1e-1,'),
-        ("the quota of CPUs is ignored", "cpus = min(cpus, max(1, round(int(quota) / int(period))))", "pass"),
-        (
-            "golden states are not compared",
-            "difference <= tolerance and state_difference <= 1e-3",
-            "difference <= tolerance",
-        ),
+        ("golden states are not compared", "if not difference <= STATE_TOLERANCE:", "if False:"),
     ),
     *_of(
         "stream",
@@ -370,8 +371,8 @@ TABLE = [
         ("tests/serving/test_limits.py",),
         (
             "one stream too many",
-            "if self.open >= self.service.limits.max_streams:",
-            "if self.open > self.service.limits.max_streams:",
+            "if everybody >= limits.max_streams:",
+            "if everybody > limits.max_streams:",
         ),
     ),
     *_of(
