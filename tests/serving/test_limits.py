@@ -62,7 +62,7 @@ def test_a_limit_is_the_documented_one(value, number, words):
 def test_other_limits_are_as_before():
     """Those that no page tells: a larger number would let one client take what is others'."""
     assert (Limits().max_pixels, Limits().max_json_values, Limits().max_body_bytes) == (2**25, 2**22, 4 * MIB)
-    assert (Limits().max_values, Limits().max_containers) == (2**18, 2**15)
+    assert (Limits().max_values, Limits().max_containers) == (2**18, 2**13)
     assert (intake.LARGE_BODIES, intake.MAX_WAITING) == (4, 64)
 
 
@@ -80,6 +80,7 @@ def test_retry_after_is_the_wait_that_is_foreseen(bundle_dir):
                 assert refused.value.retry_after == expected
 
 
+@pytest.mark.timeout(30)  # A stream that is let in does not end.
 def test_a_stream_that_finds_no_place_is_told_so_before_it_begins(bundle_dir):
     service = make_service(bundle_dir, limits=Limits(max_streams=0))
     with TestClient(create_app(service)) as client:
