@@ -7,6 +7,8 @@ from mocogan_tf.latents import sample_latents
 from mocogan_tf.models.generator import VideoGenerator
 from mocogan_tf.models.motion import PERIODS
 
+pytestmark = pytest.mark.core
+
 
 def paths(num_frames, quiet=False, **changes):
     """Motion codes `[B, T, dim_motion]` of an untrained generator."""
