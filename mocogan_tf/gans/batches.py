@@ -24,7 +24,7 @@ def check(batch: Any, shapes: Shapes) -> None:
         received = ", ".join(map(str, batch)) or "nothing"
         raise ValueError(f"A batch must be {expected}. Missing: {', '.join(missing)}. Received: {received}.")
     for name, shape in shapes.items():
-        found, dtype = batch[name].shape, batch[name].dtype
+        found, dtype = tf.TensorShape(batch[name].shape), tf.as_dtype(batch[name].dtype)  # NumPy's arrays as well.
         if found.rank is None or tuple(found[1:]) != shape:
             raise ValueError(f"`{name}` must be {_words(shape)}. Received: {found}.")
         if found[0] is None:

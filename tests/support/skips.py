@@ -17,8 +17,9 @@ ALLOWED = (
     r"could not import '(torch|ray)': .*",
     # Tested in the environment with tensorflow-io.
     r"needs tensorflow-io \(extra io\)",
-    # Programs of other languages, and a browser: their examples are run where they are.
-    r"no (cc|c\+\+|cmake|dotnet|java|mvn|node|npm) on this machine|no Chromium here",
+    # Programs of other languages with what they fetch, and a browser: their examples are run where they are.
+    r"no (cc|c\+\+|cmake|dotnet|java|mcs|mvn|node|npm) on this machine|no Chromium here",
+    r"no network for .*",
     # The authors' clips, which are not ours to hand on.
     r"the authors' clips are not beside this checkout|no real clips beside the checkout",
     r"needs the authors' strips in \.\./shared/data/shapes",
