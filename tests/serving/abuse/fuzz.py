@@ -84,18 +84,19 @@ def nested(levels: int) -> Any:
     return value
 
 
-def mutate(rng: random.Random, value: Any) -> Any:
-    """The value with one thing in it changed."""
+def mutate(rng: random.Random, value: Any, repeats: tuple[int, ...] = (0, 1, 1, 1, 2, 20)) -> Any:
+    """The value with one thing in it changed. Items are repeated at one level only: deep lists would fill memory."""
     if isinstance(value, dict) and value and rng.random() < 0.9:
         key, kind = rng.choice(list(value)), rng.random()
         if kind < 0.1:
             return {k: v for k, v in value.items() if k != key}
         if kind < 0.2:
             return value | {str(hostile(rng))[:50]: hostile(rng)}
-        return value | {key: mutate(rng, value[key])}
+        return value | {key: mutate(rng, value[key], repeats)}
     if isinstance(value, list) and value and rng.random() < 0.8:
-        at = rng.randrange(len(value))
-        return value[:at] + [mutate(rng, value[at])] * rng.choice([0, 1, 1, 1, 2, 50]) + value[at + 1 :]
+        at, times = rng.randrange(len(value)), rng.choice(repeats)
+        changed = mutate(rng, value[at], (1,) if times > 1 else repeats)
+        return value[:at] + [changed] * times + value[at + 1 :]
     return hostile(rng)
 
 
