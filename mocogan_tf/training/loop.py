@@ -31,6 +31,7 @@ EXIT_CODES: dict[int | None, int] = {
     signal.SIGINT: 130,
     signal.SIGTERM: 143,
 }  # By the signal that ended training.
+FEW_STEPS = 200  # Figures begin to show after about 250 steps of the profile `cpu`.
 WORKER_LOST = 75  # sysexits.h's EX_TEMPFAIL: start all workers again, and training goes on.
 
 
@@ -162,9 +163,15 @@ def _train(run: Run, allow_changed_data: bool, may_exit: bool) -> int:
                 print(
                     f"{'going on with' if start_step else 'training'} {run.run_dir}: steps {start_step + 1} to "
                     f"{config.steps}, {len(run.videos)} clips, {len(run.videos.categories)} categories, "
-                    f"{run.strategy.num_replicas_in_sync} replica(s)",
+                    f"{run.strategy.num_replicas_in_sync} replica(s)\n"
+                    f"watch it with: tensorboard --logdir={run.run_dir}",
                     flush=True,
                 )
+                if config.steps < FEW_STEPS:
+                    print(
+                        f"{config.steps} steps show that everything runs; grids of grey fog are to be expected",
+                        flush=True,
+                    )
         return _fit(gan, run, start_step, may_exit)
 
 

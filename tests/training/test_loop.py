@@ -45,9 +45,13 @@ def losses(run_dir):
 
 
 @pytest.mark.core
-def test_a_run_leaves_all_that_the_readme_lists(config, tmp_path):
+def test_a_run_leaves_all_that_the_readme_lists(config, tmp_path, capsys):
     run_dir = tmp_path / "run"
     assert loop.train(config, run_dir) == 0
+    said = capsys.readouterr().out.splitlines()
+    at = said.index(f"watch it with: tensorboard --logdir={run_dir}")
+    assert said[at - 1].startswith(f"training {run_dir}: steps 1 to 6")
+    assert said[at + 1] == "6 steps show that everything runs; grids of grey fog are to be expected"
     written = Config.from_json(run_dir / "config.json")
     assert written == dataclasses.replace(config, dim_category=2, category_loss="supervised")
     assert json.loads((run_dir / "data.json").read_text())["categories"] == ["up", "left"]
