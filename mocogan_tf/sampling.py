@@ -163,6 +163,11 @@ def overview(generator: Any, video_length: int, *, seed: int) -> tuple[Pixels, i
     return content_motion_grid(generator, 4, motions, num_frames, seed=seed), motions
 
 
+def category_moves(generator: Any) -> bool:
+    """Whether a category is part of the motion, and not of the content: the motion network takes it."""
+    return bool(generator.config["category_to"] != "image")
+
+
 def grid_latents(
     generator: Any, num_contents: int, num_motions: int, num_frames: int, first_frame: int = 0, *, seed: int
 ) -> Latents:
@@ -184,7 +189,7 @@ def grid_latents(
         "motion_noise": motions["motion_noise"][column],
     }
     if spec.dim_category:
-        owner = column if generator.config["category_to"] != "image" else row
+        owner = column if category_moves(generator) else row
         latents["category"] = np.eye(spec.dim_category, dtype=np.float32)[owner % spec.dim_category]
     return latents
 

@@ -172,7 +172,7 @@ def _swaps(material: Material) -> str:
     columns = min(max(_GRID, material.generator.latents.dim_category), 8)
     clips = sampling.content_motion_grid(material.generator, _GRID, columns, material.num_frames, seed=material.seed)
     names = material.clips.categories
-    by_column = material.generator.config["category_to"] != "image"
+    by_column = sampling.category_moves(material.generator)
     words = f" Classes, by {'column' if by_column else 'row'}: {html.escape(', '.join(names))}." if names else ""
     caption = f"A row shares its content code, a column its motion codes.{words}"
     film = _figure(
