@@ -139,6 +139,13 @@ class Config:
         "For clips of a camera that does not move. Needs decoder=fine.",
         only=_MOCOGAN,
     )
+    palette: int = _opt(
+        0,
+        "Mix the figures of a clip from this many colours, which its content alone decides on, so that no movement "
+        "changes them. 0: any colours. Needs decoder=fine and content_modulation.",
+        minimum=0,
+        only=_MOCOGAN,
+    )
     ngf: int = _opt(
         64, "Filters of the generator's last hidden layer (TGAN, fine decoder: the last but one).", minimum=1
     )
@@ -330,6 +337,11 @@ class Config:
         for name, value in (("still_background", True), ("video_size", "half")):
             if getattr(self, name) == value and self.decoder != "fine":
                 raise ValueError(f"`{name}={value}` needs decoder=fine. Received: decoder={self.decoder}")
+        if self.palette and not (self.decoder == "fine" and self.content_modulation):
+            raise ValueError(
+                f"`palette` needs decoder=fine and content_modulation. Received: palette={self.palette}, "
+                f"decoder={self.decoder}, content_modulation={self.content_modulation}"
+            )
         if self.image_frames > self.video_length:
             raise ValueError(
                 f"`image_frames` must be at most video_length={self.video_length}. "

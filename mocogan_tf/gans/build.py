@@ -49,6 +49,7 @@ def build_generator(config: Config, name: str = "generator", sync_batch_norm: bo
         content_modulation=config.content_modulation,
         decoder=config.decoder,
         still_background=config.still_background,
+        palette=config.palette,
         **shared,
     )
 

@@ -138,6 +138,7 @@ def fine_decoder(
     sync_batch_norm: bool = False,
     dim_modulating: int = 0,
     with_mask: bool = False,
+    palette: int = 0,
 ) -> tuple[keras.Model, keras.Model]:
     """Builds an image decoder that draws at full resolution, and its shorter form for half of it.
 
@@ -152,14 +153,18 @@ def fine_decoder(
         dim_z, ngf, image_size, channels, sync_batch_norm, dim_modulating: As of `frame_decoder`; `ngf` are the filters
             at half the size.
         with_mask: Whether a mask is drawn too, as a last channel in [0, 1].
+        palette: The number of colours that a clip is mixed from, 0 for any. The colours are a function of the code's
+            first `dim_modulating` values alone; for every pixel the layers draw how much of each there is (a softmax).
+            So what is fixed over a clip decides on colours, and what moves can only decide where they are.
 
     Returns:
         Two keras.Models on the same weights, from `[N, dim_z]` to float32 `[N, H, W, C]` and `[N, H/2, W/2, C]`, with a
         channel more `with_mask`.
     """
     doublings = num_halvings(image_size)
-    planes = channels + with_mask
+    planes = (palette or channels) + with_mask
     codes = keras.Input((dim_z,), name="codes")
+    colours = _palette(codes[:, :dim_modulating], palette, channels) if palette else None
 
     def finish(x: tf.Tensor, filters: int, name: int) -> tf.Tensor:
         """Applies normalisation, modulation and ReLU."""
@@ -177,7 +182,7 @@ def fine_decoder(
         low_pass = SMOOTH if i == doublings - 1 else BOX
         x = finish(UpConv2D(filters, low_pass, name=f"conv_{i}")(x), filters, i)
         pictures = _to_picture(x, pictures, planes, 1, i)
-    half = _to_frames(pictures, with_mask, "half")
+    half = _to_frames(pictures, with_mask, colours, "half")
     x = finish(UpConv2D(ngf, SMOOTH, name=f"conv_{doublings}")(x), ngf, doublings)
     filters = max(ngf // 2, 1)
     last = layers.Conv2D(
@@ -186,7 +191,7 @@ def fine_decoder(
     x = finish(last(x), filters, doublings + 1)
     detail = _detail(_to_picture(x, None, planes, 3, doublings), doublings)
     pictures = layers.Add(dtype=keras.config.floatx(), name="sum_full")([_doubled(pictures, doublings), detail])
-    frames = _to_frames(pictures, with_mask, "full")
+    frames = _to_frames(pictures, with_mask, colours, "full")
     return keras.Model(codes, frames, name="decoder"), keras.Model(codes, half, name="half_decoder")
 
 
@@ -240,13 +245,42 @@ def _detail(picture: tf.Tensor, i: int) -> tf.Tensor:
     return layers.Subtract(dtype=dtype, name=f"detail_{i}")([picture, _doubled(halved_picture, f"halved_{i}")])
 
 
-def _to_frames(pictures: tf.Tensor, with_mask: bool, name: str) -> tf.Tensor:
-    """Applies tanh to colours and a sigmoid to the mask, the last channel. It starts at 0.12: background is first."""
+def _palette(code: tf.Tensor, number: int, channels: int) -> tf.Tensor:
+    """Returns `number` colours in [-1, 1], `[N, number, C]`."""
     dtype = keras.config.floatx()
-    if not with_mask:
-        return layers.Activation("tanh", dtype=dtype, name=f"tanh_{name}")(pictures)
-    colours, mask = ops.split(pictures, [pictures.shape[-1] - 1], axis=-1)
-    colours = layers.Activation("tanh", dtype=dtype, name=f"tanh_{name}")(colours)
+    x = layers.Dense(64, activation="relu", kernel_initializer="he_normal", dtype=dtype, name="palette_hidden")(code)
+    x = layers.Dense(number * channels, activation="tanh", dtype=dtype, name="palette_colours")(x)
+    return layers.Reshape((number, channels), name="palette")(x)
+
+
+@keras.saving.register_keras_serializable("mocogan_tf")
+class Mixture(layers.Layer):
+    """Mixes colours `[N, K, C]` by the softmax of `[N, H, W, K]`: `[N, H, W, C]`."""
+
+    def call(self, amounts: tf.Tensor, colours: tf.Tensor) -> tf.Tensor:
+        height, width, number = amounts.shape[1:]
+        flat = ops.softmax(ops.reshape(amounts, (-1, height * width, number)))
+        return ops.reshape(ops.matmul(flat, colours), (-1, height, width, colours.shape[-1]))
+
+    def compute_output_shape(
+        self, amounts_shape: tuple[int | None, ...], colours_shape: tuple[int | None, ...]
+    ) -> tuple[int | None, ...]:
+        return (*amounts_shape[:-1], colours_shape[-1])
+
+
+def _to_frames(pictures: tf.Tensor, with_mask: bool, palette: tf.Tensor | None, name: str) -> tf.Tensor:
+    """Turns planes into frames: colours by tanh or from a palette, and a mask by a sigmoid of the last plane.
+
+    The mask starts at 0.12: background is first.
+    """
+    dtype = keras.config.floatx()
+    colours, mask = ops.split(pictures, [pictures.shape[-1] - 1], axis=-1) if with_mask else (pictures, None)
+    if palette is None:
+        colours = layers.Activation("tanh", dtype=dtype, name=f"tanh_{name}")(colours)
+    else:
+        colours = Mixture(dtype=dtype, name=f"mixture_{name}")(colours, palette)
+    if mask is None:
+        return colours
     mask = layers.Activation("sigmoid", dtype=dtype, name=f"mask_{name}")(mask - 2.0)
     return layers.Concatenate(dtype=dtype, name=f"figures_{name}")([colours, mask])
 
@@ -310,13 +344,15 @@ class VideoGenerator(Generator):
         decoder: "dcgan", the paper's (`frame_decoder`), or "fine" (`fine_decoder`).
         still_background: Whether each clip has one background, drawn once from the code that scales the channels
             (`background_decoder`), behind the figures of the fine decoder (`compose`).
+        palette: The number of colours that the fine decoder mixes a clip's figures from; they are a function of the code
+            that scales the channels (`fine_decoder`). 0: every pixel has a colour of its own.
         content_modulation: Whether the code that is fixed over a clip also scales the decoder's channels: the content,
             and with `category_to` "image" the category. Without it they enter through the first layer only, and each
             place in a frame has to learn by itself what a content looks like there.
 
     Raises:
         ValueError: `image_size`, `category_to` or `decoder` is not one of the above, `motion_init_scale` is not
-            positive, or `still_background` is set without the fine decoder.
+            positive, or `still_background` or `palette` is set without what it needs.
     """
 
     def __init__(
@@ -336,6 +372,7 @@ class VideoGenerator(Generator):
         content_modulation: bool = False,
         decoder: str = "dcgan",
         still_background: bool = False,
+        palette: int = 0,
         name: str = "generator",
         **kwargs: Any,
     ) -> None:
@@ -347,6 +384,11 @@ class VideoGenerator(Generator):
             raise ValueError(
                 "`decoder` must be dcgan, or fine, which alone has a still background. "
                 f"Received: decoder={decoder}, still_background={still_background}"
+            )
+        if palette and not (decoder == "fine" and content_modulation):
+            raise ValueError(
+                "`palette` needs the fine decoder and content modulation. "
+                f"Received: palette={palette}, decoder={decoder}, content_modulation={content_modulation}"
             )
         latents = LatentSpec(dim_content=dim_content, dim_motion=dim_motion, dim_category=dim_category)
         inputs = {key: keras.Input(shape[1:], name=key) for key, shape in latents.shapes(None, None).items()}
@@ -382,7 +424,7 @@ class VideoGenerator(Generator):
         sizes = (codes.shape[-1], ngf, image_size, channels, sync_batch_norm, dim_fixed if content_modulation else 0)
         half_frames, background = None, None
         if decoder == "fine":
-            decode, half_decoder = fine_decoder(*sizes, with_mask=still_background)
+            decode, half_decoder = fine_decoder(*sizes, with_mask=still_background, palette=palette)
             if still_background:
                 background = background_decoder(dim_fixed, max(ngf // 2, 1), image_size, channels, sync_batch_norm)
             half_frames = PerFrame(half_decoder, background, name="half_frames")
@@ -412,6 +454,7 @@ class VideoGenerator(Generator):
             "content_modulation": content_modulation,
             "decoder": decoder,
             "still_background": still_background,
+            "palette": palette,
         }
 
 
