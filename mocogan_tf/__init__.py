@@ -3,13 +3,21 @@
 Axes: B batch, T time (frames), F frames of a whole source video, H height, W width, C channels.
 Videos are `[B, T, H, W, C]`, float32 in [-1, 1] inside the library, uint8 in 0..255 on disk and on the wire.
 
-Importing this package does not import TensorFlow: the public names below are looked up when first used.
+Importing this package does not import TensorFlow: the public names below are looked up when first used. It does ask
+TensorFlow for oneDNN's convolutions (`TF_ENABLE_ONEDNN_OPTS`), which only counts if TensorFlow is imported later.
 """
 
 import importlib
+import os
+import platform
 from typing import Any
 
 __version__ = "0.2.0"
+
+# TensorFlow turns oneDNN off by itself on processors without AVX512-VNNI. There a training step then takes many times as
+# long (docs/performance.md). Whoever sets the variable has the last word.
+if platform.machine() in ("x86_64", "AMD64"):
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 IMAGE_SIZES = (32, 64, 128)  # Heights and widths of the frames that the networks are built for.
 

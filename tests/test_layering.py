@@ -1,7 +1,9 @@
 """The import rules between the packages, and what importing each module must not pull in."""
 
 import ast
+import os
 import pathlib
+import platform
 import subprocess
 import sys
 
@@ -122,3 +124,13 @@ def test_serving_needs_neither_tensorflow_nor_the_export():
 def test_light_modules_do_not_import_tensorflow(module):
     code = f"import {module}, sys; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(("given", "used"), [(None, "1"), ("0", "0")])
+def test_the_package_asks_for_onednn_unless_told_otherwise(given, used):
+    environ = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
+    environ |= {} if given is None else {"TF_ENABLE_ONEDNN_OPTS": given}
+    code = "import mocogan_tf, os; print(os.environ.get('TF_ENABLE_ONEDNN_OPTS'))"
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True)
+    assert said.stdout.strip() == (used if platform.machine() in ("x86_64", "AMD64") else str(given))
