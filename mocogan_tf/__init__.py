@@ -14,8 +14,8 @@ from typing import Any
 
 __version__ = "0.2.0"
 
-# TensorFlow turns oneDNN off by itself on processors without AVX512-VNNI. There a training step then takes many times as
-# long (docs/performance.md). Whoever sets the variable has the last word.
+# TensorFlow turns oneDNN off by itself on processors without AVX512-VNNI. There a training step takes 16 times as long
+# without it (docs/training.md). Whoever sets the variable has the last word.
 if platform.machine() in ("x86_64", "AMD64"):
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 

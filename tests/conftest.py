@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 
+import mocogan_tf  # noqa: F401  Before TensorFlow, which it asks for oneDNN's convolutions.
 from tests.support.commands import TINY, run
 from tests.support.skips import StrictSkips
 

@@ -31,7 +31,7 @@ def run(session, inputs):
 
 def make_both(changes):
     """A contract and a generator that fits it."""
-    of_decoder = {"content_modulation", "decoder", "still_background", "rotating_start"}
+    of_decoder = {"content_modulation", "decoder", "still_background", "palette", "rotating_start"}
     contract = make_contract(**{name: value for name, value in changes.items() if name not in of_decoder})
     return contract, make_generator(contract, **{name: changes[name] for name in of_decoder & set(changes)})
 
@@ -59,6 +59,7 @@ CONFIGURATIONS = [
         "decoder": "fine",
         "content_modulation": True,
         "still_background": True,
+        "palette": 5,
         "rotating_start": True,
     },
     {"category_to": "both", "image_size": 32},
@@ -129,8 +130,9 @@ def test_graphs_have_no_fault(changes):
         ({"content_modulation": True}, 35, 10, 28),
         ({"content_modulation": True, "decoder": "fine"}, 58, 10, 51),
         ({"content_modulation": True, "decoder": "fine", "still_background": True}, 81, 10, 74),
+        ({"content_modulation": True, "decoder": "fine", "still_background": True, "palette": 8}, 81, 10, 74),
     ],
-    ids=["category to motion", "category to image", "no category", "modulation", "fine", "still background"],
+    ids=["category to motion", "category to image", "no category", "modulation", "fine", "still background", "palette"],
 )
 def test_the_files_have_as_few_nodes_as_documented(changes, whole, motion, frames):
     contract, generator = make_both({"image_size": 64, **changes})
