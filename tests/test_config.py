@@ -66,6 +66,7 @@ def test_a_file_that_is_no_configuration_is_refused(content, tmp_path):
         {"augment": "colour,zoom"},
         {"image_frames": 17},
         {"still_background": True},  # With the paper's decoder.
+        {"palette": 8},
         {"video_size": "half"},
         {"final_rate": -0.1},
     ],

@@ -130,7 +130,7 @@ def test_graphs_have_no_fault(changes):
         ({"content_modulation": True}, 35, 10, 28),
         ({"content_modulation": True, "decoder": "fine"}, 58, 10, 51),
         ({"content_modulation": True, "decoder": "fine", "still_background": True}, 81, 10, 74),
-        ({"content_modulation": True, "decoder": "fine", "still_background": True, "palette": 8}, 81, 10, 74),
+        ({"content_modulation": True, "decoder": "fine", "still_background": True, "palette": 8}, 89, 10, 82),
     ],
     ids=["category to motion", "category to image", "no category", "modulation", "fine", "still background", "palette"],
 )

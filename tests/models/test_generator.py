@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mocogan_tf.latents import sample_latents
-from mocogan_tf.models.generator import VideoGenerator, compose, halved
+from mocogan_tf.models.generator import Mixture, VideoGenerator, compose, halved
 from tests.support import reference
 
 pytestmark = pytest.mark.core
@@ -152,6 +152,8 @@ def test_configuration_and_file_round_trips(tmp_path):
         {"motion_init_scale": 0},
         {"decoder": "x"},
         {"still_background": True},
+        {"palette": 4, "content_modulation": True},
+        {"palette": 4, "decoder": "fine"},
     ],
 )
 def test_unsupported_arguments_are_refused(wrong):
@@ -254,6 +256,31 @@ def test_figures_stand_before_a_background_that_content_alone_decides():
     np.testing.assert_allclose(run(generator, latents)["video"], expected, atol=1e-6)
 
 
+def test_a_palette_is_the_contents_alone_and_every_colour_is_mixed_from_it():
+    generator = make_fine(palette=4, content_modulation=True, category_to="both")
+    latents = sample_latents(generator.latents, 2, 5, seed=1)
+    decoder = generator.decoder
+    inner = keras.Model(decoder.input, [decoder.get_layer("palette").output, decoder.output])
+    codes = np.asarray(generator.codes(latents))
+    colours, frames = (np.asarray(value) for value in inner(codes.reshape(10, -1), training=False))
+    np.testing.assert_array_equal(colours[:5], colours[:1].repeat(5, axis=0))  # Whatever moves.
+    assert np.abs(colours[:5] - colours[5:]).max() > 0.1  # Another content.
+    per_pixel = frames.reshape(10, -1, 3)
+    assert per_pixel.std(axis=(0, 1)).min() > 0.01
+    assert (per_pixel <= colours.max(axis=1, keepdims=True) + 1e-6).all()
+    assert (per_pixel >= colours.min(axis=1, keepdims=True) - 1e-6).all()
+
+
+def test_amounts_of_colours_are_shares_of_one():
+    amounts = np.zeros((1, 2, 2, 3), np.float32)
+    amounts[0, 0, 1] = [0, 200, 0]
+    amounts[0, 1, 0] = np.log([1, 2, 5])
+    colours = np.eye(3, dtype=np.float32)[None]
+    found = np.asarray(Mixture()(amounts, colours))
+    expected = [[[1 / 3, 1 / 3, 1 / 3], [0, 1, 0]], [[1 / 8, 2 / 8, 5 / 8], [1 / 3, 1 / 3, 1 / 3]]]
+    np.testing.assert_allclose(found[0], expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(("mask", "kept"), [(0.0, "background"), (1.0, "figures")])
 def test_a_mask_of_zero_shows_the_background_and_one_the_figures(mask, kept):
     rng = np.random.default_rng(0)
@@ -271,13 +298,13 @@ def test_halving_averages_two_by_two_pixels():
 
 def test_every_weight_has_a_path_of_its_own():
     # A bundle gives the weights back by their paths.
-    generator = VideoGenerator(ngf=4, image_size=32, decoder="fine", still_background=True, content_modulation=True)
+    generator = VideoGenerator(ngf=4, image_size=32, decoder="fine", still_background=True, content_modulation=True, palette=3)
     paths = [weight.path for weight in generator.weights]
     assert len(set(paths)) == len(paths)
 
 
 def test_fine_configuration_and_file_round_trips(tmp_path):
-    generator = make_fine(still_background=True, content_modulation=True, category_to="image")
+    generator = make_fine(still_background=True, content_modulation=True, category_to="image", palette=3)
     latents = sample_latents(generator.latents, 1, 4, seed=0)
     expected = run(generator, latents)["video"]
     generator.save(tmp_path / "generator.keras")
