@@ -1,8 +1,7 @@
 """The generator: a GRU draws a path in motion space, and an image decoder turns each point of it into a frame.
 
 MoCoGAN (Tulyakov et al. 2018, arXiv 1707.04993): z = [z_content; z_motion(t)]. The content code is fixed over the clip;
-the motion codes come from a one-layer GRU that is fed with independent noise. The decoder is the paper's, DCGAN's, or
-a finer one.
+the motion codes come from a one-layer GRU that is fed with independent noise.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ import tensorflow as tf
 from keras import layers, ops
 
 from mocogan_tf.latents import LatentSpec
-from mocogan_tf.models.blocks import KERNEL, Generator, batch_norm, normal_weights, num_halvings
-from mocogan_tf.models.motion import QuietNoise, Rotations, gate_bias
-from mocogan_tf.models.resampling import BOX, SMOOTH, UpConv2D
+from mocogan_tf.models.blocks import Generator
+from mocogan_tf.models.decoders import background_decoder, fine_decoder, frame_decoder
+from mocogan_tf.models.motion import motion_network
 
 
 @keras.saving.register_keras_serializable("mocogan_tf")
@@ -92,217 +91,6 @@ def compose(figures: tf.Tensor, background: tf.Tensor) -> tf.Tensor:
     return background + mask * (colours - background)
 
 
-def frame_decoder(
-    dim_z: int, ngf: int, image_size: int, channels: int, sync_batch_norm: bool = False, dim_modulating: int = 0
-) -> keras.Model:
-    """Builds the image decoder G_I.
-
-    At 64x64 the transposed convolutions have 8, 4, 2 and 1 times `ngf` filters and then `channels`, kernel 4 and no
-    biases. The first goes from 1x1 to 4x4, each of the others doubles the size. Batch normalisation and ReLU follow all
-    but the last, which ends in tanh. A size of 32 has one doubling fewer, 128 one more.
-
-    Args:
-        dim_z: Size of a frame's whole code.
-        ngf: Filters of the last hidden layer.
-        image_size: 32, 64 or 128.
-        channels: Colour channels of a frame.
-        sync_batch_norm: Share batch statistics between replicas.
-        dim_modulating: How many of the code's first values also scale the channels of every hidden layer, by a linear
-            map plus 1 after its normalisation (self-modulation, Chen et al. 2019, arXiv 1810.01365, without their
-            offset). The scales are the same everywhere in a frame. 0: none do.
-
-    Returns:
-        keras.Model from `[N, dim_z]` to float32 `[N, H, W, C]` in [-1, 1].
-    """
-    doublings = num_halvings(image_size)
-    codes = keras.Input((dim_z,), name="codes")
-    x = layers.Reshape((1, 1, dim_z), name="to_map")(codes)
-    for i in range(doublings):
-        filters = ngf * 2 ** (doublings - 1 - i)
-        strides, padding = (1, "valid") if i == 0 else (2, "same")
-        x = _conv_transpose(filters, strides, padding, name=f"conv_{i}")(x)
-        x = batch_norm(f"norm_{i}", sync_batch_norm)(x)
-        if dim_modulating:
-            x = layers.Multiply(name=f"modulated_{i}")([x, _gains(codes[:, :dim_modulating], filters, i)])
-        x = layers.ReLU(name=f"relu_{i}")(x)
-    x = _conv_transpose(channels, 2, "same", name=f"conv_{doublings}")(x)
-    frames = layers.Activation("tanh", dtype=keras.config.floatx(), name="tanh")(x)
-    return keras.Model(codes, frames, name="decoder")
-
-
-def fine_decoder(
-    dim_z: int,
-    ngf: int,
-    image_size: int,
-    channels: int,
-    sync_batch_norm: bool = False,
-    dim_modulating: int = 0,
-    with_mask: bool = False,
-    palette: int = 0,
-) -> tuple[keras.Model, keras.Model]:
-    """Builds an image decoder that draws at full resolution, and its shorter form for half of it.
-
-    It is `frame_decoder` with low-passed doublings (`UpConv2D`): a box filter in the coarse layers, a smooth one in the
-    last two, whose rasters would be visible. Every map gives a picture of its size; the pictures are summed, each
-    doubled bilinearly to the next (Karras et al. 2020, section 4.1). The sum of all but the last is a picture of half
-    the size. Two more layers work at full size, with `ngf` and half as many filters. Their picture adds detail only:
-    the part that half the size could hold is subtracted, as from a level of a Laplacian pyramid. So both sizes have the
-    same colours, and a judge of movement may see the smaller one only.
-
-    Args:
-        dim_z, ngf, image_size, channels, sync_batch_norm, dim_modulating: As of `frame_decoder`; `ngf` are the filters
-            at half the size.
-        with_mask: Whether a mask is drawn too, as a last channel in [0, 1].
-        palette: The number of colours that a clip is mixed from, 0 for any. The colours are a function of the code's
-            first `dim_modulating` values alone; for every pixel the layers draw how much of each there is (a softmax).
-            So what is fixed over a clip decides on colours, and what moves can only decide where they are.
-
-    Returns:
-        Two keras.Models on the same weights, from `[N, dim_z]` to float32 `[N, H, W, C]` and `[N, H/2, W/2, C]`, with a
-        channel more `with_mask`.
-    """
-    doublings = num_halvings(image_size)
-    planes = (palette or channels) + with_mask
-    codes = keras.Input((dim_z,), name="codes")
-    colours = _palette(codes[:, :dim_modulating], palette, channels) if palette else None
-
-    def finish(x: tf.Tensor, filters: int, name: int) -> tf.Tensor:
-        """Applies normalisation, modulation and ReLU."""
-        x = batch_norm(f"norm_{name}", sync_batch_norm)(x)
-        if dim_modulating:
-            x = layers.Multiply(name=f"modulated_{name}")([x, _gains(codes[:, :dim_modulating], filters, name)])
-        return layers.ReLU(name=f"relu_{name}")(x)
-
-    x = layers.Reshape((1, 1, dim_z), name="to_map")(codes)
-    filters = ngf * 2 ** (doublings - 1)
-    x = finish(_conv_transpose(filters, 1, "valid", name="conv_0")(x), filters, 0)
-    pictures = _to_picture(x, None, planes, 1, 0)
-    for i in range(1, doublings):
-        filters //= 2
-        low_pass = SMOOTH if i == doublings - 1 else BOX
-        x = finish(UpConv2D(filters, low_pass, name=f"conv_{i}")(x), filters, i)
-        pictures = _to_picture(x, pictures, planes, 1, i)
-    half = _to_frames(pictures, with_mask, colours, "half")
-    x = finish(UpConv2D(ngf, SMOOTH, name=f"conv_{doublings}")(x), ngf, doublings)
-    filters = max(ngf // 2, 1)
-    last = layers.Conv2D(
-        filters, 3, padding="same", use_bias=False, kernel_initializer=normal_weights(), name=f"conv_{doublings + 1}"
-    )
-    x = finish(last(x), filters, doublings + 1)
-    detail = _detail(_to_picture(x, None, planes, 3, doublings), doublings)
-    pictures = layers.Add(dtype=keras.config.floatx(), name="sum_full")([_doubled(pictures, doublings), detail])
-    frames = _to_frames(pictures, with_mask, colours, "full")
-    return keras.Model(codes, frames, name="decoder"), keras.Model(codes, half, name="half_decoder")
-
-
-def background_decoder(
-    dim_fixed: int, ngf: int, image_size: int, channels: int, sync_batch_norm: bool = False
-) -> keras.Model:
-    """Builds the decoder of a clip's still background. It is small: backgrounds are smooth and are drawn once per clip.
-
-    Args:
-        dim_fixed: Size of the code that is fixed over a clip.
-        ngf: Filters of the layer at half the size; no layer has more than eight times as many.
-        image_size, channels, sync_batch_norm: As of `frame_decoder`.
-
-    Returns:
-        keras.Model from `[B, dim_fixed]` to float32 `[B, H, W, C]` in [-1, 1].
-    """
-    doublings = num_halvings(image_size)
-    code = keras.Input((dim_fixed,), name="code")
-    x = layers.Reshape((1, 1, dim_fixed), name="background_map")(code)
-    for i in range(doublings + 1):
-        filters = ngf * 2 ** max(0, doublings - 1 - i)
-        if i == 0:
-            x = _conv_transpose(filters, 1, "valid", name="background_conv_0")(x)
-        else:
-            x = UpConv2D(filters, SMOOTH, name=f"background_conv_{i}")(x)
-        x = batch_norm(f"background_norm_{i}", sync_batch_norm)(x)
-        x = layers.ReLU(name=f"background_relu_{i}")(x)
-    background = layers.Activation("tanh", dtype=keras.config.floatx(), name="background_tanh")(
-        _to_picture(x, None, channels, 3, "background")
-    )
-    return keras.Model(code, background, name="background")
-
-
-def _to_picture(x: tf.Tensor, coarser: tf.Tensor | None, planes: int, kernel: int, i: int | str) -> tf.Tensor:
-    """Returns a map's picture, added to the bilinearly doubled coarser one; the sums are in full precision."""
-    picture = layers.Conv2D(planes, kernel, padding="same", kernel_initializer=normal_weights(), name=f"picture_{i}")(x)
-    if coarser is None:
-        return layers.Activation("linear", dtype=keras.config.floatx(), name=f"sum_{i}")(picture)
-    return layers.Add(dtype=keras.config.floatx(), name=f"sum_{i}")([picture, _doubled(coarser, i)])
-
-
-def _doubled(picture: tf.Tensor, i: int | str) -> tf.Tensor:
-    """Doubles height and width, bilinearly."""
-    return layers.UpSampling2D(2, interpolation="bilinear", dtype=keras.config.floatx(), name=f"doubled_{i}")(picture)
-
-
-def _detail(picture: tf.Tensor, i: int) -> tf.Tensor:
-    """Subtracts from a picture the part that is left when it is halved and doubled."""
-    dtype = keras.config.floatx()
-    halved_picture = layers.AveragePooling2D(2, dtype=dtype, name=f"halved_{i}")(picture)
-    return layers.Subtract(dtype=dtype, name=f"detail_{i}")([picture, _doubled(halved_picture, f"halved_{i}")])
-
-
-def _palette(code: tf.Tensor, number: int, channels: int) -> tf.Tensor:
-    """Returns `number` colours in [-1, 1], `[N, number, C]`."""
-    dtype = keras.config.floatx()
-    x = layers.Dense(64, activation="relu", kernel_initializer="he_normal", dtype=dtype, name="palette_hidden")(code)
-    x = layers.Dense(number * channels, activation="tanh", dtype=dtype, name="palette_colours")(x)
-    return layers.Reshape((number, channels), name="palette")(x)
-
-
-@keras.saving.register_keras_serializable("mocogan_tf")
-class Mixture(layers.Layer):
-    """Mixes colours `[N, K, C]` by the softmax of `[N, H, W, K]`: `[N, H, W, C]`."""
-
-    def call(self, amounts: tf.Tensor, colours: tf.Tensor) -> tf.Tensor:
-        height, width, number = amounts.shape[1:]
-        flat = ops.softmax(ops.reshape(amounts, (-1, height * width, number)))
-        return ops.reshape(ops.matmul(flat, colours), (-1, height, width, colours.shape[-1]))
-
-    def compute_output_shape(
-        self, amounts_shape: tuple[int | None, ...], colours_shape: tuple[int | None, ...]
-    ) -> tuple[int | None, ...]:
-        return (*amounts_shape[:-1], colours_shape[-1])
-
-
-def _to_frames(pictures: tf.Tensor, with_mask: bool, palette: tf.Tensor | None, name: str) -> tf.Tensor:
-    """Turns planes into frames: colours by tanh or from a palette, and a mask by a sigmoid of the last plane.
-
-    The mask starts at 0.12: background is first.
-    """
-    dtype = keras.config.floatx()
-    colours, mask = ops.split(pictures, [pictures.shape[-1] - 1], axis=-1) if with_mask else (pictures, None)
-    if palette is None:
-        colours = layers.Activation("tanh", dtype=dtype, name=f"tanh_{name}")(colours)
-    else:
-        colours = Mixture(dtype=dtype, name=f"mixture_{name}")(colours, palette)
-    if mask is None:
-        return colours
-    mask = layers.Activation("sigmoid", dtype=dtype, name=f"mask_{name}")(mask - 2.0)
-    return layers.Concatenate(dtype=dtype, name=f"figures_{name}")([colours, mask])
-
-
-def _gains(code: tf.Tensor, filters: int, i: int) -> tf.Tensor:
-    """Returns a factor for every channel, `[N, 1, 1, filters]`; untrained, they are 1 with a deviation of 1."""
-    gains = layers.Dense(filters, kernel_initializer="lecun_normal", bias_initializer="ones", name=f"gains_{i}")(code)
-    return layers.Reshape((1, 1, filters), name=f"gains_map_{i}")(gains)
-
-
-def _conv_transpose(filters: int, strides: int, padding: str, name: str) -> keras.Layer:
-    return layers.Conv2DTranspose(
-        filters,
-        KERNEL,
-        strides=strides,
-        padding=padding,
-        use_bias=False,
-        kernel_initializer=normal_weights(),
-        name=name,
-    )
-
-
 @keras.saving.register_keras_serializable("mocogan_tf")
 class VideoGenerator(Generator):
     """MoCoGAN's generator: motion network R_M and image decoder G_I. It is a pure function of its inputs.
@@ -344,8 +132,8 @@ class VideoGenerator(Generator):
         decoder: "dcgan", the paper's (`frame_decoder`), or "fine" (`fine_decoder`).
         still_background: Whether each clip has one background, drawn once from the code that scales the channels
             (`background_decoder`), behind the figures of the fine decoder (`compose`).
-        palette: The number of colours that the fine decoder mixes a clip's figures from; they are a function of the code
-            that scales the channels (`fine_decoder`). 0: every pixel has a colour of its own.
+        palette: The number of colours that the fine decoder mixes a clip's figures from. They are a function of the
+            code that scales the channels (`fine_decoder`). 0: every pixel has a colour of its own.
         content_modulation: Whether the code that is fixed over a clip also scales the decoder's channels: the content,
             and with `category_to` "image" the category. Without it they enter through the first layer only, and each
             place in a frame has to learn by itself what a content looks like there.
@@ -376,20 +164,7 @@ class VideoGenerator(Generator):
         name: str = "generator",
         **kwargs: Any,
     ) -> None:
-        if category_to not in ("motion", "image", "both"):
-            raise ValueError(f"`category_to` must be motion, image or both. Received: category_to={category_to}")
-        if motion_init_scale <= 0:
-            raise ValueError(f"`motion_init_scale` must be positive. Received: motion_init_scale={motion_init_scale}")
-        if decoder not in ("dcgan", "fine") or (still_background and decoder != "fine"):
-            raise ValueError(
-                "`decoder` must be dcgan, or fine, which alone has a still background. "
-                f"Received: decoder={decoder}, still_background={still_background}"
-            )
-        if palette and not (decoder == "fine" and content_modulation):
-            raise ValueError(
-                "`palette` needs the fine decoder and content modulation. "
-                f"Received: palette={palette}, decoder={decoder}, content_modulation={content_modulation}"
-            )
+        _check(category_to, motion_init_scale, content_modulation, decoder, still_background, palette)
         latents = LatentSpec(dim_content=dim_content, dim_motion=dim_motion, dim_category=dim_category)
         inputs = {key: keras.Input(shape[1:], name=key) for key, shape in latents.shapes(None, None).items()}
 
@@ -402,18 +177,7 @@ class VideoGenerator(Generator):
         joined = [repeated["category"]] if dim_category else []
         to_motion = joined if category_to in ("motion", "both") else []
         to_image = joined if category_to in ("image", "both") else []
-        motion = layers.GRU(
-            dim_motion,
-            return_sequences=True,
-            return_state=True,
-            # XLA cannot compile cuDNN's operation, nor can it be exported, and at ten units it gains nothing.
-            use_cudnn=False,
-            bias_initializer=gate_bias(dim_motion, update_gate_bias),
-            kernel_initializer=QuietNoise(dim_motion) if rotating_start else "glorot_uniform",
-            recurrent_initializer=Rotations(update_gate_bias) if rotating_start else "orthogonal",
-            dtype=keras.config.floatx(),
-            name="motion",
-        )
+        motion = motion_network(dim_motion, update_gate_bias, rotating_start)
         start = _scaled(inputs["motion_init"], motion_init_scale, "motion_start")
         z_motion, end = motion(_join([noise, *to_motion], "motion_input"), start)
         motion_state = _scaled(end, 1 / motion_init_scale, "motion_end")
@@ -456,6 +220,31 @@ class VideoGenerator(Generator):
             "still_background": still_background,
             "palette": palette,
         }
+
+
+def _check(
+    category_to: str,
+    motion_init_scale: float,
+    content_modulation: bool,
+    decoder: str,
+    still_background: bool,
+    palette: int,
+) -> None:
+    """Raises ValueError for arguments that no generator has."""
+    if category_to not in ("motion", "image", "both"):
+        raise ValueError(f"`category_to` must be motion, image or both. Received: category_to={category_to}")
+    if motion_init_scale <= 0:
+        raise ValueError(f"`motion_init_scale` must be positive. Received: motion_init_scale={motion_init_scale}")
+    if decoder not in ("dcgan", "fine") or (still_background and decoder != "fine"):
+        raise ValueError(
+            "`decoder` must be dcgan, or fine, which alone has a still background. "
+            f"Received: decoder={decoder}, still_background={still_background}"
+        )
+    if palette and not (decoder == "fine" and content_modulation):
+        raise ValueError(
+            "`palette` needs the fine decoder and content modulation. "
+            f"Received: palette={palette}, decoder={decoder}, content_modulation={content_modulation}"
+        )
 
 
 def _scaled(code: tf.Tensor, scale: float, name: str) -> tf.Tensor:

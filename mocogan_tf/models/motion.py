@@ -1,4 +1,4 @@
-"""How the motion network's GRU starts: its initial weights decide whether clips move before anything is learnt."""
+"""The motion network R_M, a GRU, and how it starts: its initial weights decide whether untrained clips move."""
 
 from __future__ import annotations
 
@@ -7,11 +7,34 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from keras import layers
 
 PERIODS = (40.0, 14.0)  # Frames per turn of the slowest and the fastest pair of units.
 AMPLITUDE = 0.5  # Size of the states at which a pair neither grows nor fades.
 NOISE = 0.1  # The weights of the noise, as a part of the usual ones.
 GATES = 0.2  # Scale of the recurrent weights of both gates; at 1 the gates would break up the turning.
+
+
+def motion_network(units: int, update_gate_bias: float, rotating_start: bool) -> layers.GRU:
+    """Builds the GRU R_M: from noise `[B, T, ...]` and a first state to states `[B, T, units]` and the last of them.
+
+    Args:
+        units: Size of the motion code.
+        update_gate_bias, rotating_start: As of `VideoGenerator`.
+    """
+    return layers.GRU(
+        units,
+        return_sequences=True,
+        return_state=True,
+        # XLA cannot compile cuDNN's operation, nor can it be exported, and at ten units it gains nothing.
+        use_cudnn=False,
+        bias_initializer=gate_bias(units, update_gate_bias),
+        kernel_initializer=QuietNoise(units) if rotating_start else "glorot_uniform",
+        recurrent_initializer=Rotations(update_gate_bias) if rotating_start else "orthogonal",
+        # Full precision under mixed precision: the state is carried over many calls.
+        dtype=keras.config.floatx(),
+        name="motion",
+    )
 
 
 def gate_bias(units: int, update: float) -> keras.initializers.Initializer:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mocogan_tf.latents import sample_latents
-from mocogan_tf.models.generator import Mixture, VideoGenerator, compose, halved
+from mocogan_tf.models.decoders import Mixture
+from mocogan_tf.models.generator import VideoGenerator, compose, halved
 from tests.support import reference
 
 pytestmark = pytest.mark.core
@@ -298,7 +299,8 @@ def test_halving_averages_two_by_two_pixels():
 
 def test_every_weight_has_a_path_of_its_own():
     # A bundle gives the weights back by their paths.
-    generator = VideoGenerator(ngf=4, image_size=32, decoder="fine", still_background=True, content_modulation=True, palette=3)
+    fine = {"decoder": "fine", "still_background": True, "content_modulation": True, "palette": 3}
+    generator = VideoGenerator(ngf=4, image_size=32, **fine)
     paths = [weight.path for weight in generator.weights]
     assert len(set(paths)) == len(paths)
 
