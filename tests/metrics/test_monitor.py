@@ -1,7 +1,6 @@
 """Promises of the scores that training watches: fixed clips, right direction, no trace left in random states."""
 
 import dataclasses
-import functools
 
 import keras
 import numpy as np
@@ -20,7 +19,6 @@ QUICK = Recipe(min_steps=30, max_steps=30, batch=16)
 NUM_CLIPS = 128
 
 
-@functools.cache
 def shape_videos(number=160, labelled=True):
     """Rendered shapes of eight frames at 32x32."""
     clips = [shapes.render_clip(i, seed=0, num_frames=8, image_size=32) for i in range(number)]
