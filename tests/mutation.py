@@ -24,6 +24,7 @@ from typing import NoReturn
 
 import pytest
 
+import mocogan_tf  # noqa: F401  Before TensorFlow, which it asks for oneDNN's convolutions.
 from tests.mutations import TABLE, Change
 
 ROOT = pathlib.Path(__file__).parents[1]

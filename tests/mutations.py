@@ -368,7 +368,7 @@ TABLE = [
     *_of(
         "stream",
         STREAM,
-        ("tests/serving/test_limits.py",),
+        _in(LIMITS, "test_a_stream_that_finds_no_place_is_told_so_before_it_begins"),
         (
             "one stream too many",
             "if everybody >= limits.max_streams:",
@@ -438,7 +438,7 @@ TABLE = [
     *_of(
         "limits",
         "serving/web/server.py",
-        ("tests/serving/abuse/test_connections.py",),
+        _in("tests/serving/abuse/test_connections.py", "test_connections_that_are_answered_leave_room_for_health"),
         (
             "connections are unlimited",
             "Connections(descriptors_for(max_connections), max_connections_per_address)",

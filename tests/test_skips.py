@@ -1,10 +1,16 @@
 """No test is left out in silence where every change is checked."""
 
+import os
+import pathlib
+import subprocess
+import sys
 import types
 
 import pytest
 
 from tests.support.skips import StrictSkips, is_allowed
+
+ROOT = pathlib.Path(__file__).parent.parent
 
 
 def skipped(reason, nodeid="tests/a.py::test"):
@@ -46,3 +52,16 @@ def test_a_run_that_failed_anyway_keeps_its_code():
     session = types.SimpleNamespace(exitstatus=pytest.ExitCode.INTERRUPTED)
     watch.pytest_sessionfinish(session)
     assert session.exitstatus == pytest.ExitCode.INTERRUPTED
+
+
+def test_two_processes_that_share_the_tests_count_each_skip_once(tmp_path):
+    (tmp_path / "pytest.ini").write_text("[pytest]")
+    (tmp_path / "test_whole.py").write_text("import pytest; pytest.skip('not today', allow_module_level=True)")
+    tests = "import pytest\ndef test_a():\n    pytest.skip('too slow for me')\ndef test_b():\n    pass\n"
+    (tmp_path / "test_one.py").write_text(tests)
+    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-n", "2", "--dist=loadfile", "--strict_skips"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode == pytest.ExitCode.TESTS_FAILED, run.stdout + run.stderr
+    for reason in ("not today", "too slow for me"):
+        assert run.stdout.count(f"DOES NOT ALLOW:    1  {reason}  (") == 1, run.stdout

@@ -350,7 +350,7 @@ def test_processes_that_decode_at_the_same_time_both_get_the_whole_set(make_conf
     processes = [context.Process(target=open_and_sum, args=(config, queue)) for _ in range(2)]
     for process in processes:
         process.start()
-    sums = [queue.get(timeout=60) for _ in processes]
+    sums = [queue.get(timeout=300) for _ in processes]  # Each imports TensorFlow first.
     for process in processes:
         process.join()
     assert sums[0] == sums[1] == open_videos(config).frames.sum()

@@ -2,13 +2,13 @@
 
 import concurrent.futures
 import io
-import socket
 
 import numpy as np
 import pytest
 
 from mocogan_tf.latents import sample_latents
 from mocogan_tf.video import to_uint8
+from tests.support.ports import free_port
 
 ray = pytest.importorskip("ray")
 httpx = pytest.importorskip("httpx")
@@ -28,12 +28,6 @@ def cluster():
     serve.shutdown()
     ray.shutdown()
     cluster.shutdown()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_two_nodes_serve_the_same_clips(cluster, bundle_dir, engine):

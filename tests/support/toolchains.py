@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import hashlib
 import os
@@ -11,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
 
 import onnxruntime
 import pytest
@@ -23,6 +26,15 @@ DOWNLOADS = ROOT / "build" / "examples"  # Ignored by git, and kept so that each
 # the .NET sources and, inside Android's archive, the Java classes.
 UNITY = "com.github.asus4.onnxruntime@0.4.9"
 UNITY_SHA256 = "e59788788818fdde1b2e522e766a21ba0f7d8391de55737abf81e32cc801785d"
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """One process of tests at a time: what is downloaded and installed is shared by all."""
+    DOWNLOADS.mkdir(parents=True, exist_ok=True)
+    with open(DOWNLOADS / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # Until the file is closed.
+        yield
 
 
 def tool(name: str) -> str:
@@ -60,8 +72,9 @@ def downloaded(what: str, *command: object, **options: object) -> None:
 def node_modules(folder: pathlib.Path) -> pathlib.Path:
     """Installs the packages of an example by its lock file."""
     npm = tool("npm")
-    if not (folder / "node_modules").is_dir():
-        downloaded(f"the packages of {folder.name}", npm, "ci", cwd=folder)
+    with alone():
+        if not (folder / "node_modules").is_dir():
+            downloaded(f"the packages of {folder.name}", npm, "ci", cwd=folder)
     return folder / "node_modules"
 
 
@@ -69,9 +82,13 @@ def node_modules(folder: pathlib.Path) -> pathlib.Path:
 def unity_package() -> pathlib.Path:
     """Returns a folder with the package's `headers`, `csharp` and `classes.jar`."""
     folder = DOWNLOADS / "unity"
-    if folder.is_dir():
-        return folder
-    npm = tool("npm")
+    with alone():
+        if not folder.is_dir():
+            _make_unity_package(folder, tool("npm"))
+    return folder
+
+
+def _make_unity_package(folder: pathlib.Path, npm: str) -> None:
     made = DOWNLOADS / f"unity-{os.getpid()}"
     made.mkdir(parents=True)
     try:
@@ -99,7 +116,6 @@ def unity_package() -> pathlib.Path:
         made.rename(folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    return folder
 
 
 @functools.cache
@@ -112,13 +128,15 @@ def onnxruntime_root() -> pathlib.Path:
     if not libraries:
         pytest.skip("this wheel of onnxruntime has no shared library to link against")
     root = DOWNLOADS / f"onnxruntime-{onnxruntime.__version__}"
-    (root / "lib").mkdir(parents=True, exist_ok=True)
     # The linker looks for the plain name, the loader for the name that the library gives itself.
-    for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
-        (root / "lib" / name).unlink(missing_ok=True)
-        (root / "lib" / name).symlink_to(libraries[-1])
-    (root / "include").unlink(missing_ok=True)
-    (root / "include").symlink_to(unity_package() / "headers")
+    links = {root / "lib" / name: libraries[-1] for name in ("libonnxruntime.so", "libonnxruntime.so.1")}
+    links[root / "include"] = unity_package() / "headers"
+    with alone():
+        for link, target in links.items():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.exists() or not link.samefile(target):
+                link.unlink(missing_ok=True)
+                link.symlink_to(target)
     return root
 
 

@@ -3,20 +3,12 @@
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 
+from tests.support.ports import free_ports
+
 ROOT = pathlib.Path(__file__).parents[2]
-
-
-def free_ports(number):
-    """Returns ports that nobody listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def start(run_dirs, flags):

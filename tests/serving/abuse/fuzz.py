@@ -35,6 +35,7 @@ from serving.protocols import fields as f
 from serving.runtime.bundle import read_bundle
 from tests.support.attacks import MB, Bystander, open_files
 from tests.support.made_bundles import write_bundle
+from tests.support.ports import free_port
 from tests.support.servers import running
 
 PREDICT, INFER = "/v1/models/tiny:predict", "/v2/models/tiny/infer"
@@ -274,8 +275,7 @@ def fuzz(seed: int, first: int, requests: int, minutes: float, report: Callable[
     findings: list[str] = []
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         bundle = write_bundle(pathlib.Path(folder) / "tiny")
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port = listener.getsockname()[1]
+        port = free_port()
         flags = [f"--bundle={bundle}", "--drain_delay=0", "--poll_seconds=0.5"]
         try:
             import grpc  # noqa: F401

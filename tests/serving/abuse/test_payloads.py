@@ -17,6 +17,7 @@ from mocogan_tf.latents import sample_latents
 from serving.runtime.service import Limits
 from serving.web.guard import Keys
 from tests.support.attacks import open_files, survives
+from tests.support.ports import free_port
 from tests.support.servers import make_service, running, wait_for
 
 GENERATE, PREDICT, INFER = "/v1/generate", "/v1/models/tiny:predict", "/v2/models/tiny/infer"
@@ -26,8 +27,7 @@ KEY = "0123456789abcdef"
 @pytest.fixture(scope="module")
 def attacked(bundle_dir, tmp_path_factory):
     """A server with gRPC beside HTTP; its address is `grpc`."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     with running(f"--bundle={bundle_dir}", f"--grpc_port={port}", "--drain_delay=0") as process:
         process.grpc = f"127.0.0.1:{port}"
         yield process
@@ -278,8 +278,7 @@ def test_grpc_answers_that_nobody_reads_are_bounded_and_dropped(bundle_dir, late
 
 def test_malformed_messages_cost_a_line_each_after_the_key(bundle_dir, tmp_path):
     (tmp_path / "keys").write_text(KEY)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     flags = [f"--bundle={bundle_dir}", f"--grpc_port={port}", "--drain_delay=0", f"--api_key_file={tmp_path / 'keys'}"]
     with running(*flags) as process:
         process.grpc = f"127.0.0.1:{port}"

@@ -11,6 +11,7 @@ import pytest
 
 from mocogan_tf.latents import sample_latents
 from serving.web.guard import Keys
+from tests.support.ports import free_port
 from tests.support.servers import ROOT, make_service, running
 
 grpc = pytest.importorskip("grpc")
@@ -143,11 +144,6 @@ def test_keys(bundle_dir, stubs):
             assert await models.GetModelStatus(request, metadata=metadata)
 
     with_server(bundle_dir, talk, keys=(b"0123456789abcdef",))
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 def status_over(channel, stubs, key=None):
