@@ -44,6 +44,8 @@ FIRST_MESSAGE_SECONDS = 10.0
 # A chunk that is not accepted is tried again after so long, and the stream ended after so long.
 AGAIN_SECONDS, REFUSED_SECONDS = 0.1, 10.0
 MESSAGE_BYTES = 4096
+# From one change of a stream to the next that is read.
+CHANGE_SECONDS = 0.01
 # So many values of noise are drawn at one time: with Python's lock held, a few cost nearly as much as thousands.
 NOISE_VALUES = 2**12
 # WebSocket close codes: 1001 going away, 1008 policy, 1013 try again later, 4000 + HTTP's for our own.
@@ -359,7 +361,7 @@ class Streams:
         request.state.route = "/v1/stream"
         if self.service.draining:
             raise Unavailable("The server is shutting down.")
-        stream = Stream(self.service, Fields(f.from_query(dict(request.query_params), f.STREAM), f.STREAM), "jpeg")
+        stream = Stream(self.service, Fields(f.from_query(request.scope["query_string"], f.STREAM), f.STREAM), "jpeg")
         if stream.format == "raw":
             raise Invalid("`format` must be jpeg, png or webp here; raw is for WebSockets.")
         kind = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}[stream.format]
@@ -455,7 +457,7 @@ class Streams:
                 stream.change(Fields(await _receive(websocket), f.CHANGE))
             except ServingError as error:
                 await _say(websocket, {"error": str(error), "error_type": error.error_type})
-            await asyncio.sleep(0)  # Messages that are here already do not keep others waiting.
+            await asyncio.sleep(CHANGE_SECONDS)  # What is here already waits, in bounded number, and others do not.
 
 
 class _Pictures(StreamingResponse):
