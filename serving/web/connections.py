@@ -259,7 +259,8 @@ class HTTPConnection(H11Protocol, Buffered):
         super().__init__(**options)
         self._connection, self._app = connection, self.app
         self._header_began, self._requests = False, 0
-        self._held, self._next_turn = bytearray(), None  # What was read and not yet looked at, and when it will be.
+        self._held = bytearray()  # What was read and not yet looked at,
+        self._next_turn: asyncio.TimerHandle | None = None  # and when it will be.
         self._lines, self._last = 0, b""
         self._unread: int | None = None  # After a refusal, bytes that are still read and thrown away.
         self.app = self._answer

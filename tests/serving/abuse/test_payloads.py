@@ -204,7 +204,12 @@ def test_a_grpc_message_that_unpacks_to_too_much_leaves_no_traceback(attacked):
         with survives(attacked, megabytes=60):  # Which also looks for tracebacks.
             for _ in range(3):
                 with pytest.raises(grpc.RpcError):
-                    call(iter([bytes(16 * 2**20)]), compression=grpc.Compression.Gzip, timeout=30)
+                    call(
+                        iter([bytes(48 * 2**20)]),
+                        compression=grpc.Compression.Gzip,
+                        metadata=[("x-api-key", KEY)],
+                        timeout=30,
+                    )
 
 
 def test_grpc_connections_take_few_of_the_descriptors(attacked):
