@@ -8,6 +8,7 @@ server (engine, batcher, every protocol except gRPC). The bundle must lie at the
 
 from __future__ import annotations
 
+import os
 import pathlib
 from typing import Any
 
@@ -25,6 +26,8 @@ DEFAULTS: dict[str, Any] = {
     "bundle": None,
     "num_cpus": 1.0,
     "num_gpus": 0.0,
+    "provider": "auto",
+    "precision": "auto",
     "threads": 0,
     "min_replicas": 1,
     "max_replicas": 4,
@@ -39,11 +42,14 @@ DEFAULTS: dict[str, Any] = {
 
 def make_app(options: dict[str, Any]) -> Starlette:
     """Makes the application of one replica."""
+    if not options["num_gpus"]:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # A replica that was given no GPU takes none.
     threads = options["threads"] or max(1, int(options["num_cpus"]))
     repository = Repository(
         [options["bundle"]],
         engine_options=EngineOptions(
-            provider="cuda" if options["num_gpus"] else "cpu",
+            provider=options["provider"],
+            precision=options["precision"],
             threads=threads,
             spinning=False,
             max_batch_frames=options["max_batch_frames"],

@@ -344,7 +344,14 @@ TABLE = [
             "test_chunks_come_one_ahead_at_the_speed_that_was_asked_for_last",
             "test_a_client_that_was_late_gets_no_burst",
             "test_a_pause_stops_the_frames_and_what_was_changed_meanwhile_is_seen_after_it",
+            "test_a_walk_draws_rarely_and_not_on_the_event_loop",
         ),
+        (
+            "noise is drawn for each chunk",
+            "number = max(frames, NOISE_VALUES // self.bundle.latents.dim_motion)",
+            "number = frames",
+        ),
+        ("noise of the old seed is used up", "self._noise_used = len(self._noise)", "pass"),
         (
             "another motion_seed is ignored",
             "self.motion_seed = self.motion_seed if change.motion_seed is None else change.motion_seed",
@@ -355,7 +362,11 @@ TABLE = [
             "self.motion_scale = self.motion_scale if change.motion_scale is None else change.motion_scale",
             "pass",
         ),
-        ("motion_scale does nothing", '["motion_noise"] * np.float32(self.motion_scale)', '["motion_noise"]'),
+        (
+            "motion_scale does nothing",
+            "self._take_noise(frames) * np.float32(self.motion_scale)",
+            "self._take_noise(frames)",
+        ),
         ("another fps is ignored", "self.fps = self.fps if change.fps is None else change.fps", "pass"),
         ("fps does nothing", "seconds = len(frames) / self.walk.fps", "seconds = len(frames) / 8.0"),
         ("pause does nothing", "self.running.clear() if pause else self.running.set()", "self.running.set()"),

@@ -10,6 +10,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Generic, NoReturn, TypeVar
 
+from starlette.datastructures import QueryParams
+
 from serving.runtime.encode import FORMATS, STRIPS
 from serving.runtime.errors import Invalid, TooLarge, shown
 from serving.runtime.service import Limits
@@ -20,6 +22,7 @@ Bound = int | float | str
 
 # Decimal digits of the largest seed, 2^64 - 1.
 SEED_DIGITS = 20
+MAX_PARAMETERS = 64
 # Small enough for a browser's numbers. Clients may send any seed below 2^64.
 RANDOM_SEED_BITS = 53
 # At a slower speed the durations of frames outgrow the numbers of the file formats.
@@ -340,6 +343,9 @@ class Fields:
         raise AssertionError(f"{field.name} has no default")
 
 
-def from_query(query: Mapping[str, str], table: Table) -> dict[str, Any]:
-    """Query parameters as the values that JSON would hold."""
-    return {name: table[name].from_text(text) if name in table else text for name, text in query.items()}
+def from_query(query: bytes, table: Table) -> dict[str, Any]:
+    """Query parameters as the values that JSON would hold. Raises Invalid for more than any request has."""
+    if query.count(b"&") >= MAX_PARAMETERS:
+        raise Invalid(f"A query has at most {MAX_PARAMETERS} parameters.")
+    given = QueryParams(query)
+    return {name: table[name].from_text(text) if name in table else text for name, text in given.items()}

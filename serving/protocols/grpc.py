@@ -216,7 +216,12 @@ class Servicer:
                 log.info("request", extra=fields)
             if refusal:
                 internal = code is grpc.StatusCode.INTERNAL
-                await context.abort(code, "The server failed on this request." if internal else str(refusal))
+                try:
+                    await context.abort(code, "The server failed on this request." if internal else str(refusal))
+                except grpc.aio.AbortError:
+                    raise
+                except Exception:  # The call is over, as after a message that unpacks to too much: nobody listens.
+                    raise asyncio.CancelledError from None
             return answer
 
         return run

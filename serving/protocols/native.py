@@ -230,7 +230,7 @@ async def _answer(request: Request, route: str, table: f.Table, read: Read) -> R
         values = await read_body(request, service, lambda body: parse_json(body, service.limits))
     else:
         await skip_body(request, service.limits)
-        values = f.from_query(dict(request.query_params), table)
+        values = f.from_query(request.scope["query_string"], table)
     fields = Fields(values, table, service.limits)
     with service.repository.lease(fields.given(f.MODEL), fields.given(f.VERSION)) as model:
         wanted = await service.parse(lambda: read(fields, model, service.limits))

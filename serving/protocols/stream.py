@@ -44,6 +44,10 @@ FIRST_MESSAGE_SECONDS = 10.0
 # A chunk that is not accepted is tried again after so long, and the stream ended after so long.
 AGAIN_SECONDS, REFUSED_SECONDS = 0.1, 10.0
 MESSAGE_BYTES = 4096
+# From one change of a stream to the next that is read.
+CHANGE_SECONDS = 0.01
+# So many values of noise are drawn at one time: with Python's lock held, a few cost nearly as much as thousands.
+NOISE_VALUES = 2**12
 # WebSocket close codes: 1001 going away, 1008 policy, 1013 try again later, 4000 + HTTP's for our own.
 CLOSE = {Overloaded: 1013, Unavailable: 1001, Unauthorized: 4401, NotFound: 4404}
 
@@ -58,22 +62,24 @@ class Glide:
     steps: int = 0
     spherical: bool = True
 
-    def at(self, step: int) -> Floats:
-        """The vector after so many steps."""
-        if step >= self.steps:
-            return self.target
-        t = step / self.steps
-        return slerp(self.start, self.target, t) if self.spherical else (1 - t) * self.start + t * self.target
+    def _at(self, steps: NDArray[np.int64]) -> Floats:
+        """The vectors `[N, D]` after so many steps."""
+        t = (steps / max(1, self.steps))[:, None]
+        between = slerp(self.start, self.target, t) if self.spherical else (1 - t) * self.start + t * self.target
+        vectors: Floats = np.where((steps < self.steps)[:, None], between, self.target).astype(np.float32)
+        return vectors
 
     def take(self, frames: int) -> Floats:
         """The next frames' vectors `[frames, D]`."""
-        steps = range(self.step + 1, self.step + 1 + frames)
+        if not self.moving:
+            return np.repeat(self.target[None], frames, axis=0)
+        vectors = self._at(self.step + 1 + np.arange(frames))
         self.step = min(self.step + frames, self.steps)
-        return np.stack([self.at(step) for step in steps]).astype(np.float32)
+        return vectors
 
     def turn(self, target: Floats, steps: int) -> None:
         """Heads for another target from where it is now."""
-        self.start = self.at(self.step).astype(np.float32)
+        self.start = self._at(np.array([self.step]))[0]
         self.target, self.step, self.steps = target, 0, steps
 
     @property
@@ -99,7 +105,14 @@ class Change:
 
 
 class Walk:
-    """The state of a stream: content, category, GRU state, position in the noise. Its size is constant."""
+    """The state of a stream: content, category, GRU state, position in the noise. Its size is constant.
+
+    It is made on the event loop, and draws nothing until it is told to change or to advance.
+    """
+
+    state: Floats
+    content: Glide
+    kind: Glide
 
     def __init__(self, bundle: Bundle, fields: Fields) -> None:
         """Raises Invalid for a field out of range."""
@@ -110,11 +123,30 @@ class Walk:
         self.motion_scale = fields.get(f.MOTION_SCALE)
         self.position = 0
         self.category = category_index(fields.given(f.CATEGORY), bundle.categories)
-        first = self._draw(fields.get(f.CONTENT_SEED, self.seed), self.motion_seed, self.category, 1)
-        self.state: Floats = first["motion_init"]
+        self.content_seed = fields.get(f.CONTENT_SEED, self.seed)
+        self._begun = False
+        self._noise: Floats = np.zeros((0, bundle.latents.dim_motion), np.float32)
+        self._noise_used = 0
+
+    def _begin(self) -> None:
+        """Draws where it starts, once."""
+        if self._begun:
+            return
+        self._begun = True
+        first = self._draw(self.content_seed, self.motion_seed, self.category, 1)
+        self.state = first["motion_init"]
         self.content = Glide(first["content"][0], first["content"][0])
         kind = first["category"][0] if "category" in first else np.zeros(0, np.float32)
         self.kind = Glide(kind, kind, spherical=False)
+
+    def _take_noise(self, frames: int) -> Floats:
+        """The next frames' noise `[1, frames, dim_motion]`, out of what was drawn ahead."""
+        if self._noise_used + frames > len(self._noise):
+            number = max(frames, NOISE_VALUES // self.bundle.latents.dim_motion)
+            self._noise, self._noise_used = self._draw(self.seed, self.motion_seed, None, number)["motion_noise"][0], 0
+        noise = self._noise[None, self._noise_used : self._noise_used + frames]
+        self._noise_used += frames
+        return noise
 
     def _draw(self, content_seed: int, motion_seed: int, category: int | None, frames: int) -> dict[str, Floats]:
         return sample_latents(
@@ -135,8 +167,11 @@ class Walk:
 
     def apply(self, change: Change) -> None:
         """Heads for what a client asked for."""
+        self._begin()
         steps = self.bundle.video_length if change.transition_frames is None else change.transition_frames
         self.motion_seed = self.motion_seed if change.motion_seed is None else change.motion_seed
+        if change.motion_seed is not None:
+            self._noise_used = len(self._noise)  # What was drawn ahead is not wanted.
         self.fps = self.fps if change.fps is None else change.fps
         self.motion_scale = self.motion_scale if change.motion_scale is None else change.motion_scale
         if change.content_seed is not None:
@@ -150,7 +185,8 @@ class Walk:
 
     def step(self, model: Model, frames: int) -> dict[str, Floats]:
         """Advances, and returns the rows of the next frames."""
-        noise = self._draw(self.seed, self.motion_seed, None, frames)["motion_noise"] * np.float32(self.motion_scale)
+        self._begin()
+        noise = self._take_noise(frames) * np.float32(self.motion_scale)
         contents, kinds = self.content.take(frames), None
         latents = {"motion_init": self.state, "motion_noise": noise}
         if len(self.kind.target):
@@ -325,7 +361,7 @@ class Streams:
         request.state.route = "/v1/stream"
         if self.service.draining:
             raise Unavailable("The server is shutting down.")
-        stream = Stream(self.service, Fields(f.from_query(dict(request.query_params), f.STREAM), f.STREAM), "jpeg")
+        stream = Stream(self.service, Fields(f.from_query(request.scope["query_string"], f.STREAM), f.STREAM), "jpeg")
         if stream.format == "raw":
             raise Invalid("`format` must be jpeg, png or webp here; raw is for WebSockets.")
         kind = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}[stream.format]
@@ -421,7 +457,7 @@ class Streams:
                 stream.change(Fields(await _receive(websocket), f.CHANGE))
             except ServingError as error:
                 await _say(websocket, {"error": str(error), "error_type": error.error_type})
-            await asyncio.sleep(0)  # Messages that are here already do not keep others waiting.
+            await asyncio.sleep(CHANGE_SECONDS)  # What is here already waits, in bounded number, and others do not.
 
 
 class _Pictures(StreamingResponse):

@@ -186,7 +186,8 @@ def _array_kind(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], n
 def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
     with archive.open(f"{name}.npy") as member:
         array: NDArray[Any] = npy.read_array(member, allow_pickle=False)
-        member.read()  # To its end, where its checksum is compared.
+        if member.read(1):  # At its end the checksum is compared. What follows an array may be of any size.
+            raise ValueError(f"{name} goes on after its array")
     return array
 
 

@@ -150,7 +150,10 @@ class Service:
         self.ready = False
         cpus = available_cpus()
         self.intake = Intake(self.limits.max_body_bytes)
-        self._prepare = make_pool(2, "prepare")
+        # Drawing and a stream's small pictures hold Python's lock: more threads would not make them faster, only the
+        # event loop slower. Streams have a thread of their own, so that they do not keep clips waiting.
+        self._prepare = make_pool(1, "prepare")
+        self._encode_streams = make_pool(1, "stream")
         self._encode = make_pool(encode_threads or max(2, cpus), "encode")
         self._forecast = Forecast(encode_threads or max(2, cpus))
         self.unsent_bytes = 0
@@ -232,7 +235,7 @@ class Service:
 
     async def encode_with(self, function: Callable[[], T], name: str) -> tuple[T, float]:
         """Runs a stream's encoder off the event loop; returns its result and the seconds."""
-        result, seconds = await self.run(self._encode, lambda: _timed(function))
+        result, seconds = await self.run(self._encode_streams, lambda: _timed(function))
         self.metrics.encode_seconds.labels(name).observe(seconds)
         return result, seconds
 
@@ -277,6 +280,7 @@ class Service:
         self.intake.close()
         self._prepare.shutdown()
         self._encode.shutdown()
+        self._encode_streams.shutdown()
 
 
 @dataclasses.dataclass(frozen=True)

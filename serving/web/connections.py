@@ -13,6 +13,7 @@ import functools
 import ipaddress
 import itertools
 import logging
+import re
 import resource
 import socket
 import ssl
@@ -34,8 +35,16 @@ LINGER_SECONDS = 10.0
 SWEEP_SECONDS = 0.25
 # Connections beyond the bounds are answered health checks, and 429 for all else.
 HEALTH_ROOM, HEALTH_SECONDS = 32, 2.0
+# Of a request; each costs more than its bytes do.
+HEADER_LINES = 128
+HEADER_END = re.compile(rb"\n\r?\n")
 # What is read of one connection before the others' turn; a WebSocket's messages are short and cost more per byte.
-READ_BYTES, READ_MESSAGE_BYTES = 2**14, 2**10
+READ_BYTES, READ_MESSAGE_BYTES = 2**14, 2**8
+# A byte may cost fifty times as much as another: chunks of one byte, empty pings. So a request's bytes are looked at in
+# pieces, the first one short, until that has taken so long; and all connections of one address together may take so
+# much of the event loop's time, for which they rest. A rest that is shorter than a moment is left until it is longer.
+TURN_SECONDS, FIRST_PIECE_BYTES = 1e-3, 2**9
+READ_SHARE, MOMENT_SECONDS = 0.25, 5e-3
 # A WebSocket's client may send so much, on average and at once.
 MESSAGE_BYTES_PER_SECOND, MESSAGE_BYTES_AT_ONCE = 2**14, 2**15
 # Descriptors for everything but HTTP connections: bundles, logs, gRPC.
@@ -53,6 +62,7 @@ class Address:
     def __init__(self) -> None:
         self.open = 0
         self.unsent_bytes = 0
+        self.resting: dict[Connection, None] = {}
         self.waiting: dict[Connection, None] = {}
 
 
@@ -66,6 +76,7 @@ class Connection:
         self.socket: socket.socket | None = None  # Until there is a transport.
         self.deadline: float | None = None
         self.stuck_since: float | None = None
+        self.rested_at = 0.0
         self.closed = False
 
     def wait(self, seconds: float) -> None:
@@ -87,6 +98,19 @@ class Connection:
         self.address.waiting.pop(self, None)
         self._connections.waiting.pop(self, None)
 
+    def rest(self, seconds: float) -> float:
+        """Returns for how long nothing more of it is to be read, after its bytes took so many seconds.
+
+        The more connections of its address rest, the longer.
+        """
+        now = time.monotonic()
+        self.rested_at = max(now, self.rested_at) + seconds / READ_SHARE * max(1, len(self.address.resting))
+        left = self.rested_at - now
+        if left < MOMENT_SECONDS or self.closed:
+            return 0.0
+        self.address.resting[self] = None
+        return left
+
     def abort(self) -> None:
         """Ends the connection without sending what is unsent."""
         if self.transport is not None:
@@ -102,6 +126,7 @@ class Connection:
         if not self.closed:
             self.work()
             self.closed = True
+            self.address.resting.pop(self, None)
             self._connections.forget(self)
 
     def sweep(self, now: float) -> None:
@@ -234,6 +259,9 @@ class HTTPConnection(H11Protocol, Buffered):
         super().__init__(**options)
         self._connection, self._app = connection, self.app
         self._header_began, self._requests = False, 0
+        self._held = bytearray()  # What was read and not yet looked at,
+        self._next_turn: asyncio.TimerHandle | None = None  # and when it will be.
+        self._lines, self._last = 0, b""
         self._unread: int | None = None  # After a refusal, bytes that are still read and thrown away.
         self.app = self._answer
         self.app_state = {**self.app_state, "connection": connection}
@@ -245,7 +273,52 @@ class HTTPConnection(H11Protocol, Buffered):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connection.forget()
+        if self._next_turn is not None:
+            self._next_turn.cancel()
         super().connection_lost(exc)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        assert self._buffer is not None
+        self._held += self._buffer[:nbytes]
+        if self._next_turn is None:
+            self._take_turn()
+        else:  # uvicorn, which knows nothing of turns, went on reading.
+            self.transport.pause_reading()
+
+    def _take_turn(self) -> None:
+        """Looks at some of what was read, and leaves the rest for later."""
+        self._next_turn = None
+        self._connection.address.resting.pop(self._connection, None)
+        begin, spent, size = time.perf_counter(), 0.0, FIRST_PIECE_BYTES
+        while self._held and spent < TURN_SECONDS and not self._next_must_wait:
+            piece = bytes(self._held[:size])
+            del self._held[:size]
+            self.data_received(piece)
+            spent, size = time.perf_counter() - begin, 2 * size
+            if self.transport.is_closing() or self.transport.get_protocol() is not self:
+                self._held.clear()
+                return
+        if rest := self._connection.rest(spent):
+            self._next_turn = self.loop.call_later(rest, self._take_turn)
+        elif self._held and not self._next_must_wait:
+            self._next_turn = self.loop.call_later(0, self._take_turn)
+        if self._held or self._next_turn is not None:
+            self.transport.pause_reading()
+        elif not self.flow.read_paused:
+            self.transport.resume_reading()
+
+    @property
+    def _next_must_wait(self) -> bool:
+        """Whether a request is complete and being answered."""
+        return self.conn.their_state is h11.DONE and self._unread is None
+
+    def _too_many_lines(self, data: bytes) -> bool:
+        """Counts the lines of a header, before they are parsed, which is done to all of them at once."""
+        data, known = self._last + data, len(self._last)
+        end = HEADER_END.search(data)
+        self._lines += data.count(b"\n", known, end.end() if end else len(data))
+        self._last = b"" if end else data[-2:]
+        return self._lines > HEADER_LINES
 
     def data_received(self, data: bytes) -> None:
         if self._unread is not None:
@@ -260,6 +333,9 @@ class HTTPConnection(H11Protocol, Buffered):
             data = data.lstrip(b"\r\n")  # Empty lines before a request are to be ignored, says RFC 9112.
             if not data:
                 return
+        if self.conn.their_state is h11.IDLE and self._too_many_lines(data):
+            self._refuse_header()
+            return
         try:
             super().data_received(data)
         except h11.ProtocolError:  # After its answer a request went wrong: it can get no other.
@@ -284,7 +360,10 @@ class HTTPConnection(H11Protocol, Buffered):
 
     def on_response_complete(self) -> None:
         self._rest()
+        self._lines, self._last = 0, b""
         super().on_response_complete()
+        if self._held and self._next_turn is None:
+            self._next_turn = self.loop.call_later(0, self._take_turn)
 
     def _rest(self) -> None:
         self._header_began = False
@@ -295,16 +374,20 @@ class HTTPConnection(H11Protocol, Buffered):
     def send_400_response(self, msg: str) -> None:
         error = sys.exc_info()[1]
         if isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == 431:
-            if self.conn.our_state is not h11.IDLE or not self.transport.can_write_eof():
-                self.transport.close()
-                return
-            # Closed with bytes unread, a connection is reset, and the client would not see the answer.
-            self.transport.write(TOO_LARGE)
-            self.transport.write_eof()
-            self._unread = HEADER_BYTES
-            self._connection.hurry(HEALTH_SECONDS)
+            self._refuse_header()
         else:
             super().send_400_response(msg)
+
+    def _refuse_header(self) -> None:
+        """The header is too large."""
+        if self.conn.our_state is not h11.IDLE or not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        # Closed with bytes unread, a connection is reset, and the client would not see the answer.
+        self.transport.write(TOO_LARGE)
+        self.transport.write_eof()
+        self._unread = HEADER_BYTES
+        self._connection.hurry(HEALTH_SECONDS)
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         if event.method != b"GET":
@@ -324,7 +407,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol, Buffered):
         self._connection, self._app = connection, self.app
         self.app = self._answer
         self._budget, self._budget_at = float(MESSAGE_BYTES_AT_ONCE), time.monotonic()
-        self._later: asyncio.TimerHandle | None = None
+        self._later: asyncio.TimerHandle | None = None  # When more is read.
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connection.forget()
@@ -334,19 +417,22 @@ class WebSocketConnection(WebSocketsSansIOProtocol, Buffered):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        begin = time.perf_counter()
         super().data_received(data)
-        now = time.monotonic()
+        rest, now = self._connection.rest(time.perf_counter() - begin), time.monotonic()
         earned = (now - self._budget_at) * MESSAGE_BYTES_PER_SECOND
         self._budget = min(MESSAGE_BYTES_AT_ONCE, self._budget + earned) - len(data)
         self._budget_at = now
-        if self._budget < 0 and self._later is None and not self.transport.is_closing():
-            self._later = self.loop.call_later(-self._budget / MESSAGE_BYTES_PER_SECOND, self._go_on)
+        rest = max(rest, -self._budget / MESSAGE_BYTES_PER_SECOND)
+        if rest > 0 and self._later is None and not self.transport.is_closing():
+            self._later = self.loop.call_later(rest, self._go_on)
         # Also when the client does not read: every ping is answered.
         if self._later is not None or not self.writable.is_set():
             self.transport.pause_reading()
 
     def _go_on(self) -> None:
         self._later = None
+        self._connection.address.resting.pop(self._connection, None)
         if not self.read_paused and self.writable.is_set():
             self.transport.resume_reading()
 

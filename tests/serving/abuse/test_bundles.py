@@ -41,6 +41,17 @@ def golden_bomb(folder):
                 member.write(bytes(10_000_000))
 
 
+def golden_that_goes_on(folder):
+    """All arrays are right, and after one of them come 320 MB of zeros."""
+    arrays = dict(np.load(folder / "golden.npz"))
+    with zipfile.ZipFile(folder / "golden.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, (1, 0))
+                for _ in range(32 if name == "seed" else 0):
+                    member.write(bytes(10_000_000))
+
+
 def golden_of_many_entries(folder):
     with zipfile.ZipFile(folder / "golden.npz", "w") as archive:
         for index in range(20_000):
@@ -66,6 +77,7 @@ HOSTILE = {
     "60 GB, sparse": (lambda folder: sparse(folder, "frames.onnx", 60 * 10**9), "has 60000000000 bytes"),
     "a large bundle.json": (lambda folder: sparse(folder, "bundle.json", 10**9), "bundle.json has 1000000000 bytes"),
     "golden that unpacks": (golden_bomb, "golden.npz lacks `seed`|golden.npz: `motion_noise`|unpacks to"),
+    "golden that goes on": (golden_that_goes_on, "seed goes on after its array"),
     "golden of many": (golden_of_many_entries, "it has 20000 entries"),
     "2^70": (lambda folder: facts(folder, f'"provenance": {{"step": {2**70}}}'), "beyond 64 bits"),
     "a lone surrogate": (lambda folder: facts(folder, r'"provenance": {"run": "\ud800"}'), "broken Unicode"),

@@ -12,6 +12,7 @@ import pytest
 from tests.support.attacks import (
     MB,
     connect_from,
+    frame,
     get,
     open_files,
     open_socket,
@@ -39,6 +40,50 @@ def test_a_stream_with_a_pipelined_request_gives_its_slot_back(server, http, met
         for connection in connections:
             connection.close()
         wait_for(lambda: streams_open(http) == 0, 15)
+
+
+DEAR = {
+    "a body in chunks of a byte": post("/v1/generate", b"", "Transfer-Encoding: chunked").replace(
+        b"Content-Length: 0\r\n", b""
+    )
+    + b"1\r\nx\r\n" * 20_000,
+    "headers of many lines": get("/livez", *["a:"] * 12_000),
+    "queries of many parameters": get("/v1/generate?" + "a&" * 30_000) * 4,
+    "pings": frame(b"", opcode=9) * 20_000,
+}
+
+
+@pytest.mark.parametrize("sent", DEAR.values(), ids=DEAR)
+def test_bytes_that_cost_much_are_read_slowly(server, sent):
+    """A byte of these costs up to fifty times as much as one of another request, before a key is looked at."""
+    with survives(server, megabytes=80), contextlib.ExitStack() as stack:
+        connections = []
+        for _ in range(16):
+            ping = sent[0] & 128
+            connection = open_socket(server)[0] if ping else send_raw(server, b"")
+            connections.append(stack.enter_context(connection))
+            connection.setblocking(False)
+        left = dict.fromkeys(connections, sent)
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            for connection in connections:
+                with contextlib.suppress(OSError):
+                    left[connection] = left[connection][connection.send(left[connection][:8192]) :] or sent
+                with contextlib.suppress(OSError):
+                    connection.recv(MB)
+            time.sleep(0.03)
+
+
+def test_a_header_has_few_lines(server):
+    for lines, code in ((100, b"200"), (200, b"431")):
+        with send_raw(server, get("/livez", *["a: b"] * lines, "Connection: close")) as connection:
+            assert read_all(connection).startswith(b"HTTP/1.1 " + code)
+    lines = b"\n" * 1000  # A body may have as many as it likes, whatever part of the header it comes with.
+    request = post("/v1/models/x:classify", lines, "Connection: close")
+    for cut in range(len(request) - 1004, len(request) - 996):
+        with send_raw(server, request[:cut], wait=0.02) as connection:
+            connection.sendall(request[cut:])
+            assert not read_all(connection).startswith(b"HTTP/1.1 431")
 
 
 def test_head_of_a_stream_is_its_head_alone(server, http):

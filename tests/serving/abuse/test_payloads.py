@@ -197,6 +197,21 @@ async def connect_deaf(stack, address, bytes_heard):
     return f"127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
 
 
+def test_a_grpc_message_that_unpacks_to_too_much_leaves_no_traceback(attacked):
+    grpc = pytest.importorskip("grpc")
+    with grpc.insecure_channel(attacked.grpc, [("grpc.max_send_message_length", -1)]) as channel:
+        call = channel.stream_unary("/tensorflow.serving.PredictionService/Predict")
+        with survives(attacked, megabytes=60):  # Which also looks for tracebacks.
+            for _ in range(3):
+                with pytest.raises(grpc.RpcError):
+                    call(
+                        iter([bytes(48 * 2**20)]),
+                        compression=grpc.Compression.Gzip,
+                        metadata=[("x-api-key", KEY)],
+                        timeout=30,
+                    )
+
+
 def test_grpc_connections_take_few_of_the_descriptors(attacked):
     host, port = attacked.grpc.split(":")
     before = open_files(attacked.process.pid)

@@ -58,10 +58,11 @@ def test_documented_defaults_are_used(field):
 
 
 def test_query_text_becomes_what_json_would_hold():
-    query = {"seed": "7", "num_videos": "2", "fps": "8", "num_frames": "x", "unknown": "1"}
     expected = {"seed": "7", "num_videos": 2, "fps": 8.0, "num_frames": "x", "unknown": "1"}
-    assert from_query(query, GENERATE) == expected
-    assert from_query({"content_seeds": "1,2", "categories": "a"}, GRID) == {
-        "content_seeds": ["1", "2"],
-        "categories": ["a"],
-    }
+    assert from_query(b"seed=7&num_videos=2&fps=8&num_frames=x&unknown=1", GENERATE) == expected
+    assert from_query(b"content_seeds=1,2&categories=a", GRID) == {"content_seeds": ["1", "2"], "categories": ["a"]}
+
+
+def test_a_query_of_thousands_of_parameters_is_not_taken_apart():
+    with pytest.raises(Invalid, match="at most 64 parameters"):
+        from_query(b"a&" * 30_000, GENERATE)

@@ -238,6 +238,19 @@ def test_a_walk_does_not_grow(engine):
     assert long.position == 240 and size(long) <= size(short) + 16
 
 
+def test_a_walk_draws_rarely_and_not_on_the_event_loop(engine, monkeypatch):
+    """A draw costs nearly as much for one chunk as for many, with Python's lock held."""
+    draws = []
+    monkeypatch.setattr(
+        "serving.protocols.stream.sample_latents",
+        lambda spec, *args, **options: draws.append(args) or sample_latents(spec, *args, **options),
+    )
+    Walk(engine.bundle, Fields({"seed": 1, "category": 0}, STREAM))
+    assert not draws
+    walk_rows(engine, engine.bundle, 80)
+    assert len(draws) <= 2
+
+
 def test_messages_change_a_running_stream_and_bad_ones_do_not_end_it(client, engine):
     with client.websocket_connect("/v1/stream") as socket:
         _, shape = begin(socket, seed=1, chunk_frames=2)

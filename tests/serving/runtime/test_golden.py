@@ -2,12 +2,15 @@
 
 import os
 import pathlib
+import types
 
 import numpy as np
 import pytest
 
 from serving.runtime.bundle import read_bundle
 from serving.runtime.engine import Engine, EngineError, EngineOptions, available_cpus
+from serving.runtime.options import PRECISIONS
+from serving.runtime.workers import Choice
 from tests.support.made_bundles import write_bundle
 
 
@@ -36,6 +39,46 @@ def test_a_recorded_number_may_differ_by_a_thousandth_and_no_more(engine_of, nam
     for wrong in (sign * 1.05e-3, np.nan):
         with pytest.raises(EngineError, match="differs from its golden.npz"):
             engine_of(name, wrong)
+
+
+# The largest difference and the root mean square, as docs/serving.md states them.
+BOUNDS = {
+    ("cpu", "float32"): (1e-3, 1e-3),
+    ("cpu", "float16"): (3e-2, 3e-2),
+    ("openvino", "float32"): (1e-3, 1e-3),
+    ("openvino", "bfloat16"): (0.5, 1e-2),
+    ("cuda", "float32"): (1e-2, 1e-2),
+    ("cuda", "float16"): (3e-2, 3e-2),
+    ("tensorrt", "float32"): (1e-2, 1e-2),
+    ("tensorrt", "float16"): (3e-2, 3e-2),
+}
+
+
+def test_every_provider_and_precision_has_a_stated_bound():
+    assert set(BOUNDS) == {(provider, name) for provider, names in PRECISIONS.items() for name in names}
+
+
+@pytest.mark.parametrize("everywhere", [False, True], ids=["one value", "all values"])
+@pytest.mark.parametrize("provider, precision", BOUNDS)
+def test_a_providers_frames_may_differ_by_its_bound_and_no_more(engine, provider, precision, everywhere):
+    golden = engine._read_golden()
+    bound = min(BOUNDS[provider, precision]) if everywhere else BOUNDS[provider, precision][0]
+
+    def check(error):
+        video = golden[1].copy()
+        if everywhere:
+            video += np.float32(error)
+        else:
+            video.flat[3] += np.float32(error)
+        workers = types.SimpleNamespace(
+            choice=Choice(provider, precision), widths=engine._workers.widths, render=lambda rows: video
+        )
+        return engine._check(workers, golden)
+
+    for sign in (1, -1):
+        assert check(sign * 0.99 * bound) == pytest.approx(0.99 * bound, rel=1e-3)
+        with pytest.raises(EngineError, match="differs from its golden.npz"):
+            check(sign * 1.01 * bound)
 
 
 def test_the_golden_seed_must_draw_the_golden_latents(engine_of):

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import threading
 
 import numpy as np
 
@@ -36,3 +37,22 @@ def test_clips_that_share_a_batch_are_each_of_their_own_seed(bundle_dir, engine)
         video, state = engine.generate(sample_latents(spec, 1, 4, seed=seed, category=seed % 3))
         assert np.abs(clip.video.astype(int) - to_uint8(video)).max() <= 1, seed
         np.testing.assert_allclose(clip.motion_state, state, atol=1e-6)
+
+
+def test_streams_that_encode_keep_no_clip_waiting(bundle_dir):
+    service = make_service(bundle_dir)
+    go_on = threading.Event()
+
+    async def beside_streams():
+        streams = [asyncio.create_task(service.encode_with(go_on.wait, "stream-jpeg")) for _ in range(8)]
+        await asyncio.sleep(0.1)
+        try:
+            with service.repository.lease() as model, service.admit(model, 1, math.inf, "webp", 1) as work:
+                return await asyncio.wait_for(service.encode(lambda: "a clip", work), 5)
+        finally:
+            go_on.set()
+            await asyncio.gather(*streams)
+
+    clip, _ = asyncio.run(beside_streams())
+    service.close()
+    assert clip == "a clip"
