@@ -142,7 +142,7 @@ class Config:
     palette: int = _opt(
         0,
         "Mix the figures of a clip from this many colours, which its content alone decides on, so that no movement "
-        "changes them. 0: any colours. Needs decoder=fine and content_modulation.",
+        "changes them; 8 helps short trainings. 0: any colours. Needs decoder=fine and content_modulation.",
         minimum=0,
         only=_MOCOGAN,
     )
