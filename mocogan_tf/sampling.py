@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from mocogan_tf.latents import CodeSpec, LatentSpec, sample_latents, slerp
+from mocogan_tf.latents import CodeSpec, LatentSpec, choose_contents, sample_latents, slerp
 from mocogan_tf.video import Pixels, to_uint8
 
 Latents = dict[str, NDArray[np.float32]]
@@ -150,6 +150,15 @@ def _drawn(generator: Any, num_videos: int, num_frames: int, **chosen: Any) -> L
     )
 
 
+def _different(generator: Any, latents: Latents, seed: int) -> Latents:
+    """Gives rows contents that differ, where a seed could choose a picture twice: its first picture and those after."""
+    if not animates(generator):
+        return latents
+    contents = generator.contents
+    first = choose_contents(seed, 1, len(contents))[0]
+    return {**latents, "content": contents[(first + np.arange(len(latents["content"]))) % len(contents)]}
+
+
 def overview(generator: Any, video_length: int, *, seed: int) -> tuple[Pixels, int]:
     """Returns the clips of a run's sample grids: contents by motions, or random clips if these are not separate.
 
@@ -192,7 +201,7 @@ def grid_latents(
         ValueError: The generator has no content and motion codes.
     """
     spec = _spec(generator)
-    contents = _drawn(generator, num_contents, 1, seed=seed)["content"]
+    contents = _different(generator, _drawn(generator, num_contents, 1, seed=seed), seed)["content"]
     motions = _drawn(generator, num_motions, num_frames, seed=seed, first_frame=first_frame)
     return _crossed(spec, contents, motions, category_in_columns=category_moves(generator))
 
@@ -241,7 +250,10 @@ def animation_latents(
     Raises:
         ValueError: The generator animates no pictures, or these are of another size; or it has no such category.
     """
-    contents, spec = generator.encode(pictures), _spec(generator)
+    spec = _spec(generator)
+    if not animates(generator):
+        raise ValueError("This run makes up its contents. Pictures need a run of train.py --task=image_to_video.")
+    contents = generator.encode(pictures)
     motions = sample_latents(
         spec, num_motions, num_frames, seed=seed, first_frame=first_frame, category=category, contents=contents
     )
@@ -288,6 +300,7 @@ def category_latents(generator: Any, num_contents: int, num_frames: int, first_f
             "This run has no categories. Use another --mode: random, content_motion_grid, interpolate, long."
         )
     latents = _drawn(generator, num_contents, num_frames, seed=seed, first_frame=first_frame)
+    latents = _different(generator, latents, seed)
     repeated = {name: value.repeat(spec.dim_category, axis=0) for name, value in latents.items()}
     return {**repeated, "category": np.tile(np.eye(spec.dim_category, dtype=np.float32), (num_contents, 1))}
 

@@ -58,7 +58,7 @@ class Monitor:
         if num_clips < MIN_CLIPS:
             raise ValueError(f"`num_clips` must be at least {MIN_CLIPS}. Received: num_clips={num_clips}")
         self._num_frames, self._num_clips, self._seed = config.video_length, num_clips, seed
-        self._pictures = pictures(num_clips) if pictures and config.task == "image_to_video" else None
+        self._pictures = pictures(num_clips) if pictures else None
         different = num_different_clips(videos, config.video_length, config.every_nth)
         num_real = max(MIN_CLIPS, min(num_clips, different))
         real = real_clips(videos, num_real, config.video_length, config.every_nth, seed=seed)

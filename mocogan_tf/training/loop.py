@@ -186,12 +186,11 @@ def _give_pictures(sampler: Any, run: Run) -> None:
 
 def _monitor(run: Run, frame_stride: int) -> Monitor:
     """Makes what scores checkpoints; pictures to animate are as many as clips to score."""
-    config = compared(run.config, frame_stride)
+    config, videos = compared(run.config, frame_stride), run.videos
+    if config.task != "image_to_video":
+        return Monitor(config, videos, seed=config.seed)
     return Monitor(
-        config,
-        run.videos,
-        seed=config.seed,
-        pictures=lambda number: pictures_to_animate(config, run.videos, number).pixels,
+        config, videos, seed=config.seed, pictures=lambda number: pictures_to_animate(config, videos, number).pixels
     )
 
 
