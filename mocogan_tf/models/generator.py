@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from mocogan_tf.latents import LatentSpec
-from mocogan_tf.models.blocks import Generator
+from mocogan_tf.models.blocks import SMALLEST_MAP, Generator, num_halvings
 from mocogan_tf.models.decoders import background_decoder, fine_decoder, frame_decoder
 from mocogan_tf.models.motion import motion_network
 
@@ -137,10 +137,13 @@ class VideoGenerator(Generator):
         content_modulation: Whether the code that is fixed over a clip also scales the decoder's channels: the content,
             and with `category_to` "image" the category. Without it they enter through the first layer only, and each
             place in a frame has to learn by itself what a content looks like there.
+        modulate_from: Height of the smallest maps that it scales. Coarse maps decide on the pose: scaled by the
+            content, they give every content poses of its own, which it has to learn by itself.
 
     Raises:
         ValueError: `image_size`, `category_to` or `decoder` is not one of the above, `motion_init_scale` is not
-            positive, or `still_background` or `palette` is set without what it needs.
+            positive, `modulate_from` is not the height of a map, or `still_background` or `palette` is set without
+            what it needs.
     """
 
     def __init__(
@@ -158,6 +161,7 @@ class VideoGenerator(Generator):
         motion_init_scale: float = 1.0,
         rotating_start: bool = False,
         content_modulation: bool = False,
+        modulate_from: int = SMALLEST_MAP,
         decoder: str = "dcgan",
         still_background: bool = False,
         palette: int = 0,
@@ -165,6 +169,7 @@ class VideoGenerator(Generator):
         **kwargs: Any,
     ) -> None:
         _check(category_to, motion_init_scale, content_modulation, decoder, still_background, palette)
+        check_modulate_from(modulate_from, image_size)
         latents = LatentSpec(dim_content=dim_content, dim_motion=dim_motion, dim_category=dim_category)
         inputs = {key: keras.Input(shape[1:], name=key) for key, shape in latents.shapes(None, None).items()}
 
@@ -185,7 +190,8 @@ class VideoGenerator(Generator):
 
         # With both, the decoder's first layer alone has the category: one person looks the same in all categories.
         dim_fixed = codes.shape[-1] - dim_motion if category_to == "image" else dim_content
-        sizes = (codes.shape[-1], ngf, image_size, channels, sync_batch_norm, dim_fixed if content_modulation else 0)
+        dim_modulating = dim_fixed if content_modulation else 0
+        sizes = (codes.shape[-1], ngf, image_size, channels, sync_batch_norm, dim_modulating, modulate_from)
         half_frames, background = None, None
         if decoder == "fine":
             decode, half_decoder = fine_decoder(*sizes, with_mask=still_background, palette=palette)
@@ -216,6 +222,7 @@ class VideoGenerator(Generator):
             "motion_init_scale": motion_init_scale,
             "rotating_start": rotating_start,
             "content_modulation": content_modulation,
+            "modulate_from": modulate_from,
             "decoder": decoder,
             "still_background": still_background,
             "palette": palette,
@@ -244,6 +251,15 @@ def _check(
         raise ValueError(
             "`palette` needs the fine decoder and content modulation. "
             f"Received: palette={palette}, decoder={decoder}, content_modulation={content_modulation}"
+        )
+
+
+def check_modulate_from(modulate_from: int, image_size: int) -> None:
+    """Raises ValueError for a height that none of the decoder's maps has."""
+    heights = [SMALLEST_MAP * 2**i for i in range(num_halvings(image_size) + 1)]
+    if modulate_from not in heights:
+        raise ValueError(
+            f"`modulate_from` must be the height of a map: {', '.join(map(str, heights))}. Received: {modulate_from}"
         )
 
 
