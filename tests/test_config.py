@@ -67,6 +67,9 @@ def test_a_file_that_is_no_configuration_is_refused(content, tmp_path):
         {"image_frames": 17},
         {"still_background": True},  # With the paper's decoder.
         {"palette": 8},
+        {"modulate_from": 12},
+        {"modulate_from": 64, "image_size": 32},
+        {"mask_allowance": 1.0},
         {"video_size": "half"},
         {"final_rate": -0.1},
     ],

@@ -6,13 +6,19 @@ import keras
 import tensorflow as tf
 from keras import layers, ops
 
-from mocogan_tf.models.blocks import KERNEL, batch_norm, normal_weights, num_halvings
+from mocogan_tf.models.blocks import KERNEL, SMALLEST_MAP, batch_norm, normal_weights, num_halvings
 from mocogan_tf.models.encoder import ContentLayout
 from mocogan_tf.models.resampling import BOX, SMOOTH, UpConv2D
 
 
 def frame_decoder(
-    dim_z: int, ngf: int, image_size: int, channels: int, sync_batch_norm: bool = False, dim_modulating: int = 0
+    dim_z: int,
+    ngf: int,
+    image_size: int,
+    channels: int,
+    sync_batch_norm: bool = False,
+    dim_modulating: int = 0,
+    modulate_from: int = SMALLEST_MAP,
 ) -> keras.Model:
     """Builds the image decoder G_I.
 
@@ -26,9 +32,11 @@ def frame_decoder(
         image_size: 32, 64 or 128.
         channels: Colour channels of a frame.
         sync_batch_norm: Share batch statistics between replicas.
-        dim_modulating: How many of the code's first values also scale the channels of every hidden layer, by a linear
-            map plus 1 after its normalisation (self-modulation, Chen et al. 2019, arXiv 1810.01365, without their
+        dim_modulating: How many of the code's first values also scale the channels of hidden layers, by a linear map
+            plus 1 after their normalisation (self-modulation, Chen et al. 2019, arXiv 1810.01365, without their
             offset). The scales are the same everywhere in a frame. 0: none do.
+        modulate_from: Height of the smallest maps that are scaled. Coarse maps decide on the pose; those below this
+            height serve every content alike.
 
     Returns:
         keras.Model from `[N, dim_z]` to float32 `[N, H, W, C]` in [-1, 1].
@@ -41,7 +49,7 @@ def frame_decoder(
         strides, padding = (1, "valid") if i == 0 else (2, "same")
         x = _conv_transpose(filters, strides, padding, name=f"conv_{i}")(x)
         x = batch_norm(f"norm_{i}", sync_batch_norm)(x)
-        if dim_modulating:
+        if dim_modulating and x.shape[1] >= modulate_from:
             x = layers.Multiply(name=f"modulated_{i}")([x, _gains(codes[:, :dim_modulating], filters, i)])
         x = layers.ReLU(name=f"relu_{i}")(x)
     x = _conv_transpose(channels, 2, "same", name=f"conv_{doublings}")(x)
@@ -56,6 +64,7 @@ def fine_decoder(
     channels: int,
     sync_batch_norm: bool = False,
     dim_modulating: int = 0,
+    modulate_from: int = SMALLEST_MAP,
     with_mask: bool = False,
     palette: int = 0,
     layout: ContentLayout | None = None,
@@ -70,8 +79,8 @@ def fine_decoder(
     same colours, and a judge of movement may see the smaller one only.
 
     Args:
-        dim_z, ngf, image_size, channels, sync_batch_norm, dim_modulating: As of `frame_decoder`; `ngf` are the filters
-            at half the size.
+        dim_z, ngf, image_size, channels, sync_batch_norm, dim_modulating, modulate_from: As of `frame_decoder`; `ngf`
+            are the filters at half the size.
         with_mask: Whether a mask is drawn too, as a last channel in [0, 1].
         palette: The number of colours that a clip is mixed from, 0 for any. The colours are a function of the code's
             first `dim_modulating` values alone; for every pixel the layers draw how much of each there is (a softmax).
@@ -93,7 +102,7 @@ def fine_decoder(
         """Adds a picture's map; applies normalisation, modulation and ReLU."""
         x = _with_skip(x, skips, filters, f"{name}", gated=True)
         x = batch_norm(f"norm_{name}", sync_batch_norm)(x)
-        if dim_modulating:
+        if dim_modulating and x.shape[1] >= modulate_from:
             x = layers.Multiply(name=f"modulated_{name}")([x, _gains(codes[:, :dim_modulating], filters, name)])
         return layers.ReLU(name=f"relu_{name}")(x)
 
