@@ -538,8 +538,8 @@ TABLE = [
         ("the nearest may be of any class", "] = np.inf", "] += 0"),
         (
             "the last frame is compared",
-            "frames[:, 0].astype(np.float64) - pictures).mean",
-            "frames[:, -1] * 1.0 - pictures).mean",
+            "np.abs(frames[:, 0].astype(np.float64)",
+            "np.abs(frames[:, -1].astype(np.float64)",
         ),
     ),
     *_of(
