@@ -264,6 +264,13 @@ class Config:
         minimum=0,
         only=("mocogan", "vgan"),
     )
+    mask_steps: int = _opt(
+        0,
+        "Steps over which mask_weight falls to zero. By then the background is settled, and figures need not be kept "
+        "thin. 0: it stays.",
+        minimum=0,
+        only=_MOCOGAN,
+    )
     mask_allowance: float = _opt(
         0.0,
         "Share of the frame that figures may cover before their mask costs something, so that they are not kept thin.",

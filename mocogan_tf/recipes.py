@@ -33,7 +33,6 @@ PROFILES: dict[str, dict[str, Values]] = {
             "rotating_start": True,
             "category_to": "both",
             "content_modulation": True,
-            "modulate_from": 16,
             "decoder": "fine",
             "still_background": True,
             "ngf": 32,
@@ -52,8 +51,8 @@ PROFILES: dict[str, dict[str, Values]] = {
             "final_rate": 0.1,
             "beta_2": 0.99,
             "ema_decay": 0.9995,
-            "mask_weight": 1.0,
-            "mask_allowance": 0.3,
+            "mask_weight": 0.2,
+            "mask_steps": 1000,
             "video_batch": 8,
             "steps": 5500,
         },
@@ -80,8 +79,18 @@ PROFILES: dict[str, dict[str, Values]] = {
 # What a task changes in every profile, by the task's name.
 TASK_VALUES: dict[str, Values] = {
     "generate": {},
-    # A picture needs a larger code than a random person, and it decides the first pose, which noise only varies.
-    "image_to_video": {"task": "image_to_video", "decoder": "fine", "dim_content": 48, "motion_init_scale": 0.1},
+    # A picture needs a larger code than a random person, and it decides the first pose, which noise only varies. What
+    # moves is learnt for all pictures together.
+    "image_to_video": {
+        "task": "image_to_video",
+        "decoder": "fine",
+        "dim_content": 48,
+        "motion_init_scale": 0.1,
+        "modulate_from": 16,
+        "mask_weight": 1.0,
+        "mask_steps": 0,
+        "mask_allowance": 0.3,
+    },
 }
 
 # Recipes by name, on top of the profile.
@@ -113,6 +122,7 @@ PRESETS: dict[str, Values] = {
         "r1_image": 0.3,
         "r1_video": 2.0,
         "mask_weight": 0.1,
+        "mask_steps": 0,
         "mask_allowance": 0.0,
         "learning_rate": 2e-4,
         "learning_rate_d": 2e-4,
@@ -155,6 +165,7 @@ PRESETS: dict[str, Values] = {
         "label_smoothing": 0.0,
         "augment": "",
         "mask_weight": 0.1,
+        "mask_steps": 0,
         "mask_allowance": 0.0,
         "learning_rate": 2e-4,
         "learning_rate_d": 2e-4,

@@ -129,6 +129,7 @@ def _build_mocogan(config: Config, sync_batch_norm: bool, **shared: Any) -> MoCo
         video_size=config.video_size,
         early_frames=config.early_frames,
         mask_weight=config.mask_weight,
+        mask_steps=config.mask_steps,
         mask_allowance=config.mask_allowance,
         reconstruct_weight=config.reconstruct_weight,
         **shared,

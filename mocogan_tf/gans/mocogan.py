@@ -70,6 +70,7 @@ class MoCoGAN(AdversarialModel):
             1 / sqrt(T) are first frames. Frames of real clips look alike at all times, and generated ones should too.
         mask_weight: Weight of the cost of the figures' masks, if there is a still background: by how much the mean of a
             clip's masks exceeds `mask_allowance`.
+        mask_steps: Steps over which that weight falls evenly to zero; 0 keeps it.
         mask_allowance: Share of the frame that figures may cover at no cost.
         reconstruct_weight: Weight of the mean absolute difference between first frames and the pictures that they are
             made from, both in [-1, 1]; of a generator that animates pictures.
@@ -91,6 +92,7 @@ class MoCoGAN(AdversarialModel):
         video_size: str = "full",
         early_frames: bool = False,
         mask_weight: float = 0.0,
+        mask_steps: int = 0,
         mask_allowance: float = 0.0,
         reconstruct_weight: float = 10.0,
         **kwargs: Any,
@@ -105,7 +107,7 @@ class MoCoGAN(AdversarialModel):
         self.share_fakes = share_fakes
         self.video_size = video_size
         self.early_frames = early_frames
-        self.mask_weight, self.mask_allowance = mask_weight, mask_allowance
+        self.mask_weight, self.mask_steps, self.mask_allowance = mask_weight, mask_steps, mask_allowance
         self.reconstruct_weight = reconstruct_weight
 
     @property
@@ -329,7 +331,7 @@ class MoCoGAN(AdversarialModel):
             gan += losses.generator_loss(image_logits)
         logs, total = {LOSS_G: gan}, gan
         if mask is not None:
-            total += self.mask_weight * mask
+            total += self._mask_weight() * mask
         if reconstructed:
             logs[LOSS_RECONSTRUCT] = sum(reconstructed) / len(reconstructed)
             total += self.reconstruct_weight * logs[LOSS_RECONSTRUCT]
@@ -350,6 +352,13 @@ class MoCoGAN(AdversarialModel):
             return frames(codes, training=True), latents.get("category"), None
         figures, background = frames.parts(codes, training=True)
         return compose(figures, background), latents.get("category"), self._mask_cost(figures[..., -1])
+
+    def _mask_weight(self) -> tf.Tensor | float:
+        """Returns the weight of the masks' cost in this step."""
+        if not self.mask_steps:
+            return self.mask_weight
+        done = tf.cast(self.step.value, keras.config.floatx()) / self.mask_steps
+        return self.mask_weight * tf.maximum(1.0 - done, 0.0)
 
     def _mask_cost(self, masks: tf.Tensor) -> tf.Tensor:
         """Returns by how much the means of clips' masks `[B, T, H, W]` exceed the allowance, on average."""

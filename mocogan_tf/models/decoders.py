@@ -100,7 +100,7 @@ def fine_decoder(
 
     def finish(x: tf.Tensor, filters: int, name: int) -> tf.Tensor:
         """Adds a picture's map; applies normalisation, modulation and ReLU."""
-        x = _with_skip(x, skips, filters, f"{name}", gated=True)
+        x = _with_skip(x, skips, filters, name)
         x = batch_norm(f"norm_{name}", sync_batch_norm)(x)
         if dim_modulating and x.shape[1] >= modulate_from:
             x = layers.Multiply(name=f"modulated_{name}")([x, _gains(codes[:, :dim_modulating], filters, name)])
@@ -116,7 +116,9 @@ def fine_decoder(
         low_pass = SMOOTH if i == doublings - 1 else BOX
         x = finish(UpConv2D(filters, low_pass, name=f"conv_{i}")(x), filters, i)
         pictures = _to_picture(x, pictures, planes, 1, i)
-    half = _to_frames(pictures, with_mask, colours, "half")
+    # A mask of 0.12: background is first. A picture's figure has maps that show it, so there neither is.
+    mask_start = 0.0 if layout else -2.0
+    half = _to_frames(pictures, with_mask, colours, mask_start, "half")
     x = finish(UpConv2D(ngf, SMOOTH, name=f"conv_{doublings}")(x), ngf, doublings)
     filters = max(ngf // 2, 1)
     last = layers.Conv2D(
@@ -125,7 +127,7 @@ def fine_decoder(
     x = finish(last(x), filters, doublings + 1)
     detail = _detail(_to_picture(x, None, planes, 3, doublings), doublings)
     pictures = layers.Add(dtype=keras.config.floatx(), name="sum_full")([_doubled(pictures, doublings), detail])
-    frames = _to_frames(pictures, with_mask, colours, "full")
+    frames = _to_frames(pictures, with_mask, colours, mask_start, "full")
     return keras.Model(codes, frames, name="decoder"), keras.Model(codes, half, name="half_decoder")
 
 
@@ -143,15 +145,15 @@ def background_decoder(
         dim_fixed: Size of the code that is fixed over a clip.
         ngf: Filters of the layer at half the size; no layer has more than eight times as many.
         image_size, channels, sync_batch_norm: As of `frame_decoder`.
-        layout: As of `fine_decoder`.
+        layout: As of `fine_decoder`. Only the code is used: maps would bring the figure of the first frame with them, and
+            it would stand behind the moving one for ever.
 
     Returns:
         keras.Model from `[B, dim_fixed]` to float32 `[B, H, W, C]` in [-1, 1].
     """
     doublings = num_halvings(image_size)
     code = keras.Input((dim_fixed,), name="code")
-    skips = layout.split_maps(code) if layout else {}
-    first = layout.without_maps(code) if layout else code
+    first = layout.code(code) if layout else code
     x = layers.Reshape((1, 1, first.shape[-1]), name="background_map")(first)
     for i in range(doublings + 1):
         filters = ngf * 2 ** max(0, doublings - 1 - i)
@@ -159,7 +161,6 @@ def background_decoder(
             x = _conv_transpose(filters, 1, "valid", name="background_conv_0")(x)
         else:
             x = UpConv2D(filters, SMOOTH, name=f"background_conv_{i}")(x)
-        x = _with_skip(x, skips, filters, f"background_{i}", gated=False)
         x = batch_norm(f"background_norm_{i}", sync_batch_norm)(x)
         x = layers.ReLU(name=f"background_relu_{i}")(x)
     background = layers.Activation("tanh", dtype=keras.config.floatx(), name="background_tanh")(
@@ -168,19 +169,17 @@ def background_decoder(
     return keras.Model(code, background, name="background")
 
 
-def _with_skip(x: tf.Tensor, skips: dict[int, tf.Tensor], filters: int, name: str, gated: bool) -> tf.Tensor:
+def _with_skip(x: tf.Tensor, skips: dict[int, tf.Tensor], filters: int, name: int) -> tf.Tensor:
     """Adds the map of this size, if there is one, by a 1x1 convolution.
 
-    A map shows the first frame. `gated`, each of its channels is first multiplied by a number in (0, 1) at every place
-    that the decoder draws from its own map: where a figure has moved away, the first frame is no longer true.
+    A map shows the first frame. Each of its channels is first multiplied by a number in (0, 1) at every place that the
+    decoder draws from its own map: where a figure has moved away, the first frame is no longer true.
     """
     skip = skips.get(x.shape[1])
     if skip is None:
         return x
-    if gated:
-        channels = skip.shape[-1]
-        gates = layers.Conv2D(channels, 1, activation="sigmoid", name=f"skip_gates_{name}")(x)
-        skip = layers.Multiply(name=f"skip_gated_{name}")([skip, gates])
+    gates = layers.Conv2D(skip.shape[-1], 1, activation="sigmoid", name=f"skip_gates_{name}")(x)
+    skip = layers.Multiply(name=f"skip_gated_{name}")([skip, gates])
     return layers.Add(name=f"skip_sum_{name}")(
         [x, layers.Conv2D(filters, 1, use_bias=False, name=f"skip_{name}")(skip)]
     )
@@ -229,10 +228,12 @@ class Mixture(layers.Layer):
         return (*amounts_shape[:-1], colours_shape[-1])
 
 
-def _to_frames(pictures: tf.Tensor, with_mask: bool, palette: tf.Tensor | None, name: str) -> tf.Tensor:
+def _to_frames(
+    pictures: tf.Tensor, with_mask: bool, palette: tf.Tensor | None, mask_start: float, name: str
+) -> tf.Tensor:
     """Turns planes into frames: colours by tanh or from a palette, and a mask by a sigmoid of the last plane.
 
-    The mask starts at 0.12: background is first.
+    `mask_start` is added to that plane, whose untrained values are near 0.
     """
     dtype = keras.config.floatx()
     colours, mask = ops.split(pictures, [pictures.shape[-1] - 1], axis=-1) if with_mask else (pictures, None)
@@ -242,7 +243,7 @@ def _to_frames(pictures: tf.Tensor, with_mask: bool, palette: tf.Tensor | None, 
         colours = Mixture(dtype=dtype, name=f"mixture_{name}")(colours, palette)
     if mask is None:
         return colours
-    mask = layers.Activation("sigmoid", dtype=dtype, name=f"mask_{name}")(mask - 2.0)
+    mask = layers.Activation("sigmoid", dtype=dtype, name=f"mask_{name}")(mask + mask_start)
     return layers.Concatenate(dtype=dtype, name=f"figures_{name}")([colours, mask])
 
 

@@ -266,6 +266,15 @@ def test_the_mask_costs_the_generator_its_mean_if_nothing_is_allowed():
     assert losses[2.0] - losses[0.0] == pytest.approx(2 * float(mask), abs=1e-5)
 
 
+def test_the_mask_s_cost_falls_to_nothing_over_its_steps():
+    gan = build_gan(tiny_config(**FINE, still_background=True, mask_weight=2.0, mask_steps=100))
+    found = []
+    for at in (0, 25, 100, 200):
+        gan.step.assign(at)
+        found.append(float(gan._mask_weight()))
+    assert found == pytest.approx([2.0, 1.5, 0.0, 0.0])
+
+
 def test_a_mask_costs_what_a_clip_covers_beyond_the_allowance():
     gan = build_gan(tiny_config(**FINE, still_background=True, mask_allowance=0.3))
     masks = np.zeros((4, 2, 10, 10), np.float32)
