@@ -1,6 +1,5 @@
 """The commands that the pages show are taken by the programs that they name, and the Python beside them compiles."""
 
-import pathlib
 import re
 import shlex
 
@@ -45,7 +44,7 @@ SHOWN = shown()
 
 
 def program_of(words):
-    """The file that `python` runs, from the root, and its arguments; no file for a module that is not of this project."""
+    """The file that `python` runs, and its arguments; no file for a module that is not of this project."""
     if words[1] != "-m":
         return words[1], words[2:]
     path = words[2].replace(".", "/")
