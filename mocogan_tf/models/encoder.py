@@ -46,10 +46,10 @@ class ContentLayout:
         return content[:, self.dim_code :]
 
     def coarse(self, codes: tf.Tensor) -> tf.Tensor:
-        """What the decoder's first layer sees of `[N, size + ...]`: some numbers of the code, and what follows the pose.
+        """What the decoder's first layer sees of `[N, size + ...]`: some of the code, and what follows the pose.
 
-        The first layer decides where a figure is. Were it told the picture's whole code, it could put the figure where
-        it was in the picture, in every frame.
+        The first layer decides where a figure is. If it were told the whole code, it could put the figure where it was
+        in the picture, in every frame.
         """
         return layers.Concatenate(name="coarse")([codes[:, : min(DIM_COARSE, self.dim_code)], codes[:, self.size :]])
 
