@@ -85,8 +85,8 @@ def fine_decoder(
         palette: The number of colours that a clip is mixed from, 0 for any. The colours are a function of the code's
             first `dim_modulating` values alone; for every pixel the layers draw how much of each there is (a softmax).
             So what is fixed over a clip decides on colours, and what moves can only decide where they are.
-        layout: The parts of codes that begin with an encoded picture: the first layer sees `layout.coarse`, and only the
-            code, of `dim_modulating` values, scales channels. None: the first layer sees all.
+        layout: The parts of codes that begin with an encoded picture: the first layer sees `layout.coarse`, and only
+            the code, of `dim_modulating` values, scales channels. None: the first layer sees all.
 
     Returns:
         Two keras.Models on the same weights, from `[N, dim_z]` to float32 `[N, H, W, C]` and `[N, H/2, W/2, C]`, with a
