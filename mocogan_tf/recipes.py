@@ -86,6 +86,7 @@ TASK_VALUES: dict[str, Values] = {
         "decoder": "fine",
         "dim_content": 48,
         "motion_init_scale": 0.1,
+        "content_modulation": True,
         "modulate_from": 16,
         "mask_weight": 1.0,
         "mask_steps": 0,

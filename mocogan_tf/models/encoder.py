@@ -3,7 +3,7 @@
 The paper's G_I for this task is an encoder-decoder that gives the content code and the initial motion code (Tulyakov et
 al. 2018, "Image-to-video Translation"). Here both are in `content`, a vector of a code and the GRU's first state. So
 the generator stays a function of vectors, and a picture is encoded once per clip. There are no skip connections: tried,
-they copied the picture into every frame, and nothing moved (docs/recipes.md).
+they copied the picture into every frame, and nothing moved (docs/training.md).
 """
 
 from __future__ import annotations
