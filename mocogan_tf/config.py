@@ -17,6 +17,7 @@ from mocogan_tf import IMAGE_SIZES
 AUTO = -1  # In an integer field: the value follows from the data.
 AUGMENTATIONS = ("colour", "translation", "cutout")  # In the order in which they are applied.
 MODELS = ("mocogan", "vgan", "tgan")
+TASKS = ("generate", "image_to_video")
 _MOCOGAN = ("mocogan",)
 _SIZES = f"{', '.join(map(str, IMAGE_SIZES[:-1]))} or {IMAGE_SIZES[-1]}"
 # Groups of fields, each by the field that it begins with.
@@ -85,7 +86,19 @@ class Config:
 
     # Networks.
     model: str = _opt("mocogan", "Model to train: MoCoGAN, or one of the baselines VGAN and TGAN.", choices=MODELS)
-    dim_content: int = _opt(50, "Size of the content code, which stays the same over a clip.", minimum=1, only=_MOCOGAN)
+    task: str = _opt(
+        "generate",
+        "What is learned: to make up clips, or to animate a given picture (`image_to_video`), which an encoder turns "
+        "into content and a clip begins with. image_to_video needs decoder=fine.",
+        choices=TASKS,
+        only=_MOCOGAN,
+    )
+    dim_content: int = _opt(
+        50,
+        "Size of the content code, which stays the same over a clip. With task=image_to_video it is encoded.",
+        minimum=1,
+        only=_MOCOGAN,
+    )
     dim_motion: int = _opt(
         10, "Size of the motion code and of its noise; every frame has one.", minimum=1, only=_MOCOGAN
     )
@@ -125,6 +138,12 @@ class Config:
     content_modulation: bool = _opt(
         False,
         "Let the content code also scale the decoder's channels, so that the content looks the same wherever it moves.",
+        only=_MOCOGAN,
+    )
+    modulate_from: int = _opt(
+        4,
+        "Height of the smallest maps that content_modulation scales. Coarse maps decide on the pose: from 16 on, all "
+        "contents share their poses.",
         only=_MOCOGAN,
     )
     decoder: str = _opt(
@@ -251,6 +270,20 @@ class Config:
         minimum=0,
         only=_MOCOGAN,
     )
+    mask_allowance: float = _opt(
+        0.0,
+        "Share of the frame that figures may cover before their mask costs something, so that they are not kept thin.",
+        minimum=0,
+        below=1,
+        only=_MOCOGAN,
+    )
+    reconstruct_weight: float = _opt(
+        10.0,
+        "With task=image_to_video: weight of the mean absolute difference between a clip's first frame and its "
+        "picture.",
+        minimum=0,
+        only=_MOCOGAN,
+    )
     clip_every: int = _opt(
         5, "Steps between two clippings of the singular values of TGAN's critic.", minimum=1, only=("tgan",)
     )
@@ -334,9 +367,15 @@ class Config:
             raise ValueError(
                 f"`augment` is a comma-separated choice of {', '.join(AUGMENTATIONS)}. Received: augment={self.augment}"
             )
-        for name, value in (("still_background", True), ("video_size", "half")):
+        for name, value in (("task", "image_to_video"), ("still_background", True), ("video_size", "half")):
             if getattr(self, name) == value and self.decoder != "fine":
                 raise ValueError(f"`{name}={value}` needs decoder=fine. Received: decoder={self.decoder}")
+        heights = [4 * 2**i for i in range(IMAGE_SIZES.index(self.image_size) + 4)]
+        if self.modulate_from not in heights:
+            raise ValueError(
+                f"`modulate_from` must be one of {', '.join(map(str, heights))}, the heights of the decoder's maps. "
+                f"Received: modulate_from={self.modulate_from}"
+            )
         if self.palette and not (self.decoder == "fine" and self.content_modulation):
             raise ValueError(
                 f"`palette` needs decoder=fine and content_modulation. Received: palette={self.palette}, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mocogan_tf.config import Config, fields_of
+from mocogan_tf.config import TASKS, Config, fields_of
 
 Values = dict[str, Any]
 
@@ -76,6 +76,24 @@ PROFILES: dict[str, dict[str, Values]] = {
     },
 }
 
+# What a task changes in every profile, by the task's name.
+TASK_VALUES: dict[str, Values] = {
+    "generate": {},
+    # A picture needs a larger code than a random person, and it decides the first pose, which noise only varies. What
+    # moves is learnt for all pictures together.
+    "image_to_video": {
+        "task": "image_to_video",
+        "decoder": "fine",
+        "dim_content": 48,
+        "motion_init_scale": 0.1,
+        "content_modulation": True,
+        "modulate_from": 16,
+        "mask_weight": 1.0,
+        "mask_steps": 0,
+        "mask_allowance": 0.3,
+    },
+}
+
 # Recipes by name, on top of the profile.
 PRESETS: dict[str, Values] = {
     "none": {},
@@ -89,6 +107,7 @@ PRESETS: dict[str, Values] = {
         "motion_init_scale": 1.0,
         "rotating_start": False,
         "content_modulation": False,
+        "modulate_from": 4,
         "decoder": "dcgan",
         "still_background": False,
         "palette": 0,
@@ -105,6 +124,7 @@ PRESETS: dict[str, Values] = {
         "r1_video": 2.0,
         "mask_weight": 0.1,
         "mask_steps": 0,
+        "mask_allowance": 0.0,
         "learning_rate": 2e-4,
         "learning_rate_d": 2e-4,
         "final_rate": 1.0,
@@ -126,6 +146,7 @@ PRESETS: dict[str, Values] = {
         "motion_init_scale": 1.0,
         "rotating_start": False,
         "content_modulation": False,
+        "modulate_from": 4,
         "decoder": "dcgan",
         "still_background": False,
         "palette": 0,
@@ -146,6 +167,7 @@ PRESETS: dict[str, Values] = {
         "augment": "",
         "mask_weight": 0.1,
         "mask_steps": 0,
+        "mask_allowance": 0.0,
         "learning_rate": 2e-4,
         "learning_rate_d": 2e-4,
         "d_video_rate": 1.0,
@@ -164,7 +186,7 @@ PRESETS: dict[str, Values] = {
 
 
 def configuration(profile: str, preset: str, given: Values) -> Config:
-    """Builds a configuration: the model's defaults, then the profile, then the preset, then what is given.
+    """Builds a configuration: the model's defaults, then the profile, the task, the preset, and what is given.
 
     Args:
         profile: Name of a profile.
@@ -181,7 +203,8 @@ def configuration(profile: str, preset: str, given: Values) -> Config:
     for name in given:
         if name not in fields_of(model):
             raise ValueError(f"--{name} does not apply to --model={model}. Leave it out.")
-    return Config(**{**PROFILES[profile][model], **chosen, **given})
+    task = TASK_VALUES.get(given.get("task", "generate"), {})  # `Config` refuses unknown ones.
+    return Config(**{**PROFILES[profile][model], **task, **chosen, **given})
 
 
 def command(config: Config) -> str:
@@ -193,16 +216,28 @@ def command(config: Config) -> str:
     if config.category_loss == "supervised":
         left |= {"dim_category", "category_loss"}  # Both follow from the clips' labels.
     values = {name: getattr(config, name) for name in fields_of(config.model) if name not in left}
+    start = {"model": config.model, **({"task": config.task} if config.task != TASKS[0] else {})}
     candidates = []
     for profile in PROFILES:
         for preset, preset_values in PRESETS.items():
             if preset_values.get("model", config.model) == config.model:
-                base = configuration(profile, preset, {"model": config.model})
+                base = _base(profile, preset, start)
+                if base is None:
+                    continue
                 given = [_flag(name, value) for name, value in values.items() if getattr(base, name) != value]
                 candidates.append([f"--profile={profile}", *[f"--preset={preset}"] * (preset != "none"), *given])
     words = [f"--dataset={config.dataset}", *["--data_dir=CLIPS"] * bool(config.data_dir)]
     words += [f"--model={config.model}"] * (config.model != "mocogan")
+    words += [f"--task={config.task}"] * (config.task != TASKS[0])
     return " ".join(["python train.py", *words, *min(candidates, key=len)])
+
+
+def _base(profile: str, preset: str, start: Values) -> Config | None:
+    """The configuration of a profile and preset; None if that preset cannot do the task."""
+    try:
+        return configuration(profile, preset, start)
+    except ValueError:
+        return None
 
 
 def _flag(name: str, value: Any) -> str:

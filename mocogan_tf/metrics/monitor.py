@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mocogan_tf.config import Config
 from mocogan_tf.data.cache import VideoSet
-from mocogan_tf.metrics import acd, collapse, statistics, texture
+from mocogan_tf.latents import choose_contents
+from mocogan_tf.metrics import acd, animation, collapse, statistics, texture
 from mocogan_tf.metrics.clips import generated_clips, num_different_clips, real_clips
 from mocogan_tf.metrics.network import NUM_FEATURES, Recipe, open_network
 
 # Reported beside the scores that choose a checkpoint: near those of real clips is right.
 DIVERSITY, MOTION = "diversity", "motion"
+FIRST_FRAME = "first_frame_l1"
 DIVERSITY_REAL, MOTION_REAL = "diversity_real", "motion_real"
 MIN_CLIPS = 2 * NUM_FEATURES  # Fewer leave the covariance of the features without meaning.
 
@@ -31,11 +35,13 @@ class Monitor:
             clips gives all of them, and must hold `MIN_CLIPS`.
         seed: Seed of the latents, by the rule of `mocogan_tf.latents`, and of the choice of real clips.
         recipe: How the feature network is trained; None: the default.
+        pictures: From a number to as many pictures at most, which a generator that animates pictures is scored on.
 
     Attributes:
         names: The scores that a call returns: `frechet_video`, `frechet_frame`, `kernel_video`, `texture.names`; `mcs`
-            where there are labels; `acd_color`, `coverage`, `color_diversity` where clips show a shape on black; then
-            `diversity`, `motion` and the same two of the real clips, `diversity_real`, `motion_real`.
+            where there are labels; `acd_color`, `coverage`, `color_diversity` where clips show a shape on black;
+            `first_frame_l1` where there are `pictures`; then `diversity`, `motion` and the same two of the real clips,
+            `diversity_real`, `motion_real`.
         real: Scores of the real clips: `mcs` (the ceiling: accuracy on clips held out), `diversity`, `motion`.
         features: Name of the feature network.
 
@@ -44,11 +50,18 @@ class Monitor:
     """
 
     def __init__(
-        self, config: Config, videos: VideoSet, num_clips: int = 256, seed: int = 0, recipe: Recipe | None = None
+        self,
+        config: Config,
+        videos: VideoSet,
+        num_clips: int = 256,
+        seed: int = 0,
+        recipe: Recipe | None = None,
+        pictures: Callable[[int], NDArray[np.uint8]] | None = None,
     ) -> None:
         if num_clips < MIN_CLIPS:
             raise ValueError(f"`num_clips` must be at least {MIN_CLIPS}. Received: num_clips={num_clips}")
         self._num_frames, self._num_clips, self._seed = config.video_length, num_clips, seed
+        self._pictures = pictures(num_clips) if pictures else None
         different = num_different_clips(videos, config.video_length, config.every_nth)
         num_real = max(MIN_CLIPS, min(num_clips, different))
         real = real_clips(videos, num_real, config.video_length, config.every_nth, seed=seed)
@@ -77,6 +90,7 @@ class Monitor:
             *texture.names(real.frames.shape[2]),
             *(("mcs",) if self._has_labels else ()),
             *(("acd_color", "coverage", "color_diversity") if self._has_shapes else ()),
+            *((FIRST_FRAME,) if self._pictures is not None else ()),
             DIVERSITY,
             MOTION,
             DIVERSITY_REAL,
@@ -96,7 +110,7 @@ class Monitor:
         Raises:
             ValueError: The generator's frames are not finite.
         """
-        clips = generated_clips(generator, self._num_clips, self._num_frames, seed=self._seed)
+        clips = generated_clips(generator, self._num_clips, self._num_frames, seed=self._seed, pictures=self._pictures)
         judged = self._network(clips)
         scores = {
             "frechet_video": statistics.frechet_distance(
@@ -116,6 +130,9 @@ class Monitor:
             scores["acd_color"] = colour.acd.value if colour.acd else 255.0 * np.sqrt(clips.frames.shape[-1])
             scores["coverage"] = colour.coverage.value
             scores["color_diversity"] = colour.diversity
+        if self._pictures is not None:
+            animated = self._pictures[choose_contents(self._seed, self._num_clips, len(self._pictures))]
+            scores[FIRST_FRAME] = float(animation.first_frame_l1(clips.frames, animated).mean())
         scores[DIVERSITY], scores[MOTION] = collapse.diversity(clips.frames), collapse.motion(clips.frames)
         scores[DIVERSITY_REAL], scores[MOTION_REAL] = self.real[DIVERSITY], self.real[MOTION]
         return {name: float(scores[name]) for name in self.names}
