@@ -9,6 +9,7 @@ generator. It is Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy
   normals are `sqrt(-2 ln u) cos(2 pi v)` and `sqrt(-2 ln u) sin(2 pi v)`, in this order, cast to float32 (Box and
   Muller 1958). Arrays fill in row-major order;
 * category: the first word of its stream modulo `dim_category`;
+* content that is an encoded picture: one of N contents, number (the first word of the content's stream) modulo N;
 * a uniform code takes one number per word, in order: `2 (w + 0.5) / 2^32 - 1` in float64, cast to float32.
 
 So clip i of a seed does not depend on how many clips are asked for, content and motion can have seeds of their own, and
@@ -42,11 +43,13 @@ class LatentSpec:
         dim_content: Size of the content code, fixed over a clip.
         dim_motion: Size of the motion code and of the noise that drives it.
         dim_category: Number of categories; 0 if there are none, and then there is no `category` input.
+        content_from: "noise", or "pictures": then `content` is an encoded picture, and a seed chooses one of several.
     """
 
     dim_content: int = 50
     dim_motion: int = 10
     dim_category: int = 0
+    content_from: str = "noise"
 
     def shapes(self, num_videos: int | None, num_frames: int | None) -> dict[str, tuple[int | None, ...]]:
         """Returns the shape of every input by name, `None` where the size is free."""
@@ -61,8 +64,9 @@ class LatentSpec:
 
     @property
     def distributions(self) -> dict[str, str]:
-        """What every input is drawn from, by name: "standard_normal" or "one_hot"."""
-        return {name: "one_hot" if name == "category" else "standard_normal" for name in self.shapes(None, None)}
+        """What every input is drawn from, by name: "standard_normal", "one_hot" or, of pictures, "encoded"."""
+        other = {"category": "one_hot", **({"content": "encoded"} if self.content_from == "pictures" else {})}
+        return {name: other.get(name, "standard_normal") for name in self.shapes(None, None)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +184,7 @@ def sample_latents(
     category: int | None = None,
     first_clip: int = 0,
     first_frame: int = 0,
+    contents: NDArray[np.float32] | None = None,
 ) -> dict[str, NDArray[np.float32]]:
     """Draws generator inputs from a seed, by the rule at the top of this module.
 
@@ -193,16 +198,20 @@ def sample_latents(
         category: Category of all clips; drawn from `seed` if None.
         first_clip: Index of the first clip: clips 3 and 4 of a seed are `num_videos=2, first_clip=3`.
         first_frame: Frame at which `motion_noise` begins, to continue a clip.
+        contents: float32 `[N, dim_content]`, encoded pictures that `content` is chosen from, where `spec.content_from`
+            is "pictures".
 
     Returns:
         dict of float32 arrays: `content` [B, dim_content], `motion_init` [B, dim_motion], `motion_noise`
-        [B, T, dim_motion], all N(0, 1), and one-hot `category` [B, dim_category] unless `dim_category` is 0; of a
-        `CodeSpec` `z` [B, dim_z] alone, from its distribution.
+        [B, T, dim_motion], all N(0, 1) unless `contents` are given, and one-hot `category` [B, dim_category] unless
+        `dim_category` is 0; of a `CodeSpec` `z` [B, dim_z] alone, from its distribution.
 
     Raises:
-        ValueError: A seed or the category is out of range, or the generator has no such input or clip length.
+        ValueError: A seed or the category is out of range, the generator has no such input or clip length, or
+            `contents` are missing, too much or of another size.
     """
     seed = check_seed(seed)
+    _check_contents(spec, contents)
     if isinstance(spec, CodeSpec):
         if (content_seed, motion_seed, category, first_frame) != (None, None, None, 0):
             raise ValueError(
@@ -217,7 +226,9 @@ def sample_latents(
     motion_seed = seed if motion_seed is None else check_seed(motion_seed, "motion_seed")
     clips = np.arange(first_clip, first_clip + num_videos, dtype=np.uint32)
     latents = {
-        "content": _normals(content_seed, STREAM_CONTENT, clips, (spec.dim_content,)),
+        "content": _normals(content_seed, STREAM_CONTENT, clips, (spec.dim_content,))
+        if contents is None
+        else contents[choose_contents(content_seed, num_videos, len(contents), first_clip)],
         "motion_init": _normals(motion_seed, STREAM_MOTION_INIT, clips, (spec.dim_motion,)),
         "motion_noise": _normals(
             motion_seed,
@@ -236,6 +247,27 @@ def sample_latents(
             chosen = np.full(num_videos, category)
         latents["category"] = np.eye(spec.dim_category, dtype=np.float32)[chosen]
     return latents
+
+
+def choose_contents(content_seed: int, num_videos: int, num_contents: int, first_clip: int = 0) -> NDArray[np.int64]:
+    """Returns which of N contents the clips `first_clip`, ... of a seed have: int64 `[num_videos]`."""
+    clips = np.arange(first_clip, first_clip + num_videos, dtype=np.uint32)
+    words = _words(content_seed, STREAM_CONTENT, clips, 0, 1)[:, 0, 0]
+    return (words % np.uint32(num_contents)).astype(np.int64)
+
+
+def _check_contents(spec: LatentSpec | CodeSpec, contents: NDArray[np.float32] | None) -> None:
+    """Raises ValueError if `contents` do not go with the inputs."""
+    if not isinstance(spec, LatentSpec) or spec.content_from != "pictures":
+        if contents is not None:
+            raise ValueError("This generator draws its content: leave `contents` out.")
+        return
+    if contents is None:
+        raise ValueError("This generator's content is an encoded picture: give `contents`, [N, dim_content].")
+    if contents.ndim != 2 or not len(contents) or contents.shape[1] != spec.dim_content or contents.dtype != np.float32:
+        raise ValueError(
+            f"`contents` must be float32 [N, {spec.dim_content}]. Received: {contents.dtype} {list(contents.shape)}"
+        )
 
 
 def slerp(start: NDArray[Any], end: NDArray[Any], share: float | NDArray[Any]) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import layers, ops
 
 from mocogan_tf.models.blocks import KERNEL, batch_norm, normal_weights, num_halvings
+from mocogan_tf.models.encoder import ContentLayout
 from mocogan_tf.models.resampling import BOX, SMOOTH, UpConv2D
 
 
@@ -57,6 +58,7 @@ def fine_decoder(
     dim_modulating: int = 0,
     with_mask: bool = False,
     palette: int = 0,
+    layout: ContentLayout | None = None,
 ) -> tuple[keras.Model, keras.Model]:
     """Builds an image decoder that draws at full resolution, and its shorter form for half of it.
 
@@ -74,6 +76,8 @@ def fine_decoder(
         palette: The number of colours that a clip is mixed from, 0 for any. The colours are a function of the code's
             first `dim_modulating` values alone; for every pixel the layers draw how much of each there is (a softmax).
             So what is fixed over a clip decides on colours, and what moves can only decide where they are.
+        layout: The parts of codes that begin with an encoded picture: its maps are added to the decoder's maps of their
+            sizes (`_with_skip`), and only the code, of `dim_modulating` values, scales channels. None: there are none.
 
     Returns:
         Two keras.Models on the same weights, from `[N, dim_z]` to float32 `[N, H, W, C]` and `[N, H/2, W/2, C]`, with a
@@ -83,15 +87,18 @@ def fine_decoder(
     planes = (palette or channels) + with_mask
     codes = keras.Input((dim_z,), name="codes")
     colours = _palette(codes[:, :dim_modulating], palette, channels) if palette else None
+    skips = layout.split_maps(codes) if layout else {}
 
     def finish(x: tf.Tensor, filters: int, name: int) -> tf.Tensor:
-        """Applies normalisation, modulation and ReLU."""
+        """Adds a picture's map; applies normalisation, modulation and ReLU."""
+        x = _with_skip(x, skips, filters, f"{name}", gated=True)
         x = batch_norm(f"norm_{name}", sync_batch_norm)(x)
         if dim_modulating:
             x = layers.Multiply(name=f"modulated_{name}")([x, _gains(codes[:, :dim_modulating], filters, name)])
         return layers.ReLU(name=f"relu_{name}")(x)
 
-    x = layers.Reshape((1, 1, dim_z), name="to_map")(codes)
+    first = layout.without_maps(codes) if layout else codes
+    x = layers.Reshape((1, 1, first.shape[-1]), name="to_map")(first)
     filters = ngf * 2 ** (doublings - 1)
     x = finish(_conv_transpose(filters, 1, "valid", name="conv_0")(x), filters, 0)
     pictures = _to_picture(x, None, planes, 1, 0)
@@ -114,7 +121,12 @@ def fine_decoder(
 
 
 def background_decoder(
-    dim_fixed: int, ngf: int, image_size: int, channels: int, sync_batch_norm: bool = False
+    dim_fixed: int,
+    ngf: int,
+    image_size: int,
+    channels: int,
+    sync_batch_norm: bool = False,
+    layout: ContentLayout | None = None,
 ) -> keras.Model:
     """Builds the decoder of a clip's still background. It is small: backgrounds are smooth and are drawn once per clip.
 
@@ -122,25 +134,47 @@ def background_decoder(
         dim_fixed: Size of the code that is fixed over a clip.
         ngf: Filters of the layer at half the size; no layer has more than eight times as many.
         image_size, channels, sync_batch_norm: As of `frame_decoder`.
+        layout: As of `fine_decoder`.
 
     Returns:
         keras.Model from `[B, dim_fixed]` to float32 `[B, H, W, C]` in [-1, 1].
     """
     doublings = num_halvings(image_size)
     code = keras.Input((dim_fixed,), name="code")
-    x = layers.Reshape((1, 1, dim_fixed), name="background_map")(code)
+    skips = layout.split_maps(code) if layout else {}
+    first = layout.without_maps(code) if layout else code
+    x = layers.Reshape((1, 1, first.shape[-1]), name="background_map")(first)
     for i in range(doublings + 1):
         filters = ngf * 2 ** max(0, doublings - 1 - i)
         if i == 0:
             x = _conv_transpose(filters, 1, "valid", name="background_conv_0")(x)
         else:
             x = UpConv2D(filters, SMOOTH, name=f"background_conv_{i}")(x)
+        x = _with_skip(x, skips, filters, f"background_{i}", gated=False)
         x = batch_norm(f"background_norm_{i}", sync_batch_norm)(x)
         x = layers.ReLU(name=f"background_relu_{i}")(x)
     background = layers.Activation("tanh", dtype=keras.config.floatx(), name="background_tanh")(
         _to_picture(x, None, channels, 3, "background")
     )
     return keras.Model(code, background, name="background")
+
+
+def _with_skip(x: tf.Tensor, skips: dict[int, tf.Tensor], filters: int, name: str, gated: bool) -> tf.Tensor:
+    """Adds the map of this size, if there is one, by a 1x1 convolution.
+
+    A map shows the first frame. `gated`, each of its channels is first multiplied by a number in (0, 1) at every place
+    that the decoder draws from its own map: where a figure has moved away, the first frame is no longer true.
+    """
+    skip = skips.get(x.shape[1])
+    if skip is None:
+        return x
+    if gated:
+        channels = skip.shape[-1]
+        gates = layers.Conv2D(channels, 1, activation="sigmoid", name=f"skip_gates_{name}")(x)
+        skip = layers.Multiply(name=f"skip_gated_{name}")([skip, gates])
+    return layers.Add(name=f"skip_sum_{name}")(
+        [x, layers.Conv2D(filters, 1, use_bias=False, name=f"skip_{name}")(skip)]
+    )
 
 
 def _to_picture(x: tf.Tensor, coarser: tf.Tensor | None, planes: int, kernel: int, i: int | str) -> tf.Tensor:

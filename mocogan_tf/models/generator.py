@@ -9,13 +9,18 @@ from __future__ import annotations
 from typing import Any, cast
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import layers, ops
+from numpy.typing import NDArray
 
 from mocogan_tf.latents import LatentSpec
 from mocogan_tf.models.blocks import Generator
 from mocogan_tf.models.decoders import background_decoder, fine_decoder, frame_decoder
+from mocogan_tf.models.encoder import ContentLayout, picture_encoder
 from mocogan_tf.models.motion import motion_network
+
+ENCODE_BATCH = 64  # Pictures per call of the encoder.
 
 
 @keras.saving.register_keras_serializable("mocogan_tf")
@@ -110,9 +115,11 @@ class VideoGenerator(Generator):
         background: The decoder of still backgrounds, from the code that is fixed over a clip; None without.
         frames: The layer from codes `[B, T, D]` to clips `[B, T, H, W, C]`.
         half_frames: The same at half the height and width, without the decoder's last layers; None for "dcgan".
+        encoder: From pictures float32 `[B, H, W, C]` in [-1, 1] to `content`; None for the task "generate".
+        pictures: uint8 `[N, H, W, C]`, what a seed chooses from where content comes from pictures; None until set.
 
     Args:
-        dim_content: Size of the content code.
+        dim_content: Size of the content code. Of "image_to_video", `content` holds more than the code: see `task`.
         dim_motion: Size of the motion code and of the noise.
         dim_category: Number of categories, 0 for none.
         category_to: "motion": the category enters the GRU beside the noise (the full model of the paper's Table 4);
@@ -137,10 +144,13 @@ class VideoGenerator(Generator):
         content_modulation: Whether the code that is fixed over a clip also scales the decoder's channels: the content,
             and with `category_to` "image" the category. Without it they enter through the first layer only, and each
             place in a frame has to learn by itself what a content looks like there.
+        task: "generate": `content` is drawn. "image_to_video": it is an encoded picture, the first frame of the clip
+            (`picture_encoder`). Its parts (`ContentLayout`) are the code, the GRU's first state, to which `motion_init`
+            adds a little, and maps that are added to the decoders' own. It needs the fine decoder.
 
     Raises:
-        ValueError: `image_size`, `category_to` or `decoder` is not one of the above, `motion_init_scale` is not
-            positive, or `still_background` or `palette` is set without what it needs.
+        ValueError: `image_size`, `category_to`, `decoder` or `task` is not one of the above, `motion_init_scale` is not
+            positive, or `still_background`, `palette` or `task` is set without what it needs.
     """
 
     def __init__(
@@ -161,11 +171,18 @@ class VideoGenerator(Generator):
         decoder: str = "dcgan",
         still_background: bool = False,
         palette: int = 0,
+        task: str = "generate",
         name: str = "generator",
         **kwargs: Any,
     ) -> None:
-        _check(category_to, motion_init_scale, content_modulation, decoder, still_background, palette)
-        latents = LatentSpec(dim_content=dim_content, dim_motion=dim_motion, dim_category=dim_category)
+        _check(category_to, motion_init_scale, content_modulation, decoder, still_background, palette, task)
+        layout = ContentLayout(dim_content, dim_motion, image_size) if task == "image_to_video" else None
+        latents = LatentSpec(
+            dim_content=layout.size if layout else dim_content,
+            dim_motion=dim_motion,
+            dim_category=dim_category,
+            content_from="pictures" if layout else "noise",
+        )
         inputs = {key: keras.Input(shape[1:], name=key) for key, shape in latents.shapes(None, None).items()}
 
         # Codes keep full precision under mixed precision: they are tiny, and the state is carried over many calls.
@@ -179,18 +196,26 @@ class VideoGenerator(Generator):
         to_image = joined if category_to in ("image", "both") else []
         motion = motion_network(dim_motion, update_gate_bias, rotating_start)
         start = _scaled(inputs["motion_init"], motion_init_scale, "motion_start")
+        pose = layout.pose(inputs["content"]) if layout else None
+        if pose is not None:
+            start = layers.Add(dtype=keras.config.floatx(), name="pose_start")([start, pose])
         z_motion, end = motion(_join([noise, *to_motion], "motion_input"), start)
+        if pose is not None:
+            end = layers.Subtract(dtype=keras.config.floatx(), name="pose_end")([end, pose])
         motion_state = _scaled(end, 1 / motion_init_scale, "motion_end")
         codes = _join([repeated["content"], *to_image, z_motion], "codes")
 
         # With both, the decoder's first layer alone has the category: one person looks the same in all categories.
-        dim_fixed = codes.shape[-1] - dim_motion if category_to == "image" else dim_content
-        sizes = (codes.shape[-1], ngf, image_size, channels, sync_batch_norm, dim_fixed if content_modulation else 0)
+        dim_fixed = codes.shape[-1] - dim_motion if category_to == "image" else latents.dim_content
+        dim_modulating = (dim_content if layout else dim_fixed) if content_modulation else 0
+        sizes = (codes.shape[-1], ngf, image_size, channels, sync_batch_norm, dim_modulating)
         half_frames, background = None, None
         if decoder == "fine":
-            decode, half_decoder = fine_decoder(*sizes, with_mask=still_background, palette=palette)
+            decode, half_decoder = fine_decoder(*sizes, with_mask=still_background, palette=palette, layout=layout)
             if still_background:
-                background = background_decoder(dim_fixed, max(ngf // 2, 1), image_size, channels, sync_batch_norm)
+                background = background_decoder(
+                    dim_fixed, max(ngf // 2, 1), image_size, channels, sync_batch_norm, layout
+                )
             half_frames = PerFrame(half_decoder, background, name="half_frames")
         else:
             decode = frame_decoder(*sizes)
@@ -203,6 +228,8 @@ class VideoGenerator(Generator):
         self.decoder, self.background = decode, background
         self.frames, self.half_frames = frames, half_frames
         self.codes = keras.Model(inputs, codes, name="codes_model")
+        self.encoder: Any = picture_encoder(layout, ngf, channels) if layout else None
+        self.pictures: NDArray[np.uint8] | None = None
         self.config = {
             "dim_content": dim_content,
             "dim_motion": dim_motion,
@@ -219,7 +246,31 @@ class VideoGenerator(Generator):
             "decoder": decoder,
             "still_background": still_background,
             "palette": palette,
+            "task": task,
         }
+
+    @property
+    def contents(self) -> NDArray[np.float32] | None:
+        """The encoded `pictures`, `[N, dim_content]`; None without."""
+        return None if self.pictures is None else self.encode(self.pictures)
+
+    def encode(self, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Returns `content` `[N, dim_content]` of pictures uint8 `[N, H, W, C]`.
+
+        Raises:
+            ValueError: This generator's content is drawn and not encoded, or the pictures have another shape.
+        """
+        if self.encoder is None:
+            raise ValueError("This generator makes up its contents: it takes no pictures (task=generate).")
+        shape = self.encoder.input_shape[1:]
+        if pictures.dtype != np.uint8 or pictures.shape[1:] != shape:
+            wanted = " x ".join(map(str, shape))
+            raise ValueError(
+                f"Pictures must be uint8 of [N, {wanted}]. Received: {pictures.dtype} {list(pictures.shape)}"
+            )
+        batches = [pictures[i : i + ENCODE_BATCH] for i in range(0, len(pictures), ENCODE_BATCH)]
+        encoded = [self.encoder(batch.astype(np.float32) / 127.5 - 1.0, training=False) for batch in batches]
+        return np.concatenate([np.asarray(content) for content in encoded])
 
 
 def _check(
@@ -229,6 +280,7 @@ def _check(
     decoder: str,
     still_background: bool,
     palette: int,
+    task: str,
 ) -> None:
     """Raises ValueError for arguments that no generator has."""
     if category_to not in ("motion", "image", "both"):
@@ -244,6 +296,11 @@ def _check(
         raise ValueError(
             "`palette` needs the fine decoder and content modulation. "
             f"Received: palette={palette}, decoder={decoder}, content_modulation={content_modulation}"
+        )
+    if task not in ("generate", "image_to_video") or (task == "image_to_video" and decoder != "fine"):
+        raise ValueError(
+            "`task` must be generate, or image_to_video, which needs the fine decoder. "
+            f"Received: task={task}, decoder={decoder}"
         )
 
 
