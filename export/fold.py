@@ -148,6 +148,94 @@ def project_first_map(graph: Graph) -> None:
     graph.drop_unused_weights()
 
 
+def take_off_columns(graph: Graph, source: str, width: int, maps: dict[str, tuple[int, tuple[int, int, int]]]) -> int:
+    """Makes inputs of their own out of the maps that lie, row-major, in the columns of a source, channels first.
+
+    So what reads the rest of the columns is not in the way of the other rewrites, and a caller can make each map once
+    for many rows.
+
+    Args:
+        graph: Changed in place.
+        source: The graph's input `[N, width]`; what is left of it has fewer columns, in the same order.
+        width: Its columns.
+        maps: By the name of the new input `[N, C, H, W]`: the map's first column and its shape (H, W, C).
+
+    Returns:
+        How many columns are left.
+
+    Raises:
+        ValueError: The graph reads these columns in another way than map by map.
+    """
+    spans = {(first, first + int(np.prod(shape))): (name, shape) for name, (first, shape) in maps.items()}
+    left = np.ones(width, bool)
+    for first, last in spans:
+        left[first:last] = False
+    cuts: dict[str, tuple[int, int]] = {}
+    for node in graph.consumers(source):
+        span = _span(graph, node, width)
+        if span in spans:
+            name, shape = spans[span]
+            reshape = _only_reader(graph, node)
+            if reshape.op_type != "Reshape" or graph.weights[reshape.input[1]].tolist() != [-1, *shape]:
+                raise ValueError(f"The decoder reads {name} in another form than {shape}.")
+            graph.nodes.remove(node)
+            reshape.CopyFrom(helper.make_node("Transpose", [name], list(reshape.output), perm=[0, 2, 3, 1]))
+        elif span is not None and left[slice(*span)].all():
+            first, last = (int(left[:edge].sum()) for edge in span)
+            at = node.output[0]
+            constants = {"starts": [first], "ends": [last], "axes": [1]}
+            graph.weights |= {f"{at}/{key}": np.array(value, np.int64) for key, value in constants.items()}
+            node.input[:] = [source, *(f"{at}/{key}" for key in constants)]
+            cuts[at] = (first, last)
+        else:
+            raise ValueError("The decoder reads the columns of its maps together with others.")
+    whole = int(left.sum())
+    for node in [node for node in graph.nodes if node.op_type == "Concat"]:
+        edges = [cuts.get(name, (-1, -1)) for name in node.input]
+        follow = all(one[1] == next[0] for one, next in zip(edges, edges[1:], strict=False))
+        if edges[0][0] == 0 and edges[-1][1] == whole and follow and _attribute(node, "axis", 0) in (1, -1):
+            for reader in graph.consumers(node.output[0]):
+                reader.input[:] = [source if name == node.output[0] else name for name in reader.input]
+    return whole
+
+
+def _span(graph: Graph, node: NodeProto, width: int) -> tuple[int, int] | None:
+    """The columns that a `Slice` takes of all rows; None if the node is something else."""
+    parts = [graph.weights.get(name, np.empty(0)).tolist() for name in node.input[1:]]
+    if (
+        node.op_type != "Slice"
+        or len(parts) < 3
+        or not all(parts)
+        or any(step != 1 for step in (parts[3:] or [[1]])[0])
+    ):
+        return None
+    found = None
+    for start, end, axis in zip(*parts[:3], strict=True):
+        if axis == 1:
+            found = (int(start), min(int(end), width))
+        elif start != 0 or end < np.iinfo(np.int32).max:
+            return None
+    return found
+
+
+def stay_channels_first(graph: Graph, outputs: list[str]) -> None:
+    """Computes element by element on maps with channels first, if they were only moved to the last place for that."""
+    makers = {value: node for node in graph.nodes for value in node.output}
+    for node in [node for node in graph.nodes if node.op_type in ("Mul", "Add")]:
+        there = [makers.get(name, NodeProto()) for name in node.input]
+        back = _only_reader(graph, node)
+        if all(_moves(each, [0, 2, 3, 1]) for each in there) and _moves(back, [0, 3, 1, 2]):
+            node.input[:] = [each.input[0] for each in there]
+            node.output[0] = back.output[0]
+            makers[node.output[0]] = node
+            graph.nodes.remove(back)
+    graph.drop_unused_nodes(outputs)
+
+
+def _moves(node: NodeProto, perm: list[int]) -> bool:
+    return node.op_type == "Transpose" and _attribute(node, "perm", []) == perm
+
+
 def join_products(graph: Graph, source: str) -> None:
     """Joins the first matrix product with the products of the source's first columns, so that all can be taken off.
 
