@@ -17,6 +17,7 @@ from mocogan_tf import IMAGE_SIZES
 AUTO = -1  # In an integer field: the value follows from the data.
 AUGMENTATIONS = ("colour", "translation", "cutout")  # In the order in which they are applied.
 MODELS = ("mocogan", "vgan", "tgan")
+TASKS = ("generate", "image_to_video")
 _MOCOGAN = ("mocogan",)
 _SIZES = f"{', '.join(map(str, IMAGE_SIZES[:-1]))} or {IMAGE_SIZES[-1]}"
 # Groups of fields, each by the field that it begins with.
@@ -85,7 +86,20 @@ class Config:
 
     # Networks.
     model: str = _opt("mocogan", "Model to train: MoCoGAN, or one of the baselines VGAN and TGAN.", choices=MODELS)
-    dim_content: int = _opt(50, "Size of the content code, which stays the same over a clip.", minimum=1, only=_MOCOGAN)
+    task: str = _opt(
+        "generate",
+        "What is learned: to make up clips, or to animate a given picture (`image_to_video`), which an encoder turns "
+        "into content and a clip begins with. image_to_video needs decoder=fine.",
+        choices=TASKS,
+        only=_MOCOGAN,
+    )
+    dim_content: int = _opt(
+        50,
+        "Size of the content code, which stays the same over a clip. With task=image_to_video the content has maps of "
+        "the picture beside it.",
+        minimum=1,
+        only=_MOCOGAN,
+    )
     dim_motion: int = _opt(
         10, "Size of the motion code and of its noise; every frame has one.", minimum=1, only=_MOCOGAN
     )
@@ -251,6 +265,13 @@ class Config:
         minimum=0,
         only=_MOCOGAN,
     )
+    reconstruct_weight: float = _opt(
+        10.0,
+        "With task=image_to_video: weight of the mean absolute difference between a clip's first frame and its "
+        "picture.",
+        minimum=0,
+        only=_MOCOGAN,
+    )
     clip_every: int = _opt(
         5, "Steps between two clippings of the singular values of TGAN's critic.", minimum=1, only=("tgan",)
     )
@@ -334,7 +355,7 @@ class Config:
             raise ValueError(
                 f"`augment` is a comma-separated choice of {', '.join(AUGMENTATIONS)}. Received: augment={self.augment}"
             )
-        for name, value in (("still_background", True), ("video_size", "half")):
+        for name, value in (("task", "image_to_video"), ("still_background", True), ("video_size", "half")):
             if getattr(self, name) == value and self.decoder != "fine":
                 raise ValueError(f"`{name}={value}` needs decoder=fine. Received: decoder={self.decoder}")
         if self.palette and not (self.decoder == "fine" and self.content_modulation):

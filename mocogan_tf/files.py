@@ -35,7 +35,7 @@ def held(path: pathlib.Path, complaint: str) -> Iterator[None]:
         yield
 
 
-def write_whole(path: pathlib.Path, text: str) -> None:
+def write_whole(path: pathlib.Path, content: str | bytes) -> None:
     """Writes a file under a temporary name and renames it, so that it is never half there.
 
     Raises:
@@ -43,7 +43,7 @@ def write_whole(path: pathlib.Path, text: str) -> None:
     """
     partial = path.with_name(f"writing-{path.name}")
     try:
-        partial.write_text(text)
+        partial.write_bytes(content if isinstance(content, bytes) else content.encode())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mocogan_tf.config import Config, fields_of
+from mocogan_tf.config import TASKS, Config, fields_of
 
 Values = dict[str, Any]
 
@@ -74,6 +74,13 @@ PROFILES: dict[str, dict[str, Values]] = {
         "vgan": _SMOKE,
         "tgan": _SMOKE,
     },
+}
+
+# What a task changes in every profile, by the task's name.
+TASK_VALUES: dict[str, Values] = {
+    "generate": {},
+    # A picture needs a larger code than a random person, and it decides the first pose, which noise only varies.
+    "image_to_video": {"task": "image_to_video", "decoder": "fine", "dim_content": 48, "motion_init_scale": 0.1},
 }
 
 # Recipes by name, on top of the profile.
@@ -164,7 +171,7 @@ PRESETS: dict[str, Values] = {
 
 
 def configuration(profile: str, preset: str, given: Values) -> Config:
-    """Builds a configuration: the model's defaults, then the profile, then the preset, then what is given.
+    """Builds a configuration: the model's defaults, then the profile, the task, the preset, and what is given.
 
     Args:
         profile: Name of a profile.
@@ -181,7 +188,8 @@ def configuration(profile: str, preset: str, given: Values) -> Config:
     for name in given:
         if name not in fields_of(model):
             raise ValueError(f"--{name} does not apply to --model={model}. Leave it out.")
-    return Config(**{**PROFILES[profile][model], **chosen, **given})
+    task = TASK_VALUES.get(given.get("task", "generate"), {})  # `Config` refuses unknown ones.
+    return Config(**{**PROFILES[profile][model], **task, **chosen, **given})
 
 
 def command(config: Config) -> str:
@@ -193,16 +201,28 @@ def command(config: Config) -> str:
     if config.category_loss == "supervised":
         left |= {"dim_category", "category_loss"}  # Both follow from the clips' labels.
     values = {name: getattr(config, name) for name in fields_of(config.model) if name not in left}
+    start = {"model": config.model, **({"task": config.task} if config.task != TASKS[0] else {})}
     candidates = []
     for profile in PROFILES:
         for preset, preset_values in PRESETS.items():
             if preset_values.get("model", config.model) == config.model:
-                base = configuration(profile, preset, {"model": config.model})
+                base = _base(profile, preset, start)
+                if base is None:
+                    continue
                 given = [_flag(name, value) for name, value in values.items() if getattr(base, name) != value]
                 candidates.append([f"--profile={profile}", *[f"--preset={preset}"] * (preset != "none"), *given])
     words = [f"--dataset={config.dataset}", *["--data_dir=CLIPS"] * bool(config.data_dir)]
     words += [f"--model={config.model}"] * (config.model != "mocogan")
+    words += [f"--task={config.task}"] * (config.task != TASKS[0])
     return " ".join(["python train.py", *words, *min(candidates, key=len)])
+
+
+def _base(profile: str, preset: str, start: Values) -> Config | None:
+    """The configuration of a profile and preset; None if that preset cannot do the task."""
+    try:
+        return configuration(profile, preset, start)
+    except ValueError:
+        return None
 
 
 def _flag(name: str, value: Any) -> str:

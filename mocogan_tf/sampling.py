@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from mocogan_tf.latents import CodeSpec, LatentSpec, sample_latents, slerp
+from mocogan_tf.latents import CodeSpec, LatentSpec, choose_contents, sample_latents, slerp
 from mocogan_tf.video import Pixels, to_uint8
 
 Latents = dict[str, NDArray[np.float32]]
@@ -118,7 +118,7 @@ def random_latents(
         if num_frames != made:
             raise ValueError(f"This run's clips have {made} frames and cannot be made longer. Received: {num_frames}")
         num_frames = spec.num_frames
-    return sample_latents(spec, num_videos, num_frames, seed=seed, category=category, first_frame=first_frame)
+    return _drawn(generator, num_videos, num_frames, seed=seed, category=category, first_frame=first_frame)
 
 
 def random_clips(generator: Any, num_videos: int, num_frames: int, *, seed: int, category: int | None = None) -> Pixels:
@@ -143,10 +143,27 @@ def _spec(generator: Any) -> LatentSpec:
     return spec
 
 
+def _drawn(generator: Any, num_videos: int, num_frames: int, **chosen: Any) -> Latents:
+    """Draws as `sample_latents`; of a generator that animates pictures, out of its own."""
+    return sample_latents(
+        generator.latents, num_videos, num_frames, contents=getattr(generator, "contents", None), **chosen
+    )
+
+
+def _different(generator: Any, latents: Latents, seed: int) -> Latents:
+    """Gives rows contents that differ, where a seed could choose a picture twice: its first picture and those after."""
+    if not animates(generator):
+        return latents
+    contents = generator.contents
+    first = choose_contents(seed, 1, len(contents))[0]
+    return {**latents, "content": contents[(first + np.arange(len(latents["content"]))) % len(contents)]}
+
+
 def overview(generator: Any, video_length: int, *, seed: int) -> tuple[Pixels, int]:
     """Returns the clips of a run's sample grids: contents by motions, or random clips if these are not separate.
 
-    Four contents by four motions, or by as many as there are categories, up to eight; or sixteen clips.
+    Four contents by four motions, or by as many as there are categories, up to eight; or sixteen clips. Of a generator
+    that animates pictures, four pictures, each still in the first column, by as many motions.
 
     Args:
         generator: `VideoGenerator`, or a baseline's.
@@ -160,6 +177,10 @@ def overview(generator: Any, video_length: int, *, seed: int) -> tuple[Pixels, i
     if not separates(generator):
         return random_clips(generator, 16, num_frames, seed=seed), 4
     motions = min(max(4, generator.latents.dim_category), 8)
+    if animates(generator):
+        pictures = generator.pictures[:4]
+        moving = generate(generator, animation_latents(generator, pictures, motions, num_frames, seed=seed))
+        return beside_pictures(pictures, moving), motions + 1
     return content_motion_grid(generator, 4, motions, num_frames, seed=seed), motions
 
 
@@ -180,18 +201,82 @@ def grid_latents(
         ValueError: The generator has no content and motion codes.
     """
     spec = _spec(generator)
-    contents = sample_latents(spec, num_contents, 1, seed=seed)
-    motions = sample_latents(spec, num_motions, num_frames, seed=seed, first_frame=first_frame)
+    contents = _different(generator, _drawn(generator, num_contents, 1, seed=seed), seed)["content"]
+    motions = _drawn(generator, num_motions, num_frames, seed=seed, first_frame=first_frame)
+    return _crossed(spec, contents, motions, category_in_columns=category_moves(generator))
+
+
+def _crossed(spec: LatentSpec, contents: Any, motions: Latents, *, category_in_columns: bool) -> Latents:
+    """Returns every content with every motion, row by row."""
+    num_contents, num_motions = len(contents), len(motions["motion_init"])
     row, column = np.divmod(np.arange(num_contents * num_motions), num_motions)
     latents = {
-        "content": contents["content"][row],
+        "content": contents[row],
         "motion_init": motions["motion_init"][column],
         "motion_noise": motions["motion_noise"][column],
     }
     if spec.dim_category:
-        owner = column if category_moves(generator) else row
+        owner = column if category_in_columns else row
         latents["category"] = np.eye(spec.dim_category, dtype=np.float32)[owner % spec.dim_category]
     return latents
+
+
+def animates(generator: Any) -> bool:
+    """Returns whether the generator's content is an encoded picture."""
+    return separates(generator) and generator.latents.content_from == "pictures"
+
+
+def animation_latents(
+    generator: Any,
+    pictures: Pixels,
+    num_motions: int,
+    num_frames: int,
+    first_frame: int = 0,
+    *,
+    seed: int,
+    category: int | None = None,
+) -> Latents:
+    """Encodes pictures and draws motions for them: rows share the picture, columns the motion.
+
+    Args:
+        generator: One that animates pictures.
+        pictures: uint8 `[N, H, W, C]`.
+        num_motions: Motions of every picture.
+        num_frames: Frames of the clips.
+        first_frame: Frame from which the motion's noise is drawn, to continue clips.
+        seed: Of the motions.
+        category: Of all clips; None: column j has category j modulo their number.
+
+    Raises:
+        ValueError: The generator animates no pictures, or these are of another size; or it has no such category.
+    """
+    spec = _spec(generator)
+    if not animates(generator):
+        raise ValueError("This run makes up its contents. Pictures need a run of train.py --task=image_to_video.")
+    contents = generator.encode(pictures)
+    motions = sample_latents(
+        spec, num_motions, num_frames, seed=seed, first_frame=first_frame, category=category, contents=contents
+    )
+    latents = _crossed(spec, contents, motions, category_in_columns=True)
+    if category is not None:
+        latents["category"] = np.tile(motions["category"], (len(contents), 1))
+    return latents
+
+
+def beside_pictures(pictures: Pixels, clips: Pixels) -> Pixels:
+    """Puts every picture, standing still, before the clips that it became.
+
+    Args:
+        pictures: uint8 `[N, H, W, C]`.
+        clips: uint8 `[N * M, T, H, W, C]`, M of each picture.
+
+    Returns:
+        uint8 `[N * (M + 1), T, H, W, C]`.
+    """
+    rows = clips.reshape(len(pictures), -1, *clips.shape[1:])
+    still = np.repeat(pictures[:, None, None], rows.shape[2], axis=2)
+    both: Pixels = np.concatenate([still, rows], axis=1).reshape(-1, *clips.shape[1:])
+    return both
 
 
 def content_motion_grid(generator: Any, num_contents: int, num_motions: int, num_frames: int, *, seed: int) -> Pixels:
@@ -214,7 +299,8 @@ def category_latents(generator: Any, num_contents: int, num_frames: int, first_f
         raise ValueError(
             "This run has no categories. Use another --mode: random, content_motion_grid, interpolate, long."
         )
-    latents = sample_latents(spec, num_contents, num_frames, seed=seed, first_frame=first_frame)
+    latents = _drawn(generator, num_contents, num_frames, seed=seed, first_frame=first_frame)
+    latents = _different(generator, latents, seed)
     repeated = {name: value.repeat(spec.dim_category, axis=0) for name, value in latents.items()}
     return {**repeated, "category": np.tile(np.eye(spec.dim_category, dtype=np.float32), (num_contents, 1))}
 
@@ -236,7 +322,10 @@ def interpolation_latents(
     Raises:
         ValueError: The generator has no content and motion codes.
     """
-    latents = sample_latents(_spec(generator), 2, num_frames, seed=seed, first_frame=first_frame)
+    _spec(generator)
+    if animates(generator):
+        raise ValueError("Contents between two pictures are no pictures. Use another --mode: animate, random, long.")
+    latents = _drawn(generator, 2, num_frames, seed=seed, first_frame=first_frame)
     start, end = latents["content"].astype(np.float64)
     share = np.linspace(0.0, 1.0, num_videos)[:, None]
     fixed = {name: value[:1].repeat(num_videos, axis=0) for name, value in latents.items()}

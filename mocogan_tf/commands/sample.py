@@ -2,6 +2,7 @@
 
 python sample.py --bundle=pretrained/taichi --out=samples
 python sample.py --run_dir=runs/taichi-cpu --out=samples --mode=content_motion_grid
+python sample.py --run_dir=runs/taichi-image_to_video-cpu --out=samples --mode=animate --image=me.png
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 FLAGS = flags.FLAGS
 # A file, the shape of its clip, and what of the clips `[N, t, H, W, C]` it shows.
 Target = tuple[pathlib.Path, tuple[int, ...], Callable[[video.Pixels], video.Pixels]]
-MODES = ["random", "content_motion_grid", "categories", "interpolate", "long"]
+MODES = ["random", "content_motion_grid", "categories", "interpolate", "long", "animate"]
 
 
 def _define_flags() -> None:
@@ -38,16 +39,30 @@ def _define_flags() -> None:
         MODES,
         "random: clips 0, 1, ... of the seed; content_motion_grid: rows share content, columns share motion; "
         "categories: one content under every category; interpolate: one motion under contents between two; "
-        "long: clips longer than trained.",
+        "long: clips longer than trained; animate: rows are pictures, columns are motions of them.",
+    )
+    flags.DEFINE_list(
+        "image",
+        [],
+        "With --mode=animate: pictures or video files (their first frames), separated by commas. Each is cropped and "
+        "resized as training clips are. Empty: pictures of the run.",
     )
     flags.DEFINE_string("checkpoint", "latest", "Checkpoint of the run: latest, best (by its metric), or a step.")
-    flags.DEFINE_integer("num_videos", 8, "Number of clips; in a grid, of rows.", lower_bound=1)
-    flags.DEFINE_integer("columns", 0, "Columns of the content x motion grid. 0: as many as rows.", lower_bound=0)
+    flags.DEFINE_integer("num_videos", 8, "Number of clips; in a grid, of rows; of pictures of the run.", lower_bound=1)
+    flags.DEFINE_integer(
+        "columns",
+        0,
+        "Columns of the content x motion grid, or motions of each picture. 0: as many as rows; of a picture one in "
+        "each category, or one if --category is given.",
+        lower_bound=0,
+    )
     flags.DEFINE_integer(
         "frames", 0, "Frames per clip. 0: as trained; four times that with --mode=long.", lower_bound=0
     )
     flags.DEFINE_string(
-        "category", "", "Category of random and long clips, by name or number. Empty: drawn from the seed."
+        "category",
+        "",
+        "Category of random, long and animated clips, by name or number. Empty: drawn from the seed, or all in turn.",
     )
     flags.DEFINE_integer(
         "seed", 0, "Seed of the clips. Clip i of a seed does not depend on other flags.", lower_bound=0
@@ -70,6 +85,8 @@ def _check_flags() -> list[str]:
         raise ValueError(f"Unknown format {unknown[0][1:]!r}. Known: {', '.join(s[1:] for s in video.SUFFIXES)}.")
     if bool(FLAGS.run_dir) == bool(FLAGS.bundle):
         raise ValueError("Give either --run_dir=DIR, a run, or --bundle=DIR, an exported bundle.")
+    if FLAGS.image and FLAGS.mode != "animate":
+        raise ValueError(f"--image goes with --mode=animate. Received: --mode={FLAGS.mode}")
     if FLAGS.run_dir:
         run_directory.read_config(FLAGS.run_dir)
         if FLAGS.checkpoint != "best":
@@ -95,7 +112,34 @@ def _category(categories: tuple[str, ...]) -> int | None:
     )
 
 
-def _plan(found: Trained) -> tuple[Any, int, int]:
+def _pictures(found: Trained) -> video.Pixels | None:
+    """Returns the pictures to animate, those of the flag or of the run; None in other modes. Says what was cropped."""
+    from mocogan_tf import sampling
+    from mocogan_tf.data.sources.fitting import read_picture
+
+    if FLAGS.mode != "animate":
+        return None
+    if not sampling.animates(found.generator):
+        raise ValueError("This run makes up its contents. Pictures need a run of train.py --task=image_to_video.")
+    if not FLAGS.image:
+        own: video.Pixels = found.generator.pictures[: FLAGS.num_videos]
+        return own
+    read = [read_picture(path, found.config.image_size, found.config.channels) for path in FLAGS.image]
+    for _, words in read:
+        print(words)
+    return np.stack([pixels for pixels, _ in read])
+
+
+def _grid(clips: video.Pixels, columns: int, pictures: video.Pixels | None) -> video.Pixels:
+    """Arranges clips in a grid; pictures that they were made from stand before their rows."""
+    from mocogan_tf import sampling
+
+    if pictures is None:
+        return video.grid(clips, columns)
+    return video.grid(sampling.beside_pictures(pictures, clips), columns + 1)
+
+
+def _plan(found: Trained, pictures: video.Pixels | None) -> tuple[Any, int, int]:
     """Returns what draws latents, by the mode, with the number of clips and of the columns of their grid."""
     from mocogan_tf import sampling
 
@@ -110,6 +154,12 @@ def _plan(found: Trained) -> tuple[Any, int, int]:
     if FLAGS.mode == "interpolate":
         return functools.partial(sampling.interpolation_latents, generator, number, seed=FLAGS.seed), number, number
     category = _category(found.categories)
+    if pictures is not None:
+        motions = FLAGS.columns or (1 if category is not None else generator.latents.dim_category or 4)
+        draw = functools.partial(
+            sampling.animation_latents, generator, pictures, motions, seed=FLAGS.seed, category=category
+        )
+        return draw, len(pictures) * motions, motions
     draw = functools.partial(sampling.random_latents, generator, number, seed=FLAGS.seed, category=category)
     side = math.isqrt(number - 1) + 1
     # Full rows, if a grid that is not much wider has them.
@@ -139,10 +189,13 @@ def main(argv: list[str]) -> int:
     stride = found.generator.frame_stride
     frames = FLAGS.frames or found.config.video_length // stride * (4 if FLAGS.mode == "long" else 1)
     fps = FLAGS.fps or found.fps / stride
-    draw, number, columns = _plan(found)
+    pictures = _pictures(found)
+    draw, number, columns = _plan(found, pictures)
     draw(1 if sampling.separates(found.generator) else frames)  # What the generator cannot do ends here.
     size, channels = FLAGS.scale * found.config.image_size, found.config.channels
-    grid = video.grid(np.zeros((number, 1, size, size, channels), np.uint8), columns).shape[1:]
+    enlarged = None if pictures is None else video.scale_up(pictures[:, None], FLAGS.scale)[:, 0]
+    arrange = functools.partial(_grid, columns=columns, pictures=enlarged)
+    grid = arrange(np.zeros((number, 1, size, size, channels), np.uint8)).shape[1:]
     for suffix in suffixes:
         video.check_length(suffix, number, frames, size, size, channels)
         if suffix != ".npy":
@@ -155,9 +208,7 @@ def main(argv: list[str]) -> int:
         for suffix in suffixes
     ]
     targets += [
-        (out / f"{FLAGS.mode}-grid{suffix}", (frames, *grid), functools.partial(video.grid, columns=columns))
-        for suffix in suffixes
-        if suffix != ".npy"
+        (out / f"{FLAGS.mode}-grid{suffix}", (frames, *grid), arrange) for suffix in suffixes if suffix != ".npy"
     ]
     pieces = (video.scale_up(piece, FLAGS.scale) for piece in sampling.stream(found.generator, draw, frames))
     if number * frames * size * size * channels > video.MAX_WHOLE_BYTES:

@@ -1,6 +1,7 @@
 """Trains MoCoGAN, or a baseline.
 
 Start with: python train.py --dataset=taichi
+To animate pictures: python train.py --dataset=taichi --task=image_to_video
 With your own clips: python train.py --data_dir=CLIPS, after python prepare.py CLIPS --out=DIR where they are large.
 """
 
@@ -17,13 +18,17 @@ from mocogan_tf.config import SECTIONS, Config
 from mocogan_tf.distribution import hardware
 
 FLAGS = flags.FLAGS
-START = ("dataset", "data_dir", "model", "profile", "preset", "steps", "run_dir", "resume", "dry_run")
+START = ("dataset", "data_dir", "model", "task", "profile", "preset", "steps", "run_dir", "resume", "dry_run")
 OTHER = {"data": ["allow_changed_data"]}  # Flags that are no fields of `Config`, by their group.
 
 
 def _define_flags() -> None:
     cli.define_config_flags()
-    flags.DEFINE_string("run_dir", None, "Folder of the run. Default: runs/NAME-PROFILE, or runs/NAME-MODEL-PROFILE.")
+    flags.DEFINE_string(
+        "run_dir",
+        None,
+        "Folder of the run. Default: runs/NAME-PROFILE, or runs/NAME-MODEL-PROFILE, runs/NAME-TASK-PROFILE.",
+    )
     flags.DEFINE_enum(
         "resume",
         "auto",
@@ -85,8 +90,9 @@ def _default_run_dir(config: Config, profile: str) -> str:
     name = config.data_dir.rstrip("/").rpartition("/")[2] or "clips" if own else config.dataset
     if own and "://" not in config.data_dir:
         name = pathlib.Path(config.data_dir).resolve().name
-    model = [] if config.model == "mocogan" else [config.model]
-    return os.path.join("runs", "-".join([name, *model, profile]))
+    kind = [] if config.model == "mocogan" else [config.model]
+    kind += [] if config.task == "generate" else [config.task]
+    return os.path.join("runs", "-".join([name, *kind, profile]))
 
 
 def main(argv: list[str]) -> int:

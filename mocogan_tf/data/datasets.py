@@ -16,6 +16,7 @@ import types
 
 import numpy as np
 from absl import logging
+from numpy.typing import NDArray
 from PIL import Image
 
 from mocogan_tf.config import Config
@@ -27,6 +28,7 @@ from mocogan_tf.data.sources.readers import ClipSource
 
 # Rendered clips do not depend on the seed of training, so runs with different seeds see the same clips.
 RENDER_SEED = 0
+PICTURE_SEED = 1  # Of pictures to animate: other people than in training.
 TFDS_PREFIX = "tfds:"
 
 
@@ -139,8 +141,12 @@ def open_videos(config: Config, split: str = "train", few: int = 0) -> VideoSet:
             pass
     videos = _long_enough(_open(config, split), config, strict=split == "train")
     # A rendered set has its classes whichever clips were drawn, and other splits must have those of training.
-    is_rendered = not config.data_dir and not config.dataset.startswith(TFDS_PREFIX)
-    return videos if split != "train" or is_rendered else _without_empty_categories(videos)
+    return videos if split != "train" or is_rendered(config) else _without_empty_categories(videos)
+
+
+def is_rendered(config: Config) -> bool:
+    """Whether the clips of a configuration are rendered here."""
+    return not config.data_dir and config.dataset in DATASETS and bool(DATASETS[config.dataset].renderer)
 
 
 def _open(config: Config, split: str, few: int = 0) -> VideoSet:
@@ -205,9 +211,26 @@ def _decode(source: ClipSource, image_size: int, channels: int) -> CachedVideo:
 def _render(config: Config, spec: DatasetSpec, few: int) -> VideoSet:
     renderer = importlib.import_module(spec.renderer)
     num_frames = max(renderer.NUM_FRAMES, config.source_frames)
+    return _rendered(config, spec, config.num_clips, num_frames, RENDER_SEED, few)
+
+
+def render_pictures(config: Config, number: int) -> NDArray[np.uint8]:
+    """Renders first frames of clips that are not in training, uint8 `[number, H, W, C]`.
+
+    Args:
+        config: Names a rendered set (`is_rendered`), and the size of its frames.
+        number: How many.
+    """
+    spec = get_dataset(config.dataset)
+    return np.array(_rendered(config, spec, number, 1, PICTURE_SEED, few=0).frames)
+
+
+def _rendered(config: Config, spec: DatasetSpec, num_clips: int, num_frames: int, seed: int, few: int) -> VideoSet:
+    renderer = importlib.import_module(spec.renderer)
     render = functools.partial(
         _render_clip,
         renderer=spec.renderer,
+        seed=seed,
         num_frames=num_frames,
         image_size=config.image_size,
         channels=config.channels,
@@ -216,12 +239,14 @@ def _render(config: Config, spec: DatasetSpec, few: int) -> VideoSet:
         key={
             "renderer": spec.renderer,
             "source": _source_digest(renderer),
-            "seed": RENDER_SEED,
-            "num_clips": config.num_clips,
+            "seed": seed,
+            "num_clips": num_clips,
             "num_frames": num_frames,
         },
-        produce=lambda: parallel.map_in_processes(render, range(config.num_clips), workers=_workers(few)),
-        total=config.num_clips,
+        produce=lambda: parallel.map_in_processes(
+            render, range(num_clips), workers=1 if num_frames == 1 else _workers(few)
+        ),
+        total=num_clips,
         name=config.dataset,
         doing="Rendering",
         categories=renderer.CATEGORIES,
@@ -247,9 +272,9 @@ def _source_digest(renderer: types.ModuleType) -> str:
     return hashlib.sha256(b"\0".join(texts[name] for name in sorted(texts))).hexdigest()
 
 
-def _render_clip(index: int, renderer: str, num_frames: int, image_size: int, channels: int) -> CachedVideo:
+def _render_clip(index: int, renderer: str, seed: int, num_frames: int, image_size: int, channels: int) -> CachedVideo:
     module = importlib.import_module(renderer)
-    clip = module.render_clip(index, seed=RENDER_SEED, num_frames=num_frames, image_size=image_size)
+    clip = module.render_clip(index, seed=seed, num_frames=num_frames, image_size=image_size)
     frames = clip.frames
     if channels == 1:
         rows = Image.fromarray(frames.reshape(-1, image_size, 3)).convert("L")

@@ -30,6 +30,7 @@ LOSS_D_VIDEO = "loss_d_video"
 LOSS_G = "loss_g"
 LOSS_CATEGORY_D = "loss_category_d"
 LOSS_CATEGORY_G = "loss_category_g"
+LOSS_RECONSTRUCT = "loss_reconstruct"
 ACCURACY_D_IMAGE = "accuracy_d_image"
 ACCURACY_D_VIDEO = "accuracy_d_video"
 
@@ -51,12 +52,15 @@ def draw_latents(
         seed: int32 `[2]`.
 
     Returns:
-        dict of float32 tensors with the names, shapes and distributions of `mocogan_tf.latents.sample_latents`.
+        dict of float32 tensors with the names, shapes and distributions of `mocogan_tf.latents.sample_latents`; without
+        content that is encoded.
     """
     latents, dtype = {}, keras.config.floatx()
     for i, (name, shape) in enumerate(sorted(spec.shapes(num_videos, num_frames).items())):
         own_seed = tf.random.experimental.stateless_fold_in(seed, i)
         distribution = spec.distributions[name]
+        if distribution == "encoded":
+            continue
         if distribution == "one_hot":
             drawn = tf.random.stateless_uniform(shape[:1], own_seed, 0, shape[1], tf.int32)
             latents[name] = tf.one_hot(drawn, shape[1], dtype=dtype)

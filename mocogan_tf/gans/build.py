@@ -50,6 +50,7 @@ def build_generator(config: Config, name: str = "generator", sync_batch_norm: bo
         decoder=config.decoder,
         still_background=config.still_background,
         palette=config.palette,
+        task=config.task,
         **shared,
     )
 
@@ -128,6 +129,7 @@ def _build_mocogan(config: Config, sync_batch_norm: bool, **shared: Any) -> MoCo
         early_frames=config.early_frames,
         mask_weight=config.mask_weight,
         mask_steps=config.mask_steps,
+        reconstruct_weight=config.reconstruct_weight,
         **shared,
     )
 

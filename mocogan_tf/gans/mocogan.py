@@ -20,6 +20,7 @@ from mocogan_tf.gans.base import (
     LOSS_D_IMAGE,
     LOSS_D_VIDEO,
     LOSS_G,
+    LOSS_RECONSTRUCT,
     AdversarialModel,
     Inputs,
     Logs,
@@ -47,6 +48,10 @@ class MoCoGAN(AdversarialModel):
     fakes, judged by discriminators that have not moved yet. Without an image discriminator no images are needed. With
     `image_frames` k > 1 the images are `[Bi, k, H, W, C]`: frames of one clip, which D_I sees side by side.
 
+    A generator that animates pictures (task "image_to_video") is given the first frames of the real clips for the fakes
+    that D_V judges, and the real images for those of D_I. With labels, half of the former keep the category of their
+    picture's clip, as its movement fits best there; the other half, and all of the latter, have drawn ones.
+
     Args:
         category_loss: "none", "supervised" (the class head learns real labels, the generator is scored by it) or
             "infogan" (class head and generator both learn from fakes).
@@ -65,6 +70,8 @@ class MoCoGAN(AdversarialModel):
             1 / sqrt(T) are first frames. Frames of real clips look alike at all times, and generated ones should too.
         mask_weight: Weight of the mean of the figures' masks, if there is a still background.
         mask_steps: Steps over which that weight falls evenly to zero; 0 keeps it.
+        reconstruct_weight: Weight of the mean absolute difference between first frames and the pictures that they are
+            made from, both in [-1, 1]; of a generator that animates pictures.
         **kwargs: As of `AdversarialModel`: the networks, average, seed, weight and average decay.
     """
 
@@ -84,6 +91,7 @@ class MoCoGAN(AdversarialModel):
         early_frames: bool = False,
         mask_weight: float = 0.0,
         mask_steps: int = 0,
+        reconstruct_weight: float = 10.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -97,6 +105,7 @@ class MoCoGAN(AdversarialModel):
         self.video_size = video_size
         self.early_frames = early_frames
         self.mask_weight, self.mask_steps = mask_weight, mask_steps
+        self.reconstruct_weight = reconstruct_weight
 
     @property
     def example_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -105,6 +114,11 @@ class MoCoGAN(AdversarialModel):
         if self.image_discriminator is not None:
             shapes["images"] = (*((self.image_frames,) if self.image_frames > 1 else ()), *shapes["videos"][1:])
         return {**shapes, "labels": ()} if self.category_loss == "supervised" else shapes
+
+    @property
+    def _animates(self) -> bool:
+        """Whether the generator's content is an encoded picture."""
+        return self.generator.latents.distributions["content"] == "encoded"
 
     @property
     def _judged_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -140,6 +154,9 @@ class MoCoGAN(AdversarialModel):
     def _draw(self, batch: dict[str, tf.Tensor]) -> Inputs:
         """Scales the batch, and draws everything random that the step needs."""
         videos = to_float(batch["videos"])
+        supervised = self.category_loss == "supervised"
+        given: Inputs = {"pictures": videos[:, 0], "labels": batch["labels"] if supervised else None}
+        given = given if self._animates else {}
         if self.video_size == "half":
             videos = halved(videos)
         num_videos, num_frames = videos.shape[:2]
@@ -149,40 +166,56 @@ class MoCoGAN(AdversarialModel):
             # noise of the right distribution.
             "noise_video": self._noise(self.video_discriminator, num_videos, _NOISE_VIDEO),
             "augment_videos": self._draw_augment(num_videos, _LATENTS_VIDEO, _AUGMENT_REAL),
-            "fake_videos": self._draw_videos(num_videos, num_frames, _LATENTS_VIDEO),
+            "fake_videos": self._draw_videos(num_videos, num_frames, _LATENTS_VIDEO, **given),
             "r1_due": tf.equal(self.step.value % self.r1_every, 0),
         }
-        if self.category_loss == "supervised":
+        if supervised:
             inputs["labels"] = batch["labels"]
         if not self.share_fakes:
-            inputs["fake_videos_g"] = self._draw_videos(num_videos, num_frames, _LATENTS_VIDEO_G)
+            inputs["fake_videos_g"] = self._draw_videos(num_videos, num_frames, _LATENTS_VIDEO_G, **given)
         if self.image_discriminator is None:
             return inputs
         images = to_float(batch["images"])
         num_images = images.shape[0]
+        pictures = (images[:, 0] if self.image_frames > 1 else images) if self._animates else None
         inputs |= {
             "images": images,
             "noise_image": self._noise(self.image_discriminator, num_images, _NOISE_IMAGE),
             "augment_images": self._draw_augment(num_images, _LATENTS_IMAGE, _AUGMENT_REAL),
-            "fake_images": self._draw_images(num_images, _LATENTS_IMAGE),
+            "fake_images": self._draw_images(num_images, _LATENTS_IMAGE, pictures),
         }
         if not self.share_fakes:
-            inputs["fake_images_g"] = self._draw_images(num_images, _LATENTS_IMAGE_G)
+            inputs["fake_images_g"] = self._draw_images(num_images, _LATENTS_IMAGE_G, pictures)
         return inputs
 
-    def _draw_videos(self, number: int, num_frames: int, purpose: int) -> Inputs:
-        """Draws what generated clips are made from."""
-        return {
+    def _draw_videos(
+        self,
+        number: int,
+        num_frames: int,
+        purpose: int,
+        pictures: tf.Tensor | None = None,
+        labels: tf.Tensor | None = None,
+    ) -> Inputs:
+        """Draws what generated clips are made from; every second one has the given label, if there are any."""
+        drawn: Inputs = {
             "latents": self._latents(number, num_frames, purpose),
             "augment": self._draw_augment(number, purpose, _AUGMENT_FAKE),
         }
+        if pictures is not None:
+            drawn["pictures"] = pictures
+        if labels is not None:
+            category = drawn["latents"]["category"]
+            own = share(lambda total: tf.equal(tf.range(total) % 2, 0), number)
+            of_labels = tf.one_hot(labels, category.shape[1], dtype=category.dtype)
+            drawn["latents"]["category"] = tf.where(own[:, None], of_labels, category)
+        return drawn
 
-    def _draw_images(self, number: int, purpose: int) -> Inputs:
+    def _draw_images(self, number: int, purpose: int, pictures: tf.Tensor | None = None) -> Inputs:
         """Draws what single frames of generated clips are made from; `frame` is `[B]`, or `[B, k]` of k frames."""
         num_frames = self.video_discriminator.video_length
         seed, per_clip = fold(self._seed(purpose), _FRAME), (self.image_frames,) if self.image_frames > 1 else ()
         return {
-            **self._draw_videos(number, num_frames, purpose),
+            **self._draw_videos(number, num_frames, purpose, pictures),
             "frame": share(lambda total: self._draw_frames((total, *per_clip), seed), number),
         }
 
@@ -213,23 +246,28 @@ class MoCoGAN(AdversarialModel):
     def _losses_g(self, inputs: Inputs) -> dict[str, LossAndLogs]:
         fakes, category, mask = self._fake_videos(inputs["fake_videos_g"])
         judged = self._judged_videos(fakes, inputs["fake_videos_g"], inputs)
-        image_logits = None
+        image_logits, reconstructed = None, self._reconstructed(fakes, inputs["fake_videos_g"])
         if self.image_discriminator is not None:
             draws = inputs["fake_images_g"]
-            image_logits = self._judged_images(self._fake_images(draws), draws, inputs)
-        return {"generator": self._loss_g(image_logits, *judged, category, mask)}
+            images = self._fake_images(draws)
+            image_logits = self._judged_images(images, draws, inputs)
+            reconstructed += self._reconstructed(images, draws)
+        return {"generator": self._loss_g(image_logits, *judged, category, mask, reconstructed)}
 
     def _losses_together(self, inputs: Inputs) -> dict[str, LossAndLogs]:
         """Computes the losses of all networks on the same fakes, which are made and judged once."""
         fakes, category, mask = self._fake_videos(inputs["fake_videos"])
         judged = self._judged_videos(fakes, inputs["fake_videos"], inputs)
         image_logits, outcomes = None, {}
+        reconstructed = self._reconstructed(fakes, inputs["fake_videos"])
         if self.image_discriminator is not None:
             draws = inputs["fake_images"]
-            image_logits = self._judged_images(self._fake_images(draws), draws, inputs)
+            images = self._fake_images(draws)
+            image_logits = self._judged_images(images, draws, inputs)
+            reconstructed += self._reconstructed(images, draws)
             outcomes["image_discriminator"] = self._loss_d_image(image_logits, inputs)
         outcomes["video_discriminator"] = self._loss_d_video(*judged, category, inputs)
-        return outcomes | {"generator": self._loss_g(image_logits, *judged, category, mask)}
+        return outcomes | {"generator": self._loss_g(image_logits, *judged, category, mask, reconstructed)}
 
     def _judged_images(self, fakes: tf.Tensor, draws: Inputs, inputs: Inputs) -> tf.Tensor:
         """Returns D_I's logits of generated images."""
@@ -278,11 +316,12 @@ class MoCoGAN(AdversarialModel):
         classes: tf.Tensor,
         category: tf.Tensor | None,
         mask: tf.Tensor | None,
+        reconstructed: Sequence[tf.Tensor] = (),
     ) -> LossAndLogs:
         """Returns the loss of (G_I, R_M) on the discriminators' logits of fakes; `image_logits` is None without D_I.
 
         `mask` is the mean of the figures' masks, None without a still background. It costs something, since otherwise
-        background and figures exchange their roles.
+        background and figures exchange their roles. `reconstructed` are differences of first frames and pictures.
         """
         gan = losses.generator_loss(video_logits)
         if image_logits is not None:
@@ -290,6 +329,9 @@ class MoCoGAN(AdversarialModel):
         logs, total = {LOSS_G: gan}, gan
         if mask is not None:
             total += self._mask_weight() * mask
+        if reconstructed:
+            logs[LOSS_RECONSTRUCT] = sum(reconstructed) / len(reconstructed)
+            total += self.reconstruct_weight * logs[LOSS_RECONSTRUCT]
         if self.category_loss != "none":
             logs[LOSS_CATEGORY_G] = losses.category_loss(classes, category)
             total += self.category_weight * logs[LOSS_CATEGORY_G]
@@ -308,7 +350,7 @@ class MoCoGAN(AdversarialModel):
         Without categories or without a still background, None stands in their place.
         """
         latents = draws["latents"]
-        codes = self.generator.codes(latents, training=True)
+        codes = self._codes(draws)
         frames = self.generator.frames if self.video_size == "full" else self.generator.half_frames
         if frames.background is None:
             return frames(codes, training=True), latents.get("category"), None
@@ -321,11 +363,37 @@ class MoCoGAN(AdversarialModel):
         Only that frame is decoded: the distribution is that of whole clips, at a T-th of the cost. With `image_frames`
         k > 1 there are k frames of each clip, `[B, k, H, W, C]`.
         """
-        codes = self.generator.codes(draws["latents"], training=True)
+        codes = self._codes(draws)
         several = self.image_frames > 1
         frame = draws["frame"] if several else draws["frame"][:, None]
         frames = self.generator.frames(tf.gather(codes, frame, axis=1, batch_dims=1), training=True)
         return frames if several else frames[:, 0]
+
+    def _codes(self, draws: Inputs) -> tf.Tensor:
+        """Returns the codes of all frames of generated clips; pictures, if there are any, are encoded first."""
+        latents = draws["latents"]
+        if "pictures" in draws:
+            latents = {**latents, "content": self.generator.encoder(draws["pictures"], training=True)}
+        return self.generator.codes(latents, training=True)
+
+    def _reconstructed(self, fakes: tf.Tensor, draws: Inputs) -> list[tf.Tensor]:
+        """Returns the mean absolute difference of first frames and their pictures, in a list; without pictures none.
+
+        Of clips `[B, T, H, W, C]` the first frames count; of single frames those that were drawn as first ones, over
+        the number of those to be expected, so that replicas with more of them count for more.
+        """
+        if "pictures" not in draws:
+            return []
+        pictures = draws["pictures"]
+        if "frame" not in draws:
+            wanted = halved(pictures) if fakes.shape[2] != pictures.shape[1] else pictures
+            return [ops.mean(ops.abs(fakes[:, 0] - wanted))]
+        frame = draws["frame"] if self.image_frames > 1 else draws["frame"][:, None]
+        frames = fakes if self.image_frames > 1 else fakes[:, None]
+        differences = ops.mean(ops.abs(frames - pictures[:, None]), axis=(2, 3, 4))
+        num_frames = self.video_discriminator.video_length
+        expected = num_frames**-0.5 if self.early_frames else 1 / num_frames
+        return [ops.mean(ops.where(ops.equal(frame, 0), differences, 0.0)) / expected]
 
     def _augment(self, clips: tf.Tensor, draws: tf.Tensor | None) -> tf.Tensor:
         """Augments clips or images."""

@@ -109,6 +109,7 @@ def generated_clips(
     categories: Sequence[str] = (),
     first_clip: int = 0,
     batch_size: int = 16,
+    pictures: NDArray[np.uint8] | None = None,
 ) -> Clips:
     """Makes clips `first_clip`, ... of a seed.
 
@@ -122,12 +123,17 @@ def generated_clips(
         categories: Names of the classes.
         first_clip: Number of the first clip.
         batch_size: Clips per call.
+        pictures: uint8 `[N, H, W, C]`, what a generator that animates pictures chooses from, by the seed; None: from
+            pictures of its own.
 
     Raises:
         ValueError: The generator made another number of frames, or frames that are not finite.
     """
     made_frames = getattr(generator.latents, "num_frames", num_frames)  # Of models that make one length only.
-    latents = sample_latents(generator.latents, num_clips, made_frames, seed=seed, first_clip=first_clip)
+    contents = getattr(generator, "contents", None) if pictures is None else generator.encode(pictures)
+    latents = sample_latents(
+        generator.latents, num_clips, made_frames, seed=seed, first_clip=first_clip, contents=contents
+    )
     labels = latents["category"].argmax(axis=1) if "category" in latents else None
     frames = run_generator(generator, latents, num_frames, batch_size)
     return Clips(frames, labels, tuple(categories) if labels is not None else ())

@@ -7,11 +7,14 @@ import pathlib
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from mocogan_tf import sampling
 from mocogan_tf.config import Config
 from mocogan_tf.data.cache import VideoSet
 from mocogan_tf.data.datasets import open_videos
-from mocogan_tf.latents import LatentSpec
+from mocogan_tf.data.pictures import Pictures, pictures_to_animate
+from mocogan_tf.latents import LatentSpec, choose_contents
 from mocogan_tf.metrics.clips import Clips, folder_clips, generated_clips, num_different_clips, real_clips
 from mocogan_tf.metrics.network import ClipNetwork, Judgement, open_network
 
@@ -92,7 +95,25 @@ class Material:
             seed=self.seed if seed is None else seed,
             first_clip=first,
             categories=categories,
+            pictures=self.pictures.pixels if self.animates else None,
         )
+
+    @property
+    def animates(self) -> bool:
+        """Whether the clips come from a generator that animates pictures."""
+        return self.generator is not None and sampling.animates(self.generator)
+
+    @functools.cached_property
+    def pictures(self) -> Pictures:
+        """The pictures that the generator animates, of people who are not in training where the set allows it."""
+        assert self.config is not None
+        return pictures_to_animate(self.config, self.videos, self.num_videos)
+
+    @property
+    def animated(self) -> NDArray[np.uint8]:
+        """The picture of each of the N clips to score, `[N, H, W, C]`."""
+        pixels = self.pictures.pixels
+        return pixels[choose_contents(self.seed, self.num_videos, len(pixels))]
 
     def stream(self, number: int, seed: int) -> Any:
         """Yields clips of a seed in pieces of bounded size, `number` in all; those of a folder as they are."""

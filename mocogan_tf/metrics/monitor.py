@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mocogan_tf.config import Config
 from mocogan_tf.data.cache import VideoSet
@@ -31,6 +33,7 @@ class Monitor:
             clips gives all of them, and must hold `MIN_CLIPS`.
         seed: Seed of the latents, by the rule of `mocogan_tf.latents`, and of the choice of real clips.
         recipe: How the feature network is trained; None: the default.
+        pictures: From a number to as many pictures at most, which a generator that animates pictures is scored on.
 
     Attributes:
         names: The scores that a call returns: `frechet_video`, `frechet_frame`, `kernel_video`, `texture.names`; `mcs`
@@ -44,11 +47,18 @@ class Monitor:
     """
 
     def __init__(
-        self, config: Config, videos: VideoSet, num_clips: int = 256, seed: int = 0, recipe: Recipe | None = None
+        self,
+        config: Config,
+        videos: VideoSet,
+        num_clips: int = 256,
+        seed: int = 0,
+        recipe: Recipe | None = None,
+        pictures: Callable[[int], NDArray[np.uint8]] | None = None,
     ) -> None:
         if num_clips < MIN_CLIPS:
             raise ValueError(f"`num_clips` must be at least {MIN_CLIPS}. Received: num_clips={num_clips}")
         self._num_frames, self._num_clips, self._seed = config.video_length, num_clips, seed
+        self._pictures = pictures(num_clips) if pictures else None
         different = num_different_clips(videos, config.video_length, config.every_nth)
         num_real = max(MIN_CLIPS, min(num_clips, different))
         real = real_clips(videos, num_real, config.video_length, config.every_nth, seed=seed)
@@ -96,7 +106,7 @@ class Monitor:
         Raises:
             ValueError: The generator's frames are not finite.
         """
-        clips = generated_clips(generator, self._num_clips, self._num_frames, seed=self._seed)
+        clips = generated_clips(generator, self._num_clips, self._num_frames, seed=self._seed, pictures=self._pictures)
         judged = self._network(clips)
         scores = {
             "frechet_video": statistics.frechet_distance(

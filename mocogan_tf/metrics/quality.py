@@ -26,6 +26,13 @@ class About:
     chooses: bool = False
 
 
+# Of clips that are made without a model, beside those of a model that animates pictures.
+BASELINE_SCORES: dict[str, Better] = {
+    "frechet_video": "less",
+    "mcs": "more",
+    "motion": "real",
+    "first_frame_l1": "less",
+}
 SCORES = {
     "frechet_video": About("less", chooses=True),
     "frechet_frame": About("less", chooses=True),
@@ -51,6 +58,13 @@ SCORES = {
     "motion_kept": About("more"),
     "content_kept": About("more"),
     "loop": About("less"),
+    "first_frame_l1": About("less"),
+    "first_frame_psnr": About("more"),
+    **{
+        f"{baseline}_{name}": About(better)
+        for baseline in ("still", "nearest")
+        for name, better in BASELINE_SCORES.items()
+    },
     "freeze": About("less"),
     "drift": About("less"),
     "fvd": About("less"),

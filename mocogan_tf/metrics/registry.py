@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from mocogan_tf.metrics import acd, collapse, statistics, texture, truth
+from mocogan_tf.metrics import acd, animation, collapse, statistics, texture, truth
 from mocogan_tf.metrics.features import OnnxFeatures, as_probabilities
 from mocogan_tf.metrics.material import Material
 from mocogan_tf.metrics.network import NUM_FEATURES, Judgement
-from mocogan_tf.metrics.quality import Better, better
+from mocogan_tf.metrics.quality import BASELINE_SCORES, Better, better
 from mocogan_tf.metrics.statistics import Estimate
 
 LONGER = 4  # `loop` continues clips to this many times the length trained on.
@@ -329,6 +329,58 @@ def _disentanglement(material: Material, reader: truth.Reader) -> Iterator[Score
         yield _score(material, name, value, f"{words}, {grid}", **about)
 
 
+def _first_frame(material: Material) -> Iterator[Score]:
+    _check_animates(material, "first_frame")
+    frames, pictures = material.clips.frames, material.animated
+    on = f"{len(material.pictures.pixels)} {material.pictures.words}"
+    for name, measure, words in (
+        ("first_frame_l1", animation.first_frame_l1, "mean absolute difference of first frame and picture, 0 to 255"),
+        (
+            "first_frame_psnr",
+            animation.first_frame_psnr,
+            "signal-to-noise ratio of the first frame against its picture, dB",
+        ),
+    ):
+        yield _score(material, name, statistics.mean_and_error(measure(frames, pictures)), f"{words}; {on}")
+
+
+def _no_model(material: Material) -> Iterator[Score]:
+    _check_animates(material, "no_model")
+    pictures, clips = material.animated, material.clips
+    of_class = " of the class asked for" if clips.labels is not None and material.videos.categories else ""
+    baselines = {
+        "still": (animation.still_clips(pictures, clips), "the picture, standing still"),
+        "nearest": (
+            animation.nearest_clips(pictures, clips, material.videos, material.every_nth),
+            f"the training clip{of_class} whose first frame is nearest to the picture at 16x16 pixels",
+        ),
+    }
+    for key, (made, words) in baselines.items():
+        judged, name = material.network(made), material.network.name
+        yield _score(
+            material,
+            f"{key}_frechet_video",
+            _frechet_with_error(material.judged_real.features, judged.features),
+            f"frechet_video of {words}",
+            features=name,
+        )
+        if made.categories and judged.categories is not None and material.videos.categories:
+            right = statistics.mean_and_error(judged.categories == made.labels)
+            yield _score(material, f"{key}_mcs", right, f"mcs of {words}", features=name)
+        yield _score(material, f"{key}_motion", collapse.motion(made.frames), f"motion of {words}")
+        yield _score(
+            material,
+            f"{key}_first_frame_l1",
+            statistics.mean_and_error(animation.first_frame_l1(made.frames, pictures)),
+            f"first_frame_l1 of {words}",
+        )
+
+
+def _check_animates(material: Material, name: str) -> None:
+    if not material.animates:
+        raise ValueError(f"`{name}` needs a run or bundle of --task=image_to_video.")
+
+
 def _fvd(material: Material, file: str) -> Iterator[Score]:
     if material.num_frames != FVD_FRAMES:
         raise ValueError(f"`fvd` is defined on clips of {FVD_FRAMES} frames. Received: clips of {material.num_frames}")
@@ -390,6 +442,15 @@ METRICS = {
         16,
         "colours, paths and swaps, for sets whose truth is known",
     ),
+    "first_frame": Metric(
+        _first_frame, ("first_frame_l1", "first_frame_psnr"), 2, "how near first frames are to the given pictures"
+    ),
+    "no_model": Metric(
+        _no_model,
+        tuple(f"{key}_{name}" for key in ("still", "nearest") for name in BASELINE_SCORES),
+        _COVARIANCE,
+        "what a still picture and the nearest training clip would score",
+    ),
     "fvd": Metric(_fvd, ("fvd",), FVD_CLIPS, "Frechet video distance", takes_file=True),
     "is": Metric(_inception, ("is",), IS_CLIPS, "inception score", takes_file=True),
 }
@@ -429,6 +490,8 @@ def default_metrics(material: Material) -> list[str]:
         names.append("identity")
     if material.separates:
         names.append("loop")
+    if material.animates:
+        names += ["first_frame", "no_model"]
     return [name for name in names if material.num_videos >= METRICS[name].min_videos]
 
 

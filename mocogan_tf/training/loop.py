@@ -15,6 +15,7 @@ import tensorflow as tf
 from mocogan_tf.config import Config
 from mocogan_tf.data.cache import VideoSet
 from mocogan_tf.data.datasets import open_videos
+from mocogan_tf.data.pictures import pictures_to_animate
 from mocogan_tf.data.pipeline import Replicas, training_batches
 from mocogan_tf.distribution import cluster
 from mocogan_tf.distribution.devices import check_batches, choose_precision, make_strategy, set_graph_options
@@ -167,12 +168,30 @@ def _train(run: Run, allow_changed_data: bool, may_exit: bool) -> int:
                     f"watch it with: tensorboard --logdir={run.run_dir}",
                     flush=True,
                 )
+                if config.task == "image_to_video":
+                    _give_pictures(gan.sampler, run)
                 if config.steps < FEW_STEPS:
                     print(
                         f"{config.steps} steps show that everything runs; grids of grey fog are to be expected",
                         flush=True,
                     )
         return _fit(gan, run, start_step, may_exit)
+
+
+def _give_pictures(sampler: Any, run: Run) -> None:
+    """Gives the generator the pictures that its samples animate; they stay the same over the run."""
+    pictures = pictures_to_animate(run.config, run.videos, run_directory.NUM_PICTURES)
+    sampler.pictures = run_directory.keep_pictures(run.run_dir, pictures).pixels
+
+
+def _monitor(run: Run, frame_stride: int) -> Monitor:
+    """Makes what scores checkpoints; pictures to animate are as many as clips to score."""
+    config, videos = compared(run.config, frame_stride), run.videos
+    if config.task != "image_to_video":
+        return Monitor(config, videos, seed=config.seed)
+    return Monitor(
+        config, videos, seed=config.seed, pictures=lambda number: pictures_to_animate(config, videos, number).pixels
+    )
 
 
 def _fit(gan: Any, run: Run, start_step: int, may_exit: bool) -> int:
@@ -269,7 +288,7 @@ def _callbacks(run: Run, start_step: int, frame_stride: int) -> list[keras.callb
                 run_dir,
                 start_step,
                 every=config.evaluate_every,
-                make_monitor=lambda: Monitor(compared(config, frame_stride), run.videos, seed=config.seed),
+                make_monitor=lambda: _monitor(run, frame_stride),
                 best_metric=config.best_metric,
                 tensorboard=tensorboard,
             ),

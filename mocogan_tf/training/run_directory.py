@@ -7,20 +7,27 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import pathlib
+import zipfile
 from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
 
 from mocogan_tf import files
 from mocogan_tf.config import Config, differences
 from mocogan_tf.data import advice
 from mocogan_tf.data.cache import VideoSet
+from mocogan_tf.data.pictures import Pictures
 from mocogan_tf.training import checkpoints
 
 RunDir = str | pathlib.Path
 
 CONFIG, DATA, CLIPS, LOCK = "config.json", "data.json", "clips.jsonl", "lock"
+PICTURES = "pictures.npz"
+NUM_PICTURES = 16
 _DATA_FIELDS = {"name": str, "categories": list, "num_clips": int, "fps": float}
 _FROM_CLIPS = ("dim_category", "category_loss")
 
@@ -171,6 +178,36 @@ def read_data(run_dir: RunDir) -> dict[str, Any]:
         return {name: kind(data[name]) for name, kind in _DATA_FIELDS.items()}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"Cannot read {path}: {error!r}") from error
+
+
+def keep_pictures(run_dir: RunDir, pictures: Pictures) -> Pictures:
+    """Writes the pictures that samples of the run animate, or returns those that are there already.
+
+    pictures.npz holds `pictures`, uint8 `[N, H, W, C]`, and `held_out`, whether their clips are not in training.
+
+    Raises:
+        ValueError: Those that are there are damaged.
+    """
+    path = pathlib.Path(run_dir) / PICTURES
+    if not path.exists():
+        content = io.BytesIO()
+        np.savez(content, pictures=pictures.pixels, held_out=pictures.held_out)
+        files.write_whole(path, content.getvalue())
+    return read_pictures(run_dir)
+
+
+def read_pictures(run_dir: RunDir) -> Pictures:
+    """Returns the pictures of a run that animates pictures.
+
+    Raises:
+        ValueError: They are missing or damaged.
+    """
+    path = pathlib.Path(run_dir) / PICTURES
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return Pictures(stored["pictures"], bool(stored["held_out"]))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"Cannot read the run's pictures, {path}: {error!r}") from error
 
 
 def find_steps(run_dir: RunDir) -> list[int]:

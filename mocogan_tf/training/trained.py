@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import zipfile
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from mocogan_tf.config import Config
@@ -44,7 +46,8 @@ def load_generator(run_dir: str | pathlib.Path, which: str | int = "latest") -> 
         which: "latest", "best" (by the metric that the run's configuration names), or a step.
 
     Returns:
-        `(generator, Config, step)`; the generator computes in float32 whatever the run's precision.
+        `(generator, Config, step)`; the generator computes in float32 whatever the run's precision. One that animates
+        pictures has those of the run.
 
     Raises:
         ValueError: There is no such run or checkpoint, or it is damaged.
@@ -53,6 +56,8 @@ def load_generator(run_dir: str | pathlib.Path, which: str | int = "latest") -> 
     step = _best_step(run_dir, config) if which == "best" else run_directory.find_step(run_dir, which)
     gan = build_gan(config, policy="float32")
     checkpoints.restore(gan, run_dir, step)
+    if config.task == "image_to_video":
+        gan.sampler.pictures = run_directory.read_pictures(run_dir).pixels
     return gan.sampler, config, step
 
 
@@ -94,7 +99,14 @@ def open_bundle(bundle: str | pathlib.Path) -> Trained:
         step, fps, categories = provenance["step"], described["fps"], tuple(provenance["data"]["categories"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{bundle} is no bundle that `python -m export` wrote: {error!r}") from error
-    return Trained(rebuild_generator(saved_model, described), config, step, fps, categories, folder)
+    generator = rebuild_generator(saved_model, described)
+    if "contents" in described["files"]:
+        try:
+            with np.load(folder / described["files"]["contents"], allow_pickle=False) as stored:
+                generator.pictures = stored["pictures"]
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise ValueError(f"Cannot read the pictures of {bundle}: {error!r}") from error
+    return Trained(generator, config, step, fps, categories, folder)
 
 
 def rebuild_generator(saved_model: pathlib.Path, described: dict[str, Any]) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mocogan_tf.data.sources.readers import ClipSource, Footage, check_frame_size, open_footage, reason
+from mocogan_tf.data.sources.readers import ClipSource, Footage, check_frame_size, file_kind, open_footage, reason
 
 # A clip is held in memory, and its record must stay below 2 GB; this is about an hour at 64x64.
 MAX_CLIP_BYTES = 2**30
@@ -72,6 +72,42 @@ def read_clip(source: ClipSource, options: FitOptions) -> DecodedClip:
         raise ValueError("the clip has no frames" + (" in its span of time" if source.span else ""))
     fps = (options.fps or footage.fps or options.source_fps) / options.every_nth
     return DecodedClip(np.stack(frames), fps, tuple(footage.notes))
+
+
+def read_picture(path: str | os.PathLike[str], image_size: int, channels: int) -> tuple[NDArray[np.uint8], str]:
+    """Reads a picture, or the first frame of a video, and fits it as the clips of a folder are.
+
+    Args:
+        path: An image, an animation or a video file.
+        image_size: Height and width of the result.
+        channels: 3 for RGB, 1 for grey.
+
+    Returns:
+        uint8 `[image_size, image_size, C]`, and what was done, in words.
+
+    Raises:
+        ValueError: It is missing, no picture, or damaged; one line that says which file and why.
+    """
+    folder, name = os.path.split(os.fspath(path))
+    options = FitOptions(image_size=image_size, channels=channels)
+    try:
+        kind = file_kind(path)
+        if kind == "image":  # A folder of frames with one frame.
+            source = ClipSource(folder or ".", name, "frames", files=(name,))
+        elif kind in ("animation", "video"):
+            source = ClipSource(os.fspath(path), name, kind)
+        else:
+            raise ValueError("it is neither a picture nor a video")
+        footage = open_footage(source)
+        with contextlib.closing(footage.frames):
+            _, image = next(footage.frames)
+        pixels = fit_frame(image, options, source)
+    except Exception as error:  # Decoders raise anything on broken files.
+        raise ValueError(f"Cannot read the picture {path}: {reason(error)}") from error
+    side, words = min(image.size), [f"{name}: {image.width}x{image.height}"]
+    words += [f"cut to its central {side}x{side}"] * (image.width != image.height)
+    words += [f"resized to {image_size}x{image_size}"] * (side != image_size)
+    return pixels, ", ".join([*words, *footage.notes])
 
 
 def _fitted_frames(source: ClipSource, footage: Footage, options: FitOptions) -> list[NDArray[np.uint8]]:
