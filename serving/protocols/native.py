@@ -13,7 +13,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mocogan_tf.latents import slerp
+from mocogan_tf.latents import choose_contents, slerp
 from mocogan_tf.video import scale_up
 from serving.protocols import fields as f
 from serving.protocols.fields import Fields
@@ -141,6 +141,15 @@ class GenerateRequest:
     def total_frames(self) -> int:
         return self.num_videos * self.num_frames
 
+    @property
+    def said(self) -> str:
+        """Which picture it is about, in words; empty where content does not come from pictures."""
+        if self.picture is not None or self.bundle.contents is None or "content" in self.given:
+            return self.picture.said if self.picture else ""
+        seed, number = self.content.seed, len(self.bundle.contents)
+        first = choose_contents(self.seed if seed is None else seed, 1, number, self.first_clip)[0]
+        return f"number {first + 1} of the model's {number}"
+
     def draw(self, engine: Engine) -> dict[str, Floats]:
         """The generator's inputs: drawn from the seeds, blended and scaled; given ones are taken as they are."""
         drawn = self._draw(self.content.seed, self.motion.seed)
@@ -218,6 +227,11 @@ class GridRequest:
     @property
     def total_frames(self) -> int:
         return len(self.content_seeds) * len(self.motion_seeds) * self.num_frames
+
+    @property
+    def said(self) -> str:
+        """As of `GenerateRequest`."""
+        return self.picture.said if self.picture else ""
 
     def draw(self, engine: Engine) -> dict[str, Floats]:
         """The generator's inputs, cell by cell in row-major order."""
@@ -318,8 +332,8 @@ async def _render(request: Request, service: Service, model: Model, wanted: Gene
         "Content-Disposition": f'inline; filename="{filename}"',
         "Server-Timing": ", ".join(f"{name};dur={seconds * 1e3:.2f}" for name, seconds in timing.items()),
     }
-    if wanted.picture is not None:
-        headers["X-Picture"] = wanted.picture.said
+    if wanted.said:
+        headers["X-Picture"] = wanted.said
     return Response(body, media_type=kind.media_type, headers=headers)
 
 

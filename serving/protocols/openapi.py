@@ -41,7 +41,7 @@ def _clip_answers() -> Schema:
             "X-Model": "The model.",
             "X-Model-Version": "Its version.",
             "X-Video-Shape": "B,T,H,W,C of the clips.",
-            "X-Picture": "Of a request with `image`: what was done to the picture.",
+            "X-Picture": "Where content is a picture: what was done to the `image`, or which of the model's own it is.",
             "Server-Timing": "Milliseconds to draw the latents, in the queue, in the engine and in the encoder.",
         }.items()
     }

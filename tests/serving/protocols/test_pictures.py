@@ -94,6 +94,8 @@ def test_without_a_picture_a_seed_chooses_one_of_the_bundles_own(client, engine)
         latents = engine.bundle.sample(1, 5, seed=seed)
         assert (latents["content"] == engine.bundle.contents).all(axis=1).any()
         assert close(clip_of(response), to_uint8(engine.generate(latents)[0]))
+        number = int(np.flatnonzero((engine.bundle.contents == latents["content"]).all(axis=1))[0]) + 1
+        assert response.headers["X-Picture"] == f"number {number} of the model's 5"
 
 
 def test_encode_gives_the_content_that_other_routes_take(client, engine, picture, content):
