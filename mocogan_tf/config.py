@@ -141,6 +141,12 @@ class Config:
         "Let the content code also scale the decoder's channels, so that the content looks the same wherever it moves.",
         only=_MOCOGAN,
     )
+    modulate_from: int = _opt(
+        4,
+        "Height of the smallest maps that content_modulation scales. Coarse maps decide on the pose: from 16 on, all "
+        "contents share their poses.",
+        only=_MOCOGAN,
+    )
     decoder: str = _opt(
         "dcgan",
         "Frame decoder: DCGAN's, or `fine`, which sums pictures of every size and draws at full resolution.",
@@ -265,6 +271,13 @@ class Config:
         minimum=0,
         only=_MOCOGAN,
     )
+    mask_allowance: float = _opt(
+        0.0,
+        "Share of the frame that figures may cover before their mask costs something, so that they are not kept thin.",
+        minimum=0,
+        below=1,
+        only=_MOCOGAN,
+    )
     reconstruct_weight: float = _opt(
         10.0,
         "With task=image_to_video: weight of the mean absolute difference between a clip's first frame and its "
@@ -358,6 +371,12 @@ class Config:
         for name, value in (("task", "image_to_video"), ("still_background", True), ("video_size", "half")):
             if getattr(self, name) == value and self.decoder != "fine":
                 raise ValueError(f"`{name}={value}` needs decoder=fine. Received: decoder={self.decoder}")
+        heights = [4 * 2**i for i in range(IMAGE_SIZES.index(self.image_size) + 4)]
+        if self.modulate_from not in heights:
+            raise ValueError(
+                f"`modulate_from` must be one of {', '.join(map(str, heights))}, the heights of the decoder's maps. "
+                f"Received: modulate_from={self.modulate_from}"
+            )
         if self.palette and not (self.decoder == "fine" and self.content_modulation):
             raise ValueError(
                 f"`palette` needs decoder=fine and content_modulation. Received: palette={self.palette}, "

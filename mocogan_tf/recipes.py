@@ -79,8 +79,18 @@ PROFILES: dict[str, dict[str, Values]] = {
 # What a task changes in every profile, by the task's name.
 TASK_VALUES: dict[str, Values] = {
     "generate": {},
-    # A picture needs a larger code than a random person, and it decides the first pose, which noise only varies.
-    "image_to_video": {"task": "image_to_video", "decoder": "fine", "dim_content": 48, "motion_init_scale": 0.1},
+    # A picture needs a larger code than a random person, and it decides the first pose, which noise only varies. What
+    # moves is learnt for all pictures together.
+    "image_to_video": {
+        "task": "image_to_video",
+        "decoder": "fine",
+        "dim_content": 48,
+        "motion_init_scale": 0.1,
+        "modulate_from": 16,
+        "mask_weight": 1.0,
+        "mask_steps": 0,
+        "mask_allowance": 0.3,
+    },
 }
 
 # Recipes by name, on top of the profile.
@@ -96,6 +106,7 @@ PRESETS: dict[str, Values] = {
         "motion_init_scale": 1.0,
         "rotating_start": False,
         "content_modulation": False,
+        "modulate_from": 4,
         "decoder": "dcgan",
         "still_background": False,
         "palette": 0,
@@ -112,6 +123,7 @@ PRESETS: dict[str, Values] = {
         "r1_video": 2.0,
         "mask_weight": 0.1,
         "mask_steps": 0,
+        "mask_allowance": 0.0,
         "learning_rate": 2e-4,
         "learning_rate_d": 2e-4,
         "final_rate": 1.0,
@@ -133,6 +145,7 @@ PRESETS: dict[str, Values] = {
         "motion_init_scale": 1.0,
         "rotating_start": False,
         "content_modulation": False,
+        "modulate_from": 4,
         "decoder": "dcgan",
         "still_background": False,
         "palette": 0,
@@ -153,6 +166,7 @@ PRESETS: dict[str, Values] = {
         "augment": "",
         "mask_weight": 0.1,
         "mask_steps": 0,
+        "mask_allowance": 0.0,
         "learning_rate": 2e-4,
         "learning_rate_d": 2e-4,
         "d_video_rate": 1.0,

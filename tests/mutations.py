@@ -43,6 +43,7 @@ PARTS, LOOP, CALLBACKS = (
 )
 STEP, SAMPLE_TESTS, SAMPLE = "tests/gans/test_step.py", "tests/test_sample_modes.py", "mocogan_tf/commands/sample.py"
 PROOF, ENGINE, LIMITS = "export/proof.py", "serving/runtime/engine.py", "tests/serving/test_limits.py"
+PICTURES = "tests/models/test_image_to_video.py"
 OPEN_INFERENCE, NATIVE = "serving/protocols/open_inference.py", "serving/protocols/native.py"
 
 TABLE = [
@@ -471,5 +472,85 @@ TABLE = [
         ),
         ("tensors come in another order", "parts.append(raw)", "parts.insert(0, raw)"),
         ("a word for all outputs is ignored", '_parameters(document).get("binary_data_output", False)', "False"),
+    ),
+    *_of(
+        "pictures",
+        "mocogan_tf/models/generator.py",
+        _in(PICTURES, "test_the_gru_starts_at_the_pictures_pose_which_noise_varies"),
+        (
+            "the state is not counted from the pose",
+            'name="pose_end")([end, pose])',
+            'name="pose_end")([end, 0 * pose])',
+        ),
+        ("the pose is forgotten", 'name="pose_start")([start, pose])', 'name="pose_start")([start, 0 * pose])'),
+    ),
+    *_of(
+        "pictures",
+        "mocogan_tf/models/decoders.py",
+        _in(
+            PICTURES,
+            "test_gates_let_the_decoder_forget_the_picture_where_it_is_no_longer_true",
+            "test_every_map_reaches_both_decoders_at_its_place",
+        ),
+        ("maps pass by their gates", 'name=f"skip_gated_{name}")([skip, gates])', 'name=f"skip_gated_{name}")([skip])'),
+        ("the background has no maps", "skips = layout.split_maps(code) if layout else {}", "skips = {}"),
+    ),
+    *_of(
+        "pictures",
+        "mocogan_tf/latents.py",
+        _in("tests/test_latents.py", "test_a_seed_chooses_a_content_by_the_first_word_of_its_stream"),
+        (
+            "another word chooses",
+            "words = _words(content_seed, STREAM_CONTENT, clips, 0, 1)[:, 0, 0]",
+            "words = _words(content_seed, STREAM_CONTENT, clips, 0, 1)[:, 0, 1]",
+        ),
+    ),
+    *_of(
+        "pictures",
+        "mocogan_tf/gans/mocogan.py",
+        _in(
+            "tests/gans/test_image_to_video.py",
+            "test_every_second_clip_keeps_the_category_of_its_picture_and_the_others_are_drawn",
+            "test_the_difference_is_of_first_frames_and_pictures_of_their_size",
+            "test_of_single_frames_first_ones_count_over_the_number_to_be_expected",
+        ),
+        ("all clips keep their category", "tf.where(own[:, None], of_labels, category)", "of_labels"),
+        ("the last frame is compared", "ops.abs(fakes[:, 0] - wanted)", "ops.abs(fakes[:, -1] - wanted)"),
+        ("single frames count whatever they are", "ops.where(ops.equal(frame, 0), differences, 0.0)", "differences"),
+    ),
+    *_of(
+        "pictures",
+        "mocogan_tf/data/pictures.py",
+        _in("tests/data/test_pictures.py"),
+        ("other splits are not looked at", "if other is not None and not set", "if other is None and not set"),
+        ("training clips pass for others", "number), held_out=False)", "number), held_out=True)"),
+    ),
+    *_of(
+        "pictures",
+        "mocogan_tf/data/datasets.py",
+        _in("tests/data/test_pictures.py"),
+        ("the people are those of training", "PICTURE_SEED = 1", "PICTURE_SEED = 0"),
+    ),
+    *_of(
+        "pictures",
+        "mocogan_tf/metrics/animation.py",
+        _in("tests/metrics/test_animation.py"),
+        ("the nearest may be of any class", "] = np.inf", "] += 0"),
+        (
+            "the last frame is compared",
+            "np.abs(frames[:, 0].astype(np.float64)",
+            "np.abs(frames[:, -1].astype(np.float64)",
+        ),
+    ),
+    *_of(
+        "pictures",
+        SAMPLE,
+        (SAMPLE_TESTS,),
+        (
+            "the grid lacks the pictures",
+            "if pictures is None:\n        return video.grid",
+            "if True:\n        return video.grid",
+        ),
+        ("all pictures of a run are animated", "generator.pictures[: FLAGS.num_videos]", "generator.pictures"),
     ),
 ]

@@ -26,6 +26,7 @@ def test_json_round_trip(tmp_path):
         ("paper", {"model": "tgan", "dataset": "folder", "data_dir": "/clips", "sync_batch_norm": False, "seed": 7}),
         ("smoke", {"model": "mocogan", "dim_category": 4, "category_loss": "infogan", "augment": "cutout"}),
         ("cpu", {"model": "mocogan", "dataset": "shapes", "dim_category": 0, "category_loss": "none"}),
+        ("paper", {"model": "mocogan", **recipes.TASK_VALUES["image_to_video"], "reconstruct_weight": 5.0}),
     ],
 )
 def test_the_command_of_a_configuration_gives_it_again(profile, changes):
@@ -65,8 +66,13 @@ def test_a_file_that_is_no_configuration_is_refused(content, tmp_path):
         {"dim_category": 0, "category_loss": "supervised"},
         {"augment": "colour,zoom"},
         {"image_frames": 17},
+        {"task": "animate"},
+        {"task": "image_to_video"},  # With the paper's decoder.
         {"still_background": True},  # With the paper's decoder.
         {"palette": 8},
+        {"modulate_from": 12},
+        {"modulate_from": 64, "image_size": 32},
+        {"mask_allowance": 1.0},
         {"video_size": "half"},
         {"final_rate": -0.1},
     ],

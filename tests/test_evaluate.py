@@ -236,7 +236,13 @@ def test_names_of_metrics_are_checked(name, words):
 def test_every_score_has_a_direction_or_is_right_near_that_of_real_clips():
     names = {name for entry in registry.METRICS.values() for name in entry.names}
     assert quality.SCORES.keys() == names
-    assert {name for name in names if quality.better(name) == "real"} == {"diversity", "motion", "jerkiness"}
+    assert {name for name in names if quality.better(name) == "real"} == {
+        "diversity",
+        "motion",
+        "jerkiness",
+        "still_motion",
+        "nearest_motion",
+    }
 
 
 def test_every_metric_is_found_by_the_names_of_its_scores():

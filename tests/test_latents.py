@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from mocogan_tf.latents import CodeSpec, LatentSpec, philox4x32, sample_latents, slerp
+from mocogan_tf.latents import (
+    STREAM_CONTENT,
+    CodeSpec,
+    LatentSpec,
+    choose_contents,
+    philox4x32,
+    sample_latents,
+    slerp,
+)
 
 pytestmark = pytest.mark.core
 SPEC = LatentSpec(dim_content=50, dim_motion=10, dim_category=4)
@@ -146,3 +154,44 @@ def test_slerp_keeps_the_norm_and_ends_at_both_ends():
 @pytest.mark.parametrize("end", [[4.0, 0.0], [-2.0, 0.0]])
 def test_slerp_takes_the_straight_line_where_there_is_no_circle(end):
     np.testing.assert_allclose(slerp(np.float32([2.0, 0.0]), np.float32(end), 0.5), [(2 + end[0]) / 2, 0], atol=1e-6)
+
+
+PICTURES = LatentSpec(dim_content=7, dim_motion=3, dim_category=2, content_from="pictures")
+
+
+def test_a_seed_chooses_a_content_by_the_first_word_of_its_stream():
+    contents = np.arange(5 * 7, dtype=np.float32).reshape(5, 7)
+    drawn = sample_latents(PICTURES, 20, 4, seed=3, content_seed=2**40 + 9, contents=contents)
+    key = (9, 2**8)
+    counters = np.array([[0, 0, STREAM_CONTENT, clip] for clip in range(20)], np.uint32)
+    expected = philox4x32(counters, key)[:, 0] % 5
+    np.testing.assert_array_equal(drawn["content"], contents[expected])
+    assert len(set(expected.tolist())) == 5
+    np.testing.assert_array_equal(choose_contents(2**40 + 9, 3, 5, first_clip=17), expected[17:])
+    later = sample_latents(PICTURES, 3, 4, seed=3, content_seed=2**40 + 9, contents=contents, first_clip=17)
+    np.testing.assert_array_equal(later["content"], drawn["content"][17:])
+
+
+def test_all_but_the_content_of_pictures_is_drawn_as_ever():
+    noise = LatentSpec(dim_content=7, dim_motion=3, dim_category=2)
+    drawn = sample_latents(PICTURES, 4, 6, seed=11, contents=np.zeros((2, 7), np.float32))
+    for name, value in sample_latents(noise, 4, 6, seed=11).items():
+        assert np.array_equal(drawn[name], value) == (name != "content")
+    assert PICTURES.distributions == {**noise.distributions, "content": "encoded"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "contents", "words"),
+    [
+        (PICTURES, None, "give `contents`"),
+        (PICTURES, np.zeros((2, 6), np.float32), r"float32 \[N, 7\]. Received: float32 \[2, 6\]"),
+        (PICTURES, np.zeros((0, 7), np.float32), r"float32 \[N, 7\]. Received"),
+        (PICTURES, np.zeros((2, 7)), "Received: float64"),
+        (LatentSpec(), np.zeros((2, 50), np.float32), "leave `contents` out"),
+        (CodeSpec(num_frames=4), np.zeros((2, 100), np.float32), "leave `contents` out"),
+    ],
+)
+def test_contents_that_are_missing_too_much_or_of_another_size_are_one_line(spec, contents, words):
+    with pytest.raises(ValueError, match=words) as error:
+        sample_latents(spec, 1, 4, seed=0, contents=contents)
+    assert "\n" not in str(error.value)

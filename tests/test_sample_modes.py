@@ -5,6 +5,7 @@ import types
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mocogan_tf import sampling
 from mocogan_tf.commands import sample, train
@@ -16,15 +17,15 @@ pytestmark = pytest.mark.core
 SPEC = LatentSpec(dim_content=5, dim_motion=3, dim_category=3)
 
 
-def drawn(tmp_path, monkeypatch, mode, category_to="motion", **flags):
+def drawn(tmp_path, monkeypatch, mode, category_to="motion", made_by=None, **flags):
     """Latents of a mode's clips, their number of frames, and the names of the files that it wrote."""
     values = {
         "run_dir": None, "bundle": "a bundle", "out": str(tmp_path), "mode": mode, "checkpoint": "latest",
         "num_videos": 4, "columns": 0, "frames": 0, "category": "", "seed": 9, "fps": 0.0, "scale": 1,
-        "formats": ["npy"], **flags,
+        "formats": ["npy"], "image": [], **flags,
     }  # fmt: skip
     config = Config(image_size=32, dim_category=3, video_length=6, dim_content=5, dim_motion=3)
-    generator = types.SimpleNamespace(latents=SPEC, config={"category_to": category_to}, frame_stride=1)
+    generator = made_by or types.SimpleNamespace(latents=SPEC, config={"category_to": category_to}, frame_stride=1)
     found = trained.Trained(generator, config, 7, 8.0, ("up", "down", "left"), pathlib.Path("here"))
     seen = []
 
@@ -102,12 +103,70 @@ def test_the_grid_draws_every_content_with_every_motion(category_to, tmp_path, m
     assert len(files) == 8
 
 
+def animator():
+    """A generator of five pictures whose encoder gives each one's brightness."""
+    spec = LatentSpec(dim_content=5, dim_motion=3, dim_category=3, content_from="pictures")
+    pictures = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((32, 32, 3), np.uint8)
+    return types.SimpleNamespace(
+        latents=spec,
+        config={"category_to": "motion"},
+        frame_stride=1,
+        pictures=pictures,
+        encode=lambda given: given[:, 0, 0, :1].astype(np.float32).repeat(5, axis=1),
+    )
+
+
+def image_files(tmp_path):
+    for value in (100, 200):
+        Image.new("RGB", (40, 32), (value,) * 3).save(tmp_path / f"{value}.png")
+    return [str(tmp_path / f"{value}.png") for value in (100, 200)]
+
+
+def test_animate_draws_every_picture_in_every_category_and_says_how_it_was_fitted(tmp_path, monkeypatch, capsys):
+    images = image_files(tmp_path)
+    latents, frames, files = drawn(
+        tmp_path / "out", monkeypatch, "animate", made_by=animator(), image=images, formats=["npy", "png"]
+    )
+    said = capsys.readouterr().out.splitlines()
+    assert said[:2] == [f"{value}.png: 40x32, cut to its central 32x32" for value in (100, 200)]
+    motions = clips(3)
+    expected = {name: np.tile(motions[name], (2,) + (1,) * (motions[name].ndim - 1)) for name in motions}
+    brightness = np.repeat([100, 200], 3)[:, None].repeat(5, axis=1)
+    assert_equal(latents, {**expected, "content": brightness, "category": np.tile(np.eye(3), (2, 1))})
+    assert frames == 6 and len([name for name in files if name.endswith(".npy")]) == 6
+    # Two rows of a picture and its three motions, each frame below the one before.
+    assert Image.open(tmp_path / "out" / "animate-grid.png").size[0] % (4 * 34 - 2) == 0
+
+
+@pytest.mark.parametrize(("flags", "motions"), [({}, 1), ({"columns": 2}, 2)])
+def test_animate_draws_one_category_if_it_is_named(flags, motions, tmp_path, monkeypatch):
+    images = image_files(tmp_path)
+    latents, _, _ = drawn(
+        tmp_path / "out", monkeypatch, "animate", made_by=animator(), image=images, category="left", **flags
+    )
+    assert latents["category"].argmax(axis=1).tolist() == [2] * (2 * motions)
+    assert latents["content"][:, 0].tolist() == [100] * motions + [200] * motions
+
+
+def test_animate_takes_the_runs_pictures_where_none_is_given(tmp_path, monkeypatch):
+    latents, _, _ = drawn(tmp_path, monkeypatch, "animate", made_by=animator(), num_videos=2)
+    assert latents["content"][:, 0].tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_a_run_that_makes_up_its_contents_animates_nothing(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="--task=image_to_video"):
+        drawn(tmp_path, monkeypatch, "animate")
+    with pytest.raises(ValueError, match="--image goes with --mode=animate. Received: --mode=random"):
+        drawn(tmp_path, monkeypatch, "random", image=["a.png"])
+
+
 @pytest.mark.parametrize(
     ("fields", "profile", "folder"),
     [
         ({"dataset": "taichi"}, "cpu", "taichi-cpu"),
         ({"dataset": "shapes", "model": "vgan"}, "smoke", "shapes-vgan-smoke"),
         ({"dataset": "shapes", "model": "tgan"}, "paper", "shapes-tgan-paper"),
+        ({"dataset": "taichi", "task": "image_to_video", "decoder": "fine"}, "cpu", "taichi-image_to_video-cpu"),
         ({"dataset": "folder", "data_dir": "/data/my clips/"}, "cpu", "my clips-cpu"),
         ({"dataset": "folder", "data_dir": "s3://bucket/own", "model": "vgan"}, "cpu", "own-vgan-cpu"),
     ],

@@ -62,7 +62,7 @@ def _define_flags() -> None:
     flags.DEFINE_string(
         "category",
         "",
-        "Category of random, long and animated clips, by name or number. Empty: drawn from the seed, or all in turn.",
+        "Category of random, long and animated clips, by name or number. Empty: drawn from the seed; of pictures, all.",
     )
     flags.DEFINE_integer(
         "seed", 0, "Seed of the clips. Clip i of a seed does not depend on other flags.", lower_bound=0
@@ -193,7 +193,7 @@ def main(argv: list[str]) -> int:
     draw, number, columns = _plan(found, pictures)
     draw(1 if sampling.separates(found.generator) else frames)  # What the generator cannot do ends here.
     size, channels = FLAGS.scale * found.config.image_size, found.config.channels
-    enlarged = None if pictures is None else video.scale_up(pictures[:, None], FLAGS.scale)[:, 0]
+    enlarged = None if pictures is None else video.scale_up(pictures, FLAGS.scale)
     arrange = functools.partial(_grid, columns=columns, pictures=enlarged)
     grid = arrange(np.zeros((number, 1, size, size, channels), np.uint8)).shape[1:]
     for suffix in suffixes:

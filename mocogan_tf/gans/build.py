@@ -47,6 +47,7 @@ def build_generator(config: Config, name: str = "generator", sync_batch_norm: bo
         motion_init_scale=config.motion_init_scale,
         rotating_start=config.rotating_start,
         content_modulation=config.content_modulation,
+        modulate_from=config.modulate_from,
         decoder=config.decoder,
         still_background=config.still_background,
         palette=config.palette,
@@ -129,6 +130,7 @@ def _build_mocogan(config: Config, sync_batch_norm: bool, **shared: Any) -> MoCo
         early_frames=config.early_frames,
         mask_weight=config.mask_weight,
         mask_steps=config.mask_steps,
+        mask_allowance=config.mask_allowance,
         reconstruct_weight=config.reconstruct_weight,
         **shared,
     )

@@ -68,8 +68,10 @@ class MoCoGAN(AdversarialModel):
             D_I, as in DVD-GAN (Clark et al. 2019). The dearest layers then decode only the frames that D_I sees.
         early_frames: Whether D_I judges early frames of generated clips more often than late ones; a share of
             1 / sqrt(T) are first frames. Frames of real clips look alike at all times, and generated ones should too.
-        mask_weight: Weight of the mean of the figures' masks, if there is a still background.
+        mask_weight: Weight of the cost of the figures' masks, if there is a still background: by how much the mean of a
+            clip's masks exceeds `mask_allowance`.
         mask_steps: Steps over which that weight falls evenly to zero; 0 keeps it.
+        mask_allowance: Share of the frame that figures may cover at no cost.
         reconstruct_weight: Weight of the mean absolute difference between first frames and the pictures that they are
             made from, both in [-1, 1]; of a generator that animates pictures.
         **kwargs: As of `AdversarialModel`: the networks, average, seed, weight and average decay.
@@ -91,6 +93,7 @@ class MoCoGAN(AdversarialModel):
         early_frames: bool = False,
         mask_weight: float = 0.0,
         mask_steps: int = 0,
+        mask_allowance: float = 0.0,
         reconstruct_weight: float = 10.0,
         **kwargs: Any,
     ) -> None:
@@ -104,7 +107,7 @@ class MoCoGAN(AdversarialModel):
         self.share_fakes = share_fakes
         self.video_size = video_size
         self.early_frames = early_frames
-        self.mask_weight, self.mask_steps = mask_weight, mask_steps
+        self.mask_weight, self.mask_steps, self.mask_allowance = mask_weight, mask_steps, mask_allowance
         self.reconstruct_weight = reconstruct_weight
 
     @property
@@ -320,8 +323,8 @@ class MoCoGAN(AdversarialModel):
     ) -> LossAndLogs:
         """Returns the loss of (G_I, R_M) on the discriminators' logits of fakes; `image_logits` is None without D_I.
 
-        `mask` is the mean of the figures' masks, None without a still background. It costs something, since otherwise
-        background and figures exchange their roles. `reconstructed` are differences of first frames and pictures.
+        `mask` is the cost of the figures' masks, None without a still background. Without a cost, background and
+        figures exchange their roles. `reconstructed` are differences of first frames and pictures.
         """
         gan = losses.generator_loss(video_logits)
         if image_logits is not None:
@@ -337,15 +340,8 @@ class MoCoGAN(AdversarialModel):
             total += self.category_weight * logs[LOSS_CATEGORY_G]
         return total, logs
 
-    def _mask_weight(self) -> tf.Tensor | float:
-        """Returns the weight of the masks' mean in this step."""
-        if not self.mask_steps:
-            return self.mask_weight
-        done = tf.cast(self.step.value, keras.config.floatx()) / self.mask_steps
-        return self.mask_weight * tf.maximum(1.0 - done, 0.0)
-
     def _fake_videos(self, draws: Inputs) -> tuple[tf.Tensor, tf.Tensor | None, tf.Tensor | None]:
-        """Returns generated clips `[B, T, H, W, C]` of the size that D_V judges, their categories, their masks' mean.
+        """Returns generated clips `[B, T, H, W, C]` of the size that D_V judges, their categories, their masks' cost.
 
         Without categories or without a still background, None stands in their place.
         """
@@ -355,7 +351,19 @@ class MoCoGAN(AdversarialModel):
         if frames.background is None:
             return frames(codes, training=True), latents.get("category"), None
         figures, background = frames.parts(codes, training=True)
-        return compose(figures, background), latents.get("category"), ops.mean(figures[..., -1])
+        return compose(figures, background), latents.get("category"), self._mask_cost(figures[..., -1])
+
+    def _mask_weight(self) -> tf.Tensor | float:
+        """Returns the weight of the masks' cost in this step."""
+        if not self.mask_steps:
+            return self.mask_weight
+        done = tf.cast(self.step.value, keras.config.floatx()) / self.mask_steps
+        return self.mask_weight * tf.maximum(1.0 - done, 0.0)
+
+    def _mask_cost(self, masks: tf.Tensor) -> tf.Tensor:
+        """Returns by how much the means of clips' masks `[B, T, H, W]` exceed the allowance, on average."""
+        covered = ops.mean(masks, axis=(1, 2, 3))
+        return ops.mean(ops.relu(covered - self.mask_allowance))
 
     def _fake_images(self, draws: Inputs) -> tf.Tensor:
         """Returns one random frame of each of B generated clips, `[B, H, W, C]` (the paper's S_1).

@@ -1,7 +1,7 @@
 """Scores of clips that begin with a given picture, and two baselines that need no model.
 
-The baselines say what a number is worth: a clip that stands still has a perfect first frame and identity, and the training
-clip whose first frame is nearest moves perfectly, but shows another person.
+The baselines say what a number is worth: a clip that stands still has a perfect first frame and identity, and the
+training clip whose first frame is nearest moves perfectly, but shows another person.
 """
 
 from __future__ import annotations

@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from mocogan_tf.config import Config
 from mocogan_tf.data.cache import VideoSet
-from mocogan_tf.metrics import acd, collapse, statistics, texture
+from mocogan_tf.latents import choose_contents
+from mocogan_tf.metrics import acd, animation, collapse, statistics, texture
 from mocogan_tf.metrics.clips import generated_clips, num_different_clips, real_clips
 from mocogan_tf.metrics.network import NUM_FEATURES, Recipe, open_network
 
 # Reported beside the scores that choose a checkpoint: near those of real clips is right.
 DIVERSITY, MOTION = "diversity", "motion"
+FIRST_FRAME = "first_frame_l1"
 DIVERSITY_REAL, MOTION_REAL = "diversity_real", "motion_real"
 MIN_CLIPS = 2 * NUM_FEATURES  # Fewer leave the covariance of the features without meaning.
 
@@ -37,8 +39,9 @@ class Monitor:
 
     Attributes:
         names: The scores that a call returns: `frechet_video`, `frechet_frame`, `kernel_video`, `texture.names`; `mcs`
-            where there are labels; `acd_color`, `coverage`, `color_diversity` where clips show a shape on black; then
-            `diversity`, `motion` and the same two of the real clips, `diversity_real`, `motion_real`.
+            where there are labels; `acd_color`, `coverage`, `color_diversity` where clips show a shape on black;
+            `first_frame_l1` where there are `pictures`; then `diversity`, `motion` and the same two of the real clips,
+            `diversity_real`, `motion_real`.
         real: Scores of the real clips: `mcs` (the ceiling: accuracy on clips held out), `diversity`, `motion`.
         features: Name of the feature network.
 
@@ -87,6 +90,7 @@ class Monitor:
             *texture.names(real.frames.shape[2]),
             *(("mcs",) if self._has_labels else ()),
             *(("acd_color", "coverage", "color_diversity") if self._has_shapes else ()),
+            *((FIRST_FRAME,) if self._pictures is not None else ()),
             DIVERSITY,
             MOTION,
             DIVERSITY_REAL,
@@ -126,6 +130,9 @@ class Monitor:
             scores["acd_color"] = colour.acd.value if colour.acd else 255.0 * np.sqrt(clips.frames.shape[-1])
             scores["coverage"] = colour.coverage.value
             scores["color_diversity"] = colour.diversity
+        if self._pictures is not None:
+            animated = self._pictures[choose_contents(self._seed, self._num_clips, len(self._pictures))]
+            scores[FIRST_FRAME] = float(animation.first_frame_l1(clips.frames, animated).mean())
         scores[DIVERSITY], scores[MOTION] = collapse.diversity(clips.frames), collapse.motion(clips.frames)
         scores[DIVERSITY_REAL], scores[MOTION_REAL] = self.real[DIVERSITY], self.real[MOTION]
         return {name: float(scores[name]) for name in self.names}

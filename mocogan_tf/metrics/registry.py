@@ -338,7 +338,7 @@ def _first_frame(material: Material) -> Iterator[Score]:
         (
             "first_frame_psnr",
             animation.first_frame_psnr,
-            "signal-to-noise ratio of the first frame against its picture, dB",
+            "peak signal-to-noise ratio of the same, dB",
         ),
     ):
         yield _score(material, name, statistics.mean_and_error(measure(frames, pictures)), f"{words}; {on}")

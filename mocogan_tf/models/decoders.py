@@ -6,13 +6,19 @@ import keras
 import tensorflow as tf
 from keras import layers, ops
 
-from mocogan_tf.models.blocks import KERNEL, batch_norm, normal_weights, num_halvings
+from mocogan_tf.models.blocks import KERNEL, SMALLEST_MAP, batch_norm, normal_weights, num_halvings
 from mocogan_tf.models.encoder import ContentLayout
 from mocogan_tf.models.resampling import BOX, SMOOTH, UpConv2D
 
 
 def frame_decoder(
-    dim_z: int, ngf: int, image_size: int, channels: int, sync_batch_norm: bool = False, dim_modulating: int = 0
+    dim_z: int,
+    ngf: int,
+    image_size: int,
+    channels: int,
+    sync_batch_norm: bool = False,
+    dim_modulating: int = 0,
+    modulate_from: int = SMALLEST_MAP,
 ) -> keras.Model:
     """Builds the image decoder G_I.
 
@@ -26,9 +32,11 @@ def frame_decoder(
         image_size: 32, 64 or 128.
         channels: Colour channels of a frame.
         sync_batch_norm: Share batch statistics between replicas.
-        dim_modulating: How many of the code's first values also scale the channels of every hidden layer, by a linear
-            map plus 1 after its normalisation (self-modulation, Chen et al. 2019, arXiv 1810.01365, without their
+        dim_modulating: How many of the code's first values also scale the channels of hidden layers, by a linear map
+            plus 1 after their normalisation (self-modulation, Chen et al. 2019, arXiv 1810.01365, without their
             offset). The scales are the same everywhere in a frame. 0: none do.
+        modulate_from: Height of the smallest maps that are scaled. Coarse maps decide on the pose; those below this
+            height serve every content alike.
 
     Returns:
         keras.Model from `[N, dim_z]` to float32 `[N, H, W, C]` in [-1, 1].
@@ -41,7 +49,7 @@ def frame_decoder(
         strides, padding = (1, "valid") if i == 0 else (2, "same")
         x = _conv_transpose(filters, strides, padding, name=f"conv_{i}")(x)
         x = batch_norm(f"norm_{i}", sync_batch_norm)(x)
-        if dim_modulating:
+        if dim_modulating and x.shape[1] >= modulate_from:
             x = layers.Multiply(name=f"modulated_{i}")([x, _gains(codes[:, :dim_modulating], filters, i)])
         x = layers.ReLU(name=f"relu_{i}")(x)
     x = _conv_transpose(channels, 2, "same", name=f"conv_{doublings}")(x)
@@ -56,6 +64,7 @@ def fine_decoder(
     channels: int,
     sync_batch_norm: bool = False,
     dim_modulating: int = 0,
+    modulate_from: int = SMALLEST_MAP,
     with_mask: bool = False,
     palette: int = 0,
     layout: ContentLayout | None = None,
@@ -70,8 +79,8 @@ def fine_decoder(
     same colours, and a judge of movement may see the smaller one only.
 
     Args:
-        dim_z, ngf, image_size, channels, sync_batch_norm, dim_modulating: As of `frame_decoder`; `ngf` are the filters
-            at half the size.
+        dim_z, ngf, image_size, channels, sync_batch_norm, dim_modulating, modulate_from: As of `frame_decoder`; `ngf`
+            are the filters at half the size.
         with_mask: Whether a mask is drawn too, as a last channel in [0, 1].
         palette: The number of colours that a clip is mixed from, 0 for any. The colours are a function of the code's
             first `dim_modulating` values alone; for every pixel the layers draw how much of each there is (a softmax).
@@ -91,9 +100,9 @@ def fine_decoder(
 
     def finish(x: tf.Tensor, filters: int, name: int) -> tf.Tensor:
         """Adds a picture's map; applies normalisation, modulation and ReLU."""
-        x = _with_skip(x, skips, filters, f"{name}", gated=True)
+        x = _with_skip(x, skips, filters, name)
         x = batch_norm(f"norm_{name}", sync_batch_norm)(x)
-        if dim_modulating:
+        if dim_modulating and x.shape[1] >= modulate_from:
             x = layers.Multiply(name=f"modulated_{name}")([x, _gains(codes[:, :dim_modulating], filters, name)])
         return layers.ReLU(name=f"relu_{name}")(x)
 
@@ -107,7 +116,9 @@ def fine_decoder(
         low_pass = SMOOTH if i == doublings - 1 else BOX
         x = finish(UpConv2D(filters, low_pass, name=f"conv_{i}")(x), filters, i)
         pictures = _to_picture(x, pictures, planes, 1, i)
-    half = _to_frames(pictures, with_mask, colours, "half")
+    # A mask of 0.12: background is first. A picture's figure has maps that show it, so there neither is.
+    mask_start = 0.0 if layout else -2.0
+    half = _to_frames(pictures, with_mask, colours, mask_start, "half")
     x = finish(UpConv2D(ngf, SMOOTH, name=f"conv_{doublings}")(x), ngf, doublings)
     filters = max(ngf // 2, 1)
     last = layers.Conv2D(
@@ -116,7 +127,7 @@ def fine_decoder(
     x = finish(last(x), filters, doublings + 1)
     detail = _detail(_to_picture(x, None, planes, 3, doublings), doublings)
     pictures = layers.Add(dtype=keras.config.floatx(), name="sum_full")([_doubled(pictures, doublings), detail])
-    frames = _to_frames(pictures, with_mask, colours, "full")
+    frames = _to_frames(pictures, with_mask, colours, mask_start, "full")
     return keras.Model(codes, frames, name="decoder"), keras.Model(codes, half, name="half_decoder")
 
 
@@ -134,15 +145,15 @@ def background_decoder(
         dim_fixed: Size of the code that is fixed over a clip.
         ngf: Filters of the layer at half the size; no layer has more than eight times as many.
         image_size, channels, sync_batch_norm: As of `frame_decoder`.
-        layout: As of `fine_decoder`.
+        layout: As of `fine_decoder`. Only the code is used: maps would bring the figure of the first frame with them, and
+            it would stand behind the moving one for ever.
 
     Returns:
         keras.Model from `[B, dim_fixed]` to float32 `[B, H, W, C]` in [-1, 1].
     """
     doublings = num_halvings(image_size)
     code = keras.Input((dim_fixed,), name="code")
-    skips = layout.split_maps(code) if layout else {}
-    first = layout.without_maps(code) if layout else code
+    first = layout.code(code) if layout else code
     x = layers.Reshape((1, 1, first.shape[-1]), name="background_map")(first)
     for i in range(doublings + 1):
         filters = ngf * 2 ** max(0, doublings - 1 - i)
@@ -150,7 +161,6 @@ def background_decoder(
             x = _conv_transpose(filters, 1, "valid", name="background_conv_0")(x)
         else:
             x = UpConv2D(filters, SMOOTH, name=f"background_conv_{i}")(x)
-        x = _with_skip(x, skips, filters, f"background_{i}", gated=False)
         x = batch_norm(f"background_norm_{i}", sync_batch_norm)(x)
         x = layers.ReLU(name=f"background_relu_{i}")(x)
     background = layers.Activation("tanh", dtype=keras.config.floatx(), name="background_tanh")(
@@ -159,19 +169,17 @@ def background_decoder(
     return keras.Model(code, background, name="background")
 
 
-def _with_skip(x: tf.Tensor, skips: dict[int, tf.Tensor], filters: int, name: str, gated: bool) -> tf.Tensor:
+def _with_skip(x: tf.Tensor, skips: dict[int, tf.Tensor], filters: int, name: int) -> tf.Tensor:
     """Adds the map of this size, if there is one, by a 1x1 convolution.
 
-    A map shows the first frame. `gated`, each of its channels is first multiplied by a number in (0, 1) at every place
-    that the decoder draws from its own map: where a figure has moved away, the first frame is no longer true.
+    A map shows the first frame. Each of its channels is first multiplied by a number in (0, 1) at every place that the
+    decoder draws from its own map: where a figure has moved away, the first frame is no longer true.
     """
     skip = skips.get(x.shape[1])
     if skip is None:
         return x
-    if gated:
-        channels = skip.shape[-1]
-        gates = layers.Conv2D(channels, 1, activation="sigmoid", name=f"skip_gates_{name}")(x)
-        skip = layers.Multiply(name=f"skip_gated_{name}")([skip, gates])
+    gates = layers.Conv2D(skip.shape[-1], 1, activation="sigmoid", name=f"skip_gates_{name}")(x)
+    skip = layers.Multiply(name=f"skip_gated_{name}")([skip, gates])
     return layers.Add(name=f"skip_sum_{name}")(
         [x, layers.Conv2D(filters, 1, use_bias=False, name=f"skip_{name}")(skip)]
     )
@@ -220,10 +228,12 @@ class Mixture(layers.Layer):
         return (*amounts_shape[:-1], colours_shape[-1])
 
 
-def _to_frames(pictures: tf.Tensor, with_mask: bool, palette: tf.Tensor | None, name: str) -> tf.Tensor:
+def _to_frames(
+    pictures: tf.Tensor, with_mask: bool, palette: tf.Tensor | None, mask_start: float, name: str
+) -> tf.Tensor:
     """Turns planes into frames: colours by tanh or from a palette, and a mask by a sigmoid of the last plane.
 
-    The mask starts at 0.12: background is first.
+    `mask_start` is added to that plane, whose untrained values are near 0.
     """
     dtype = keras.config.floatx()
     colours, mask = ops.split(pictures, [pictures.shape[-1] - 1], axis=-1) if with_mask else (pictures, None)
@@ -233,7 +243,7 @@ def _to_frames(pictures: tf.Tensor, with_mask: bool, palette: tf.Tensor | None, 
         colours = Mixture(dtype=dtype, name=f"mixture_{name}")(colours, palette)
     if mask is None:
         return colours
-    mask = layers.Activation("sigmoid", dtype=dtype, name=f"mask_{name}")(mask - 2.0)
+    mask = layers.Activation("sigmoid", dtype=dtype, name=f"mask_{name}")(mask + mask_start)
     return layers.Concatenate(dtype=dtype, name=f"figures_{name}")([colours, mask])
 
 

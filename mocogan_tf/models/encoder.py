@@ -100,6 +100,9 @@ def picture_encoder(layout: ContentLayout, nef: int, channels: int) -> keras.Mod
     # The GRU's states lie in (-1, 1).
     pose = layers.Conv2D(layout.dim_motion, SMALLEST_MAP, activation="tanh", name="encoder_pose")(x)
     parts = [code, pose, *(maps[shape[0]] for shape in layout.maps)]
-    flat = [layers.Flatten(name=f"encoder_flat_{i}")(part) for i, part in enumerate(parts)]
+    # Reshape: a Flatten would become five operations each in ONNX.
+    flat = [
+        layers.Reshape((math.prod(part.shape[1:]),), name=f"encoder_flat_{i}")(part) for i, part in enumerate(parts)
+    ]
     content = layers.Concatenate(dtype=keras.config.floatx(), name="encoded")(flat)
     return keras.Model(pictures, content, name="encoder")

@@ -15,7 +15,7 @@ from keras import layers, ops
 from numpy.typing import NDArray
 
 from mocogan_tf.latents import LatentSpec
-from mocogan_tf.models.blocks import Generator
+from mocogan_tf.models.blocks import SMALLEST_MAP, Generator, num_halvings
 from mocogan_tf.models.decoders import background_decoder, fine_decoder, frame_decoder
 from mocogan_tf.models.encoder import ContentLayout, picture_encoder
 from mocogan_tf.models.motion import motion_network
@@ -144,13 +144,16 @@ class VideoGenerator(Generator):
         content_modulation: Whether the code that is fixed over a clip also scales the decoder's channels: the content,
             and with `category_to` "image" the category. Without it they enter through the first layer only, and each
             place in a frame has to learn by itself what a content looks like there.
+        modulate_from: Height of the smallest maps that it scales. Coarse maps decide on the pose: scaled by the
+            content, they give every content poses of its own, which it has to learn by itself.
         task: "generate": `content` is drawn. "image_to_video": it is an encoded picture, the first frame of the clip
             (`picture_encoder`). Its parts (`ContentLayout`) are the code, the GRU's first state, to which `motion_init`
             adds a little, and maps that are added to the decoders' own. It needs the fine decoder.
 
     Raises:
         ValueError: `image_size`, `category_to`, `decoder` or `task` is not one of the above, `motion_init_scale` is not
-            positive, or `still_background`, `palette` or `task` is set without what it needs.
+            positive, `modulate_from` is not the height of a map, or `still_background`, `palette` or `task` is set
+            without what it needs.
     """
 
     def __init__(
@@ -168,6 +171,7 @@ class VideoGenerator(Generator):
         motion_init_scale: float = 1.0,
         rotating_start: bool = False,
         content_modulation: bool = False,
+        modulate_from: int = SMALLEST_MAP,
         decoder: str = "dcgan",
         still_background: bool = False,
         palette: int = 0,
@@ -176,6 +180,7 @@ class VideoGenerator(Generator):
         **kwargs: Any,
     ) -> None:
         _check(category_to, motion_init_scale, content_modulation, decoder, still_background, palette, task)
+        check_modulate_from(modulate_from, image_size)
         layout = ContentLayout(dim_content, dim_motion, image_size) if task == "image_to_video" else None
         latents = LatentSpec(
             dim_content=layout.size if layout else dim_content,
@@ -208,7 +213,7 @@ class VideoGenerator(Generator):
         # With both, the decoder's first layer alone has the category: one person looks the same in all categories.
         dim_fixed = codes.shape[-1] - dim_motion if category_to == "image" else latents.dim_content
         dim_modulating = (dim_content if layout else dim_fixed) if content_modulation else 0
-        sizes = (codes.shape[-1], ngf, image_size, channels, sync_batch_norm, dim_modulating)
+        sizes = (codes.shape[-1], ngf, image_size, channels, sync_batch_norm, dim_modulating, modulate_from)
         half_frames, background = None, None
         if decoder == "fine":
             decode, half_decoder = fine_decoder(*sizes, with_mask=still_background, palette=palette, layout=layout)
@@ -243,6 +248,7 @@ class VideoGenerator(Generator):
             "motion_init_scale": motion_init_scale,
             "rotating_start": rotating_start,
             "content_modulation": content_modulation,
+            "modulate_from": modulate_from,
             "decoder": decoder,
             "still_background": still_background,
             "palette": palette,
@@ -301,6 +307,15 @@ def _check(
         raise ValueError(
             "`task` must be generate, or image_to_video, which needs the fine decoder. "
             f"Received: task={task}, decoder={decoder}"
+        )
+
+
+def check_modulate_from(modulate_from: int, image_size: int) -> None:
+    """Raises ValueError for a height that none of the decoder's maps has."""
+    heights = [SMALLEST_MAP * 2**i for i in range(num_halvings(image_size) + 1)]
+    if modulate_from not in heights:
+        raise ValueError(
+            f"`modulate_from` must be the height of a map: {', '.join(map(str, heights))}. Received: {modulate_from}"
         )
 
 

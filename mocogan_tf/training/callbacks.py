@@ -249,7 +249,7 @@ class TensorBoardLog(PerStep):
 class Samples(PerStep):
     """Writes clips of the same latents at regular intervals, as WebP, as PNG, and to TensorBoard.
 
-    MoCoGAN's clips are a grid of contents by motions, a baseline's are random.
+    MoCoGAN's clips are a grid of contents by motions, or of pictures and what became of them; a baseline's are random.
     """
 
     def __init__(

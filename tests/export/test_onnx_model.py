@@ -31,7 +31,7 @@ def run(session, inputs):
 
 def make_both(changes):
     """A contract and a generator that fits it."""
-    of_decoder = {"content_modulation", "decoder", "still_background", "palette", "rotating_start"}
+    of_decoder = {"content_modulation", "modulate_from", "decoder", "still_background", "palette", "rotating_start"}
     contract = make_contract(**{name: value for name, value in changes.items() if name not in of_decoder})
     return contract, make_generator(contract, **{name: changes[name] for name in of_decoder & set(changes)})
 
@@ -60,6 +60,15 @@ CONFIGURATIONS = [
         "content_modulation": True,
         "still_background": True,
         "palette": 5,
+        "rotating_start": True,
+    },
+    {
+        "category_to": "both",
+        "image_size": 64,
+        "decoder": "fine",
+        "content_modulation": True,
+        "modulate_from": 16,
+        "still_background": True,
         "rotating_start": True,
     },
     {"category_to": "both", "image_size": 32},

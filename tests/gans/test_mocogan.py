@@ -254,7 +254,7 @@ def test_half_clips_are_judged_at_half_the_height_and_width(monkeypatch):
     np.testing.assert_allclose(fakes, expected, atol=1e-5)
 
 
-def test_the_mask_costs_the_generator_its_mean():
+def test_the_mask_costs_the_generator_its_mean_if_nothing_is_allowed():
     losses = {}
     for weight in (0.0, 2.0):
         config = tiny_config(**FINE, still_background=True, share_fakes=True, category_loss="none", mask_weight=weight)
@@ -273,6 +273,15 @@ def test_the_mask_s_cost_falls_to_nothing_over_its_steps():
         gan.step.assign(at)
         found.append(float(gan._mask_weight()))
     assert found == pytest.approx([2.0, 1.5, 0.0, 0.0])
+
+
+def test_a_mask_costs_what_a_clip_covers_beyond_the_allowance():
+    gan = build_gan(tiny_config(**FINE, still_background=True, mask_allowance=0.3))
+    masks = np.zeros((4, 2, 10, 10), np.float32)
+    masks[1, :, :3] = 1.0  # Just what is allowed.
+    masks[2, 0] = 1.0  # Half of the clip: one frame is full, the other empty.
+    masks[3] = 0.9
+    assert float(gan._mask_cost(tf.constant(masks))) == pytest.approx((0.2 + 0.6) / 4, abs=1e-6)
 
 
 def test_early_frames_are_drawn_more_often():

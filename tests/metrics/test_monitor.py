@@ -175,3 +175,27 @@ def test_global_random_states_are_left_alone(config, tmp_path):
 def test_too_few_clips_are_refused(config):
     with pytest.raises(ValueError, match="at least 128. Received: num_clips=127"):
         Monitor(config, shape_videos(), 127)
+
+
+class Brighter:
+    """Animates pictures of one colour each: all frames of a clip are five brighter than its picture."""
+
+    latents = LatentSpec(dim_content=2, dim_motion=2, dim_category=2, content_from="pictures")
+
+    def encode(self, pictures):
+        return pictures[:, 0, 0, :2].astype(np.float32)
+
+    def __call__(self, latents, training):
+        value = latents["content"][:, :1, None, None, None] + 5
+        return {"video": from_uint8((value * np.ones((1, 4, 32, 32, 3))).astype(np.uint8))}
+
+
+def test_of_animated_pictures_the_first_frames_are_watched_too(config, watched):
+    def pictures(number):
+        assert number == NUM_CLIPS
+        return (np.arange(0, 240, 12)[:, None, None, None] * np.ones((1, 32, 32, 3))).astype(np.uint8)
+
+    monitor = Monitor(config, shape_videos(), NUM_CLIPS, seed=3, recipe=QUICK, pictures=pictures)
+    scores = monitor(Brighter())
+    assert scores["first_frame_l1"] == 5.0
+    assert set(monitor.names) - set(watched.names) == {"first_frame_l1"} and tuple(scores) == monitor.names

@@ -155,6 +155,8 @@ def test_configuration_and_file_round_trips(tmp_path):
         {"still_background": True},
         {"palette": 4, "content_modulation": True},
         {"palette": 4, "decoder": "fine"},
+        {"modulate_from": 12},
+        {"modulate_from": 64},  # Frames of 32x32.
     ],
 )
 def test_unsupported_arguments_are_refused(wrong):
@@ -255,6 +257,13 @@ def test_figures_stand_before_a_background_that_content_alone_decides():
     assert 0.0 <= mask.min() and mask.max() <= 1.0 and np.abs(colours).max() <= 1.0
     expected = mask * colours + (1 - mask) * background[:, None]
     np.testing.assert_allclose(run(generator, latents)["video"], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("decoder", ["dcgan", "fine"])
+def test_content_scales_no_map_below_its_first(decoder):
+    generator = make(decoder=decoder, content_modulation=True, modulate_from=16)
+    scaled = [layer.output.shape[1] for layer in generator.decoder.layers if layer.name.startswith("modulated_")]
+    assert scaled == {"dcgan": [16], "fine": [16, 32, 32]}[decoder]
 
 
 def test_a_palette_is_the_contents_alone_and_every_colour_is_mixed_from_it():

@@ -83,6 +83,32 @@ def test_a_run_leaves_all_that_the_readme_lists(config, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_a_run_that_animates_pictures_keeps_them_and_goes_on_exactly(config, tmp_path, monkeypatch):
+    scored = []
+
+    def make_monitor(config, videos, seed, pictures):
+        return lambda generator: scored.append(pictures(3)) or {"frechet_video": 1.0}
+
+    monkeypatch.setattr(loop, "Monitor", make_monitor)
+    task = dataclasses.replace(config, task="image_to_video", decoder="fine", share_fakes=True, evaluate_every=3)
+    loop.train(task, tmp_path / "whole")
+    loop.train(dataclasses.replace(task, steps=3), tmp_path / "parts")
+    loop.train(task, tmp_path / "parts", resume="must")
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    assert all("loss_reconstruct" in line for line in losses(tmp_path / "parts"))
+    kept = run_directory.read_pictures(tmp_path / "parts")
+    assert kept.held_out and kept.pixels.shape == (16, 32, 32, 3)
+    np.testing.assert_array_equal(scored[0], kept.pixels[:3])
+    generator, _, _ = trained.load_generator(tmp_path / "parts")
+    assert generator.contents.shape == (16, generator.latents.dim_content)
+    # Four pictures, each still and in four motions.
+    assert Image.open(tmp_path / "parts/samples/step-00000006.webp").size == (2 * (5 * 34 - 2), 2 * (4 * 34 - 2))
+    (tmp_path / "parts" / run_directory.PICTURES).write_bytes(b"PK\x03\x04")
+    with pytest.raises(ValueError, match="Cannot read the run's pictures"):
+        trained.load_generator(tmp_path / "parts")
+
+
+@pytest.mark.slow
 def test_a_run_that_goes_on_writes_the_losses_of_one_that_was_never_stopped(config, tmp_path):
     loop.train(config, tmp_path / "whole")
     loop.train(dataclasses.replace(config, steps=3), tmp_path / "parts")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import pathlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -74,7 +75,7 @@ def read_clip(source: ClipSource, options: FitOptions) -> DecodedClip:
     return DecodedClip(np.stack(frames), fps, tuple(footage.notes))
 
 
-def read_picture(path: str | os.PathLike[str], image_size: int, channels: int) -> tuple[NDArray[np.uint8], str]:
+def read_picture(path: str | pathlib.Path, image_size: int, channels: int) -> tuple[NDArray[np.uint8], str]:
     """Reads a picture, or the first frame of a video, and fits it as the clips of a folder are.
 
     Args:

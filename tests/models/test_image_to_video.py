@@ -1,0 +1,184 @@
+"""Promises of the generator that animates a picture."""
+
+import keras
+import numpy as np
+import pytest
+
+from mocogan_tf import sampling
+from mocogan_tf.latents import sample_latents
+from mocogan_tf.models.encoder import ContentLayout
+from mocogan_tf.models.generator import VideoGenerator
+from tests.support import reference
+
+pytestmark = pytest.mark.core
+
+
+def make(**changes):
+    arguments = {"dim_content": 6, "dim_motion": 3, "dim_category": 4, "ngf": 4, "image_size": 32, "decoder": "fine"}
+    generator = VideoGenerator(**{**arguments, "task": "image_to_video", "motion_init_scale": 0.1, **changes})
+    reference.random_weights(generator)
+    size, channels = generator.config["image_size"], generator.config["channels"]
+    generator.pictures = np.random.default_rng(0).integers(0, 256, (3, size, size, channels)).astype(np.uint8)
+    return generator
+
+
+def draw(generator, number=2, num_frames=5, seed=1):
+    return sample_latents(generator.latents, number, num_frames, seed=seed, contents=generator.contents)
+
+
+def run(generator, latents):
+    return {name: np.asarray(value) for name, value in generator(latents, training=False).items()}
+
+
+@pytest.mark.parametrize("image_size", [32, 64, 128])
+def test_content_is_code_pose_and_maps_from_coarse_to_fine(image_size):
+    generator = make(image_size=image_size, ngf=2, channels=1, still_background=True)
+    layout = ContentLayout(6, 3, image_size)
+    assert layout.maps == tuple((image_size // shrink, image_size // shrink, 8) for shrink in (8, 4, 2))
+    contents = generator.contents
+    assert contents.shape == (3, layout.size) == (3, 6 + 3 + sum(np.prod(shape) for shape in layout.maps))
+    assert contents.dtype == np.float32 and generator.latents.dim_content == layout.size
+    pose = np.asarray(layout.pose(contents))
+    assert pose.shape == (3, 3) and 0 < np.abs(pose).max() <= 1  # As the GRU's states.
+    np.testing.assert_array_equal(pose, contents[:, 6:9])
+    inner = keras.Model(generator.encoder.input, generator.encoder.get_layer(f"encoder_map_{image_size // 2}").output)
+    scaled = generator.pictures.astype(np.float32) / 127.5 - 1
+    finest = np.asarray(inner(scaled))
+    np.testing.assert_allclose(contents[:, -finest[0].size :].reshape(finest.shape), finest, atol=1e-5)
+    assert run(generator, draw(generator))["video"].shape == (2, 5, image_size, image_size, 1)
+
+
+def test_the_gru_starts_at_the_pictures_pose_which_noise_varies():
+    generator = make()
+    latents = draw(generator, num_frames=7)
+    category = latents["category"][:, None].repeat(7, axis=1)
+    inputs = np.concatenate([latents["motion_noise"], category], axis=-1)
+    pose = latents["content"][:, 6:9]
+    expected = reference.gru(inputs, pose + 0.1 * latents["motion_init"], *generator.motion.get_weights())
+    np.testing.assert_allclose(np.asarray(generator.codes(latents))[..., -3:], expected, atol=1e-5)
+    state = run(generator, latents)["motion_state"]
+    np.testing.assert_allclose(state, (expected[:, -1] - pose) / 0.1, atol=1e-4)
+
+
+def test_an_animation_continued_through_its_motion_state_is_the_long_one():
+    generator = make(still_background=True, content_modulation=True, category_to="both")
+    latents = draw(generator, num_frames=20)
+    whole, parts = (sampling.generate(generator, latents, chunk=chunk).astype(int) for chunk in (20, 7))
+    assert np.abs(whole - parts).max() <= 1
+    assert np.abs(np.diff(whole, axis=1)).max() > 10
+
+
+@pytest.mark.parametrize("network", ["decoder", "background"])
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_every_map_reaches_both_decoders_at_its_place(network, level):
+    generator = make(still_background=True)
+    layout = ContentLayout(6, 3, 32)
+    height, width, channels = layout.maps[level]
+    first = 9 + sum(int(np.prod(shape)) for shape in layout.maps[:level])
+    model = getattr(generator, network)
+    vector = np.random.default_rng(1).normal(size=(1, model.input_shape[-1])).astype(np.float32)
+    other = vector.copy()
+    changed = other[0, first : first + height * width * channels].reshape(height, width, channels)
+    changed[0, 0] += 5.0  # The upper left corner.
+    change = np.abs(np.asarray(model(vector, training=False)) - np.asarray(model(other, training=False)))[0]
+    near = 32 // height * 2
+    assert change[:near, :near].mean() > 0.01
+    if level == 2:
+        assert change[16:, 16:].max() == 0
+
+
+def test_gates_let_the_decoder_forget_the_picture_where_it_is_no_longer_true():
+    generator = make()
+    latents = draw(generator, number=1, num_frames=1)
+    size = generator.latents.dim_content
+    codes = np.asarray(generator.codes(latents))[:, 0]
+    other = codes.copy()
+    other[:, size - 16 * 16 * 8 : size] *= -1
+    with_gates = np.asarray(generator.decoder(codes)) - np.asarray(generator.decoder(other))
+    closed = generator.decoder.get_layer("skip_gates_2")
+    closed.set_weights([np.zeros_like(closed.get_weights()[0]), np.full_like(closed.get_weights()[1], -100.0)])
+    without = np.asarray(generator.decoder(codes)) - np.asarray(generator.decoder(other))
+    assert np.abs(with_gates).max() > 0.01 and np.abs(without).max() == 0
+
+
+def test_the_code_alone_scales_channels_and_the_first_layer_sees_no_maps():
+    generator = make(content_modulation=True, category_to="both", palette=3)
+    assert generator.decoder.get_layer("gains_0").kernel.shape[0] == 6
+    assert generator.decoder.get_layer("palette_hidden").kernel.shape[0] == 6
+    assert generator.decoder.get_layer("conv_0").kernel.shape[-1] == 6 + 3 + 4 + 3  # Code, pose, category, motion.
+
+
+def test_the_encoder_is_a_part_of_the_generator_with_paths_of_its_own():
+    generator = make(still_background=True)
+    encoder = {id(variable) for variable in generator.encoder.trainable_variables}
+    assert encoder < {id(variable) for variable in generator.trainable_variables}
+    paths = [weight.path for weight in generator.weights]
+    assert len(set(paths)) == len(paths)
+    plain = VideoGenerator(ngf=4, image_size=32, decoder="fine")
+    assert plain.encoder is None and plain.contents is None and plain.latents.content_from == "noise"
+
+
+def test_configuration_and_file_round_trips(tmp_path):
+    generator = make(still_background=True, content_modulation=True)
+    latents, contents = draw(generator), generator.contents
+    expected = run(generator, latents)["video"]
+    generator.save(tmp_path / "generator.keras")
+    generator.save_weights(tmp_path / "generator.weights.h5")
+    copy, other = (VideoGenerator.from_config(generator.get_config()) for _ in range(2))
+    copy.set_weights(generator.get_weights())
+    other.load_weights(tmp_path / "generator.weights.h5")
+    for again in (keras.saving.load_model(tmp_path / "generator.keras"), copy, other):
+        np.testing.assert_array_equal(run(again, latents)["video"], expected)
+        np.testing.assert_array_equal(again.encode(generator.pictures), contents)
+
+
+def test_a_picture_is_encoded_alike_alone_and_among_many():
+    generator = make()
+    many = np.concatenate([generator.pictures] * 40)
+    np.testing.assert_allclose(generator.encode(many)[-1:], generator.encode(generator.pictures[2:]), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((1, 32, 32, 3), np.float32), np.zeros((1, 64, 64, 3), np.uint8), np.zeros((32, 32, 3), np.uint8)]
+)
+def test_pictures_of_another_size_or_type_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"uint8 of \[N, 32 x 32 x 3\]. Received"):
+        make().encode(wrong)
+
+
+def test_a_generator_that_makes_up_its_contents_takes_no_pictures():
+    generator = VideoGenerator(ngf=4, image_size=32)
+    with pytest.raises(ValueError, match="takes no pictures"):
+        generator.encode(np.zeros((1, 32, 32, 3), np.uint8))
+    with pytest.raises(ValueError, match="--task=image_to_video"):
+        sampling.animation_latents(generator, np.zeros((1, 32, 32, 3), np.uint8), 1, 4, seed=0)
+
+
+@pytest.mark.parametrize("wrong", [{"task": "animate"}, {"decoder": "dcgan"}])
+def test_a_task_that_there_is_not_or_without_the_fine_decoder_is_refused(wrong):
+    with pytest.raises(ValueError, match="Received: task="):
+        make(**wrong)
+
+
+def test_the_overview_shows_each_picture_beside_its_motions():
+    generator = make()
+    clips, columns = sampling.overview(generator, 4, seed=0)
+    assert columns == 1 + 4 and clips.shape == (3 * 5, 4, 32, 32, 3)
+    for row, picture in enumerate(generator.pictures):
+        np.testing.assert_array_equal(clips[5 * row], np.repeat(picture[None], 4, axis=0))
+    latents = sampling.animation_latents(generator, generator.pictures, 4, 4, seed=0)
+    np.testing.assert_array_equal(latents["content"], generator.contents.repeat(4, axis=0))
+    np.testing.assert_array_equal(latents["category"], np.tile(np.eye(4), (3, 1)))
+    np.testing.assert_array_equal(clips[6], sampling.generate(generator, latents)[4])
+
+
+def test_the_rows_of_a_grid_are_different_pictures():
+    generator = make()
+    for seed in range(4):
+        for latents in (
+            sampling.grid_latents(generator, 3, 2, 4, seed=seed),
+            sampling.category_latents(generator, 3, 4, seed=seed),
+        ):
+            assert len(np.unique(latents["content"], axis=0)) == 3
+    with pytest.raises(ValueError, match="between two pictures"):
+        sampling.interpolation_latents(generator, 3, 4, seed=0)
