@@ -490,10 +490,10 @@ TABLE = [
         _in(
             PICTURES,
             "test_gates_let_the_decoder_forget_the_picture_where_it_is_no_longer_true",
-            "test_every_map_reaches_both_decoders_at_its_place",
+            "test_every_map_reaches_the_decoder_at_its_place_and_none_the_background",
         ),
         ("maps pass by their gates", 'name=f"skip_gated_{name}")([skip, gates])', 'name=f"skip_gated_{name}")([skip])'),
-        ("the background has no maps", "skips = layout.split_maps(code) if layout else {}", "skips = {}"),
+        ("the background has maps", "layout.code(code) if layout else code", "code"),
     ),
     *_of(
         "pictures",

@@ -145,8 +145,8 @@ def background_decoder(
         dim_fixed: Size of the code that is fixed over a clip.
         ngf: Filters of the layer at half the size; no layer has more than eight times as many.
         image_size, channels, sync_batch_norm: As of `frame_decoder`.
-        layout: As of `fine_decoder`. Only the code is used: maps would bring the figure of the first frame with them, and
-            it would stand behind the moving one for ever.
+        layout: As of `fine_decoder`. Only the code is used: maps would bring the figure of the first frame with them,
+            and it would stand behind the moving one for ever.
 
     Returns:
         keras.Model from `[B, dim_fixed]` to float32 `[B, H, W, C]` in [-1, 1].

@@ -276,7 +276,7 @@ class VideoGenerator(Generator):
             )
         batches = [pictures[i : i + ENCODE_BATCH] for i in range(0, len(pictures), ENCODE_BATCH)]
         encoded = [self.encoder(batch.astype(np.float32) / 127.5 - 1.0, training=False) for batch in batches]
-        return np.concatenate([np.asarray(content) for content in encoded])
+        return np.concatenate([np.asarray(content, np.float32) for content in encoded])
 
 
 def _check(

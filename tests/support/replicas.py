@@ -50,6 +50,8 @@ def train(config, strategy, sgd=False):
     losses = {name: values[-1] for name, values in history.history.items()}
     weights = {f"weight_{i:03d}": variable.numpy() for i, variable in enumerate(gan.weights)}
     frames = config.video_length // gan.sampler.frame_stride
+    if config.task == "image_to_video":
+        gan.sampler.pictures = (127.5 * (batches[0]["images"] + 1)).astype(np.uint8)
     return {**losses, **weights, "clips": sampling.random_clips(gan.sampler, 5, frames, seed=3)}
 
 
