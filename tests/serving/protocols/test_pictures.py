@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import types
 
 import httpx
 import numpy as np
@@ -13,6 +14,8 @@ from starlette.testclient import TestClient
 from mocogan_tf.video import to_uint8
 from serving.app import create_app
 from serving.client import Client
+from serving.protocols.fields import CHANGE, STREAM, Fields
+from serving.protocols.stream import Walk
 from serving.runtime.bundle import read_bundle
 from serving.runtime.engine import Engine
 from serving.runtime.errors import BundleError
@@ -222,12 +225,16 @@ def test_a_stream_goes_on_where_a_clip_of_the_picture_ends(client, engine, pictu
 
 
 def test_a_stream_that_turns_to_another_picture_moves_on(client, engine):
-    frames = stream(client, {"seed": 3}, 12, {"content_seed": 9, "transition_frames": 4})
-    latents = engine.bundle.sample(1, 48, seed=3)
-    motion, _ = engine.motion(latents)  # Begins with the first picture's pose, and goes on from there.
-    other = engine.bundle.sample(1, 1, seed=9)["content"]
-    rows = {"motion": motion[0], "content": np.repeat(other, 48, axis=0)}
-    assert close(frames[-8:], to_uint8(engine.render(rows))[-8:])
+    """The motion begins in its first picture; a later picture must not throw it elsewhere."""
+    walk = Walk(engine.bundle, Fields({"seed": 3}, STREAM))
+    model = types.SimpleNamespace(engine=engine)
+    rows = [walk.step(model, 4)]
+    walk.change(Fields({"content_seed": 9, "transition_frames": 2}, CHANGE))
+    rows.append(walk.step(model, 4))
+    motion, _ = engine.motion(engine.bundle.sample(1, 8, seed=3))
+    assert np.abs(np.concatenate([row["motion"] for row in rows]) - motion[0]).max() < 1e-5
+    first, other = (engine.bundle.sample(1, 1, seed=seed)["content"][0] for seed in (3, 9))
+    assert np.abs(rows[1]["content"] - [(first + other) / 2, other, other, other]).max() < 1e-6
 
 
 def test_a_stream_refuses_a_large_picture_and_goes_on_with_small_messages(client):
