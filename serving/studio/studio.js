@@ -218,7 +218,8 @@ function describe() {
 function syncControls() {
   for (const name of ["content", "motion"]) {
     const part = state[name];
-    $(`${name}-seed`).value = part.seed;
+    const other = name === "content" && state.picture;
+    Object.assign($(`${name}-seed`), { value: other ? "" : part.seed, placeholder: other ? other.name : "" });
     $(`${name}-seed`).removeAttribute("aria-invalid");
     $(`${name}-blend`).value = part.blend;
     $(`${name}-scale`).value = part.scale;
