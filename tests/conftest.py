@@ -1,5 +1,6 @@
 """What every test file shares."""
 
+import collections
 import os
 import pathlib
 
@@ -17,8 +18,25 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    config.option.loadscopereorder = False  # Processes that share the tests take the files in the order below.
     if config.getoption("--strict_skips"):
         config.pluginmanager.register(StrictSkips(whole_files=not config.option.markexpr), "strict_skips")
+
+
+def limit(item):
+    """The seconds that a slow test may take, which tell the longest from the others; nothing for one that is not."""
+    timeout = item.get_closest_marker("timeout")
+    return 0 if item.get_closest_marker("slow") is None else timeout.args[0] if timeout else 600
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    """Processes that share the tests begin with the longest files: at the end none waits for one of them."""
+    if hasattr(config, "workerinput"):
+        limits = collections.Counter()
+        for item in items:
+            limits[item.path] += limit(item)
+        items.sort(key=lambda item: -limits[item.path])
 
 
 @pytest.fixture(scope="session")

@@ -304,6 +304,26 @@ TABLE = [
         ),
     ),
     *_of(
+        "proof",
+        PROOF,
+        ("tests/export/test_tolerances.py",),
+        ("floats may differ by more", "FLOAT_LIMIT = 1e-4", "FLOAT_LIMIT = 1.1e-4"),
+        ("floats may differ by less", "FLOAT_LIMIT = 1e-4", "FLOAT_LIMIT = 0.9e-4"),
+        (
+            "half floats may differ by more",
+            "HALF_LIMIT, HALF_PSNR = 2e-2, 40.0",
+            "HALF_LIMIT, HALF_PSNR = 2.2e-2, 40.0",
+        ),
+        (
+            "half floats may differ more often",
+            "HALF_LIMIT, HALF_PSNR = 2e-2, 40.0",
+            "HALF_LIMIT, HALF_PSNR = 2e-2, 39.0",
+        ),
+        ("pixels may differ by two levels", "PIXEL_LIMIT = 1 ", "PIXEL_LIMIT = 2 "),
+        ("states may differ by more", "STATE_LIMIT = 1e-5", "STATE_LIMIT = 1.1e-5"),
+        ("latents may differ by more", "LATENT_LIMIT = 1e-6", "LATENT_LIMIT = 1.2e-6"),
+    ),
+    *_of(
         "export",
         PROOF,
         ("tests/export/test_tolerances.py",),
@@ -431,6 +451,32 @@ TABLE = [
             "more room for health checks",
             "HEALTH_ROOM, HEALTH_SECONDS = 32, 2.0",
             "HEALTH_ROOM, HEALTH_SECONDS = 512, 2.0",
+        ),
+    ),
+    *_of(
+        "limits",
+        "serving/web/connections.py",
+        _in("tests/serving/abuse/test_connections.py", "test_a_header_has_few_lines"),
+        ("headers have any number of lines", "HEADER_LINES = 128", "HEADER_LINES = 2**20"),
+    ),
+    *_of(
+        "limits",
+        "serving/web/connections.py",
+        _in("tests/serving/abuse/test_connections.py", "test_bytes_that_cost_much_are_read_slowly"),
+        (
+            "bytes that cost much are read in long turns without rests",
+            "READ_SHARE, MOMENT_SECONDS = 0.25, 5e-3",
+            "READ_SHARE, MOMENT_SECONDS = 1e6, 5e-3\nTURN_SECONDS, FIRST_PIECE_BYTES = 10.0, 2**20",
+        ),
+    ),
+    *_of(
+        "limits",
+        "serving/protocols/fields.py",
+        _in("tests/serving/protocols/test_fields.py", "test_a_query_of_thousands_of_parameters_is_not_taken_apart"),
+        (
+            "queries have any number of parameters",
+            'query.count(b"&") >= MAX_PARAMETERS',
+            "not isinstance(query, bytes)",
         ),
     ),
     *_of(

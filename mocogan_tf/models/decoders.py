@@ -85,8 +85,8 @@ def fine_decoder(
         palette: The number of colours that a clip is mixed from, 0 for any. The colours are a function of the code's
             first `dim_modulating` values alone; for every pixel the layers draw how much of each there is (a softmax).
             So what is fixed over a clip decides on colours, and what moves can only decide where they are.
-        layout: The parts of codes that begin with an encoded picture: its maps are added to the decoder's maps of their
-            sizes (`_with_skip`), and only the code, of `dim_modulating` values, scales channels. None: there are none.
+        layout: The parts of codes that begin with an encoded picture: the first layer sees `layout.coarse`, and only
+            the code, of `dim_modulating` values, scales channels. None: the first layer sees all.
 
     Returns:
         Two keras.Models on the same weights, from `[N, dim_z]` to float32 `[N, H, W, C]` and `[N, H/2, W/2, C]`, with a
@@ -96,17 +96,15 @@ def fine_decoder(
     planes = (palette or channels) + with_mask
     codes = keras.Input((dim_z,), name="codes")
     colours = _palette(codes[:, :dim_modulating], palette, channels) if palette else None
-    skips = layout.split_maps(codes) if layout else {}
 
     def finish(x: tf.Tensor, filters: int, name: int) -> tf.Tensor:
-        """Adds a picture's map; applies normalisation, modulation and ReLU."""
-        x = _with_skip(x, skips, filters, name)
+        """Applies normalisation, modulation and ReLU."""
         x = batch_norm(f"norm_{name}", sync_batch_norm)(x)
         if dim_modulating and x.shape[1] >= modulate_from:
             x = layers.Multiply(name=f"modulated_{name}")([x, _gains(codes[:, :dim_modulating], filters, name)])
         return layers.ReLU(name=f"relu_{name}")(x)
 
-    first = layout.without_maps(codes) if layout else codes
+    first = layout.coarse(codes) if layout else codes
     x = layers.Reshape((1, 1, first.shape[-1]), name="to_map")(first)
     filters = ngf * 2 ** (doublings - 1)
     x = finish(_conv_transpose(filters, 1, "valid", name="conv_0")(x), filters, 0)
@@ -116,7 +114,8 @@ def fine_decoder(
         low_pass = SMOOTH if i == doublings - 1 else BOX
         x = finish(UpConv2D(filters, low_pass, name=f"conv_{i}")(x), filters, i)
         pictures = _to_picture(x, pictures, planes, 1, i)
-    # A mask of 0.12: background is first. A picture's figure has maps that show it, so there neither is.
+    # A mask of 0.12: background is first. Of a picture both are known from the start, and the background must not draw
+    # the figure.
     mask_start = 0.0 if layout else -2.0
     half = _to_frames(pictures, with_mask, colours, mask_start, "half")
     x = finish(UpConv2D(ngf, SMOOTH, name=f"conv_{doublings}")(x), ngf, doublings)
@@ -145,8 +144,7 @@ def background_decoder(
         dim_fixed: Size of the code that is fixed over a clip.
         ngf: Filters of the layer at half the size; no layer has more than eight times as many.
         image_size, channels, sync_batch_norm: As of `frame_decoder`.
-        layout: As of `fine_decoder`. Only the code is used: maps would bring the figure of the first frame with them,
-            and it would stand behind the moving one for ever.
+        layout: As of `fine_decoder`; the background sees the code.
 
     Returns:
         keras.Model from `[B, dim_fixed]` to float32 `[B, H, W, C]` in [-1, 1].
@@ -167,22 +165,6 @@ def background_decoder(
         _to_picture(x, None, channels, 3, "background")
     )
     return keras.Model(code, background, name="background")
-
-
-def _with_skip(x: tf.Tensor, skips: dict[int, tf.Tensor], filters: int, name: int) -> tf.Tensor:
-    """Adds the map of this size, if there is one, by a 1x1 convolution.
-
-    A map shows the first frame. Each of its channels is first multiplied by a number in (0, 1) at every place that the
-    decoder draws from its own map: where a figure has moved away, the first frame is no longer true.
-    """
-    skip = skips.get(x.shape[1])
-    if skip is None:
-        return x
-    gates = layers.Conv2D(skip.shape[-1], 1, activation="sigmoid", name=f"skip_gates_{name}")(x)
-    skip = layers.Multiply(name=f"skip_gated_{name}")([skip, gates])
-    return layers.Add(name=f"skip_sum_{name}")(
-        [x, layers.Conv2D(filters, 1, use_bias=False, name=f"skip_{name}")(skip)]
-    )
 
 
 def _to_picture(x: tf.Tensor, coarser: tf.Tensor | None, planes: int, kernel: int, i: int | str) -> tf.Tensor:

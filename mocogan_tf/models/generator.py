@@ -147,8 +147,8 @@ class VideoGenerator(Generator):
         modulate_from: Height of the smallest maps that it scales. Coarse maps decide on the pose: scaled by the
             content, they give every content poses of its own, which it has to learn by itself.
         task: "generate": `content` is drawn. "image_to_video": it is an encoded picture, the first frame of the clip
-            (`picture_encoder`). Its parts (`ContentLayout`) are the code, the GRU's first state, to which `motion_init`
-            adds a little, and maps that are added to the decoders' own. It needs the fine decoder.
+            (`picture_encoder`). Its parts (`ContentLayout`) are the code, and the GRU's first state, to which
+            `motion_init` adds a little. It needs the fine decoder.
 
     Raises:
         ValueError: `image_size`, `category_to`, `decoder` or `task` is not one of the above, `motion_init_scale` is not
@@ -181,7 +181,7 @@ class VideoGenerator(Generator):
     ) -> None:
         _check(category_to, motion_init_scale, content_modulation, decoder, still_background, palette, task)
         check_modulate_from(modulate_from, image_size)
-        layout = ContentLayout(dim_content, dim_motion, image_size) if task == "image_to_video" else None
+        layout = ContentLayout(dim_content, dim_motion) if task == "image_to_video" else None
         latents = LatentSpec(
             dim_content=layout.size if layout else dim_content,
             dim_motion=dim_motion,
@@ -233,7 +233,7 @@ class VideoGenerator(Generator):
         self.decoder, self.background = decode, background
         self.frames, self.half_frames = frames, half_frames
         self.codes = keras.Model(inputs, codes, name="codes_model")
-        self.encoder: Any = picture_encoder(layout, ngf, channels) if layout else None
+        self.encoder: Any = picture_encoder(layout, ngf, image_size, channels) if layout else None
         self.pictures: NDArray[np.uint8] | None = None
         self.config = {
             "dim_content": dim_content,

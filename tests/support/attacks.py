@@ -145,7 +145,9 @@ class Bystander:
 def survives(server, *, megabytes, seconds=60, slack=0.3):
     """Runs an attack as its block: the server lives, in bounded memory and time, others are served, nothing leaks.
 
-    The server gets 1 GiB of address space beside what it has, so that what would take more fails.
+    The server gets 1 GiB of address space beside what it has, so that what would take more fails. The block is given
+    the bystander who asks for health; after it, this one also has `quiet_p99` and `p99`, seconds, and `grown`, the
+    server's MB.
 
     Args:
         server: The `Process`.
@@ -173,6 +175,7 @@ def survives(server, *, megabytes, seconds=60, slack=0.3):
         p99, clips = other.stop(), client.stop()
         limit_memory(pid, resource.RLIM_INFINITY)
     grown, latest = (other.peak - before) / MB, max(client.refused, default=0.0)
+    other.quiet_p99, other.p99, other.grown = quiet_p99, p99, grown
     print(f"health: p99 {quiet_p99 * 1e3:.0f} -> {p99 * 1e3:.0f} ms of {len(other.seconds)}; +{grown:.0f} MB")
     print(f"clips: p99 {quiet_clips * 1e3:.0f} -> {clips * 1e3:.0f} ms of {len(client.seconds)}; {len(client.refused)} "
           f"refused after at most {latest * 1e3:.0f} ms")  # fmt: skip
