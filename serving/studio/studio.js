@@ -145,9 +145,10 @@ function strip(film) {
   context.clearRect(0, 0, width, height);
   const each = width / film.count;
   const cut = Math.min(film.w, film.h * each / height); // The middle of each frame, so that none is squeezed.
+  const tall = Math.min(film.h, film.w * height / each); // Of a single picture.
   for (let i = 0; i < film.count; i++) {
     context.globalAlpha = i === frameOf(film) ? 1 : 0.45;
-    context.drawImage(film.sheet, i * film.w + (film.w - cut) / 2, film.row * film.h, cut, film.h, i * each, 0, Math.ceil(each), height);
+    context.drawImage(film.sheet, i * film.w + (film.w - cut) / 2, film.row * film.h + (film.h - tall) / 2, cut, tall, i * each, 0, Math.ceil(each), height);
   }
   context.globalAlpha = 1;
   context.lineWidth = 3 * devicePixelRatio;
