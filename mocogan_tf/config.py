@@ -95,8 +95,7 @@ class Config:
     )
     dim_content: int = _opt(
         50,
-        "Size of the content code, which stays the same over a clip. With task=image_to_video the content has maps of "
-        "the picture beside it.",
+        "Size of the content code, which stays the same over a clip. With task=image_to_video it is encoded.",
         minimum=1,
         only=_MOCOGAN,
     )

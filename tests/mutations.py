@@ -532,14 +532,13 @@ TABLE = [
     ),
     *_of(
         "pictures",
-        "mocogan_tf/models/decoders.py",
-        _in(
-            PICTURES,
-            "test_gates_let_the_decoder_forget_the_picture_where_it_is_no_longer_true",
-            "test_every_map_reaches_the_decoder_at_its_place_and_none_the_background",
+        "mocogan_tf/models/encoder.py",
+        _in(PICTURES, "test_the_first_layer_sees_a_part_of_the_code_and_all_of_it_scales_channels"),
+        (
+            "the first layer sees the whole code",
+            "codes[:, : min(DIM_COARSE, self.dim_code)]",
+            "codes[:, : self.dim_code]",
         ),
-        ("maps pass by their gates", 'name=f"skip_gated_{name}")([skip, gates])', 'name=f"skip_gated_{name}")([skip])'),
-        ("the background has maps", "layout.code(code) if layout else code", "code"),
     ),
     *_of(
         "pictures",

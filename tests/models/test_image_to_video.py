@@ -31,20 +31,14 @@ def run(generator, latents):
 
 
 @pytest.mark.parametrize("image_size", [32, 64, 128])
-def test_content_is_code_pose_and_maps_from_coarse_to_fine(image_size):
+def test_content_is_code_and_pose(image_size):
     generator = make(image_size=image_size, ngf=2, channels=1, still_background=True)
-    layout = ContentLayout(6, 3, image_size)
-    assert layout.maps == tuple((image_size // shrink, image_size // shrink, 8) for shrink in (8, 4, 2))
-    contents = generator.contents
-    assert contents.shape == (3, layout.size) == (3, 6 + 3 + sum(np.prod(shape) for shape in layout.maps))
-    assert contents.dtype == np.float32 and generator.latents.dim_content == layout.size
+    layout, contents = ContentLayout(6, 3), generator.contents
+    assert contents.shape == (3, layout.size) == (3, 6 + 3) and contents.dtype == np.float32
+    assert generator.latents.dim_content == layout.size
     pose = np.asarray(layout.pose(contents))
-    assert pose.shape == (3, 3) and 0 < np.abs(pose).max() <= 1  # As the GRU's states.
-    np.testing.assert_array_equal(pose, contents[:, 6:9])
-    inner = keras.Model(generator.encoder.input, generator.encoder.get_layer(f"encoder_map_{image_size // 2}").output)
-    scaled = generator.pictures.astype(np.float32) / 127.5 - 1
-    finest = np.asarray(inner(scaled))
-    np.testing.assert_allclose(contents[:, -finest[0].size :].reshape(finest.shape), finest, atol=1e-5)
+    np.testing.assert_array_equal(pose, contents[:, 6:])
+    assert 0 < np.abs(pose).max() <= 1  # As the GRU's states.
     assert run(generator, draw(generator))["video"].shape == (2, 5, image_size, image_size, 1)
 
 
@@ -61,52 +55,28 @@ def test_the_gru_starts_at_the_pictures_pose_which_noise_varies():
 
 
 def test_an_animation_continued_through_its_motion_state_is_the_long_one():
-    generator = make(still_background=True, content_modulation=True, category_to="both")
+    generator = make(content_modulation=True, category_to="both")
     latents = draw(generator, num_frames=20)
     whole, parts = (sampling.generate(generator, latents, chunk=chunk).astype(int) for chunk in (20, 7))
     assert np.abs(whole - parts).max() <= 1
-    assert np.abs(np.diff(whole, axis=1)).max() > 10
+    assert np.abs(np.diff(whole, axis=1)).max() > 5
 
 
-@pytest.mark.parametrize("level", [0, 1, 2])
-def test_every_map_reaches_the_decoder_at_its_place_and_none_the_background(level):
-    generator = make(still_background=True)
-    layout = ContentLayout(6, 3, 32)
-    height, width, channels = layout.maps[level]
-    first = 9 + sum(int(np.prod(shape)) for shape in layout.maps[:level])
-    vector = np.random.default_rng(1).normal(size=(1, generator.decoder.input_shape[-1])).astype(np.float32)
-    other = vector.copy()
-    changed = other[0, first : first + height * width * channels].reshape(height, width, channels)
-    changed[0, 0] += 5.0  # The upper left corner.
-    change = np.abs(np.asarray(generator.decoder(vector)) - np.asarray(generator.decoder(other)))[0]
-    near = 32 // height * 2
-    assert change[:near, :near].mean() > 0.01
-    if level == 2:
-        assert change[16:, 16:].max() == 0
-    # The first figure would stay there for ever.
-    backgrounds = [np.asarray(generator.background(codes[:, : layout.size])) for codes in (vector, other)]
+def test_the_decoder_sees_the_pose_through_the_gru_alone():
+    generator = make(still_background=True, content_modulation=True, category_to="both")
+    codes = np.random.default_rng(1).normal(size=(1, generator.decoder.input_shape[-1])).astype(np.float32)
+    other = codes.copy()
+    other[:, 6:9] += 5.0
+    np.testing.assert_array_equal(np.asarray(generator.decoder(codes)), np.asarray(generator.decoder(other)))
+    backgrounds = [np.asarray(generator.background(vector[:, :9])) for vector in (codes, other)]
     np.testing.assert_array_equal(*backgrounds)
 
 
-def test_gates_let_the_decoder_forget_the_picture_where_it_is_no_longer_true():
-    generator = make()
-    latents = draw(generator, number=1, num_frames=1)
-    size = generator.latents.dim_content
-    codes = np.asarray(generator.codes(latents))[:, 0]
-    other = codes.copy()
-    other[:, size - 16 * 16 * 8 : size] *= -1
-    with_gates = np.asarray(generator.decoder(codes)) - np.asarray(generator.decoder(other))
-    closed = generator.decoder.get_layer("skip_gates_2")
-    closed.set_weights([np.zeros_like(closed.get_weights()[0]), np.full_like(closed.get_weights()[1], -100.0)])
-    without = np.asarray(generator.decoder(codes)) - np.asarray(generator.decoder(other))
-    assert np.abs(with_gates).max() > 0.01 and np.abs(without).max() == 0
-
-
-def test_the_code_alone_scales_channels_and_the_first_layer_sees_no_maps():
-    generator = make(content_modulation=True, category_to="both", palette=3)
-    assert generator.decoder.get_layer("gains_0").kernel.shape[0] == 6
-    assert generator.decoder.get_layer("palette_hidden").kernel.shape[0] == 6
-    assert generator.decoder.get_layer("conv_0").kernel.shape[-1] == 6 + 3 + 4 + 3  # Code, pose, category, motion.
+def test_the_first_layer_sees_a_part_of_the_code_and_all_of_it_scales_channels():
+    generator = make(dim_content=20, content_modulation=True, category_to="both", palette=3)
+    assert generator.decoder.get_layer("gains_0").kernel.shape[0] == 20
+    assert generator.decoder.get_layer("palette_hidden").kernel.shape[0] == 20
+    assert generator.decoder.get_layer("conv_0").kernel.shape[-1] == 8 + 4 + 3  # Code, category, motion.
 
 
 def test_the_encoder_is_a_part_of_the_generator_with_paths_of_its_own():
