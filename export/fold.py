@@ -148,66 +148,40 @@ def project_first_map(graph: Graph) -> None:
     graph.drop_unused_weights()
 
 
-def take_off_columns(graph: Graph, source: str, width: int, maps: dict[str, tuple[int, tuple[int, int, int]]]) -> int:
-    """Makes inputs of their own out of the maps that lie, row-major, in the columns of a source, channels first.
+def widen_products(graph: Graph, source: str, width: int) -> None:
+    """Lets products of some of a source's columns take all of them, with zeros in the weights for the others.
 
-    So what reads the rest of the columns is not in the way of the other rewrites, and a caller can make each map once
-    for many rows.
+    So `join_products` can join them. Which columns they are, `Slice` and `Concat` of the source say.
 
     Args:
         graph: Changed in place.
-        source: The graph's input `[N, width]`; what is left of it has fewer columns, in the same order.
+        source: The graph's input `[N, width]`.
         width: Its columns.
-        maps: By the name of the new input `[N, C, H, W]`: the map's first column and its shape (H, W, C).
-
-    Returns:
-        How many columns are left.
-
-    Raises:
-        ValueError: The graph reads these columns in another way than map by map.
     """
-    spans = {(first, first + int(np.prod(shape))): (name, shape) for name, (first, shape) in maps.items()}
-    left = np.ones(width, bool)
-    for first, last in spans:
-        left[first:last] = False
-    cuts: dict[str, tuple[int, int]] = {}
-    for node in graph.consumers(source):
-        span = _span(graph, node, width)
-        if span in spans:
-            name, shape = spans[span]
-            reshape = _only_reader(graph, node)
-            if reshape.op_type != "Reshape" or graph.weights[reshape.input[1]].tolist() != [-1, *shape]:
-                raise ValueError(f"The decoder reads {name} in another form than {shape}.")
-            graph.nodes.remove(node)
-            reshape.CopyFrom(helper.make_node("Transpose", [name], list(reshape.output), perm=[0, 2, 3, 1]))
-        elif span is not None and left[slice(*span)].all():
-            first, last = (int(left[:edge].sum()) for edge in span)
-            at = node.output[0]
-            constants = {"starts": [first], "ends": [last], "axes": [1]}
-            graph.weights |= {f"{at}/{key}": np.array(value, np.int64) for key, value in constants.items()}
-            node.input[:] = [source, *(f"{at}/{key}" for key in constants)]
-            cuts[at] = (first, last)
-        else:
-            raise ValueError("The decoder reads the columns of its maps together with others.")
-    whole = int(left.sum())
-    for node in [node for node in graph.nodes if node.op_type == "Concat"]:
-        edges = [cuts.get(name, (-1, -1)) for name in node.input]
-        follow = all(one[1] == next[0] for one, next in zip(edges, edges[1:], strict=False))
-        if edges[0][0] == 0 and edges[-1][1] == whole and follow and _attribute(node, "axis", 0) in (1, -1):
-            for reader in graph.consumers(node.output[0]):
-                reader.input[:] = [source if name == node.output[0] else name for name in reader.input]
-    return whole
+    columns = {source: np.arange(width)}
+    for node in graph.nodes:
+        known = [columns[name] for name in node.input if name in columns]
+        if node.op_type == "Concat" and len(known) == len(node.input) and _attribute(node, "axis", 0) in (1, -1):
+            columns[node.output[0]] = np.concatenate(known)
+        elif known and (span := _span(graph, node, len(known[0]))):
+            columns[node.output[0]] = known[0][slice(*span)]
+    for value in [value for value in columns if value != source]:
+        for node in graph.consumers(value):
+            if _constant_product(graph, node) is not None and node.input[0] == value:
+                weight = graph.weights[node.input[1]]
+                wide = np.zeros((width, weight.shape[1]), weight.dtype)
+                np.add.at(wide, columns[value], weight)
+                graph.weights[f"{node.output[0]}/wide"] = wide
+                node.input[0], node.input[1] = source, f"{node.output[0]}/wide"
+    ends = {name for node in graph.nodes for name in node.output if not graph.consumers(name)} - set(columns)
+    graph.drop_unused_nodes(sorted(ends))
 
 
 def _span(graph: Graph, node: NodeProto, width: int) -> tuple[int, int] | None:
     """The columns that a `Slice` takes of all rows; None if the node is something else."""
     parts = [graph.weights.get(name, np.empty(0)).tolist() for name in node.input[1:]]
-    if (
-        node.op_type != "Slice"
-        or len(parts) < 3
-        or not all(parts)
-        or any(step != 1 for step in (parts[3:] or [[1]])[0])
-    ):
+    steps = parts[3] if len(parts) > 3 else [1]
+    if node.op_type != "Slice" or len(parts) < 3 or not all(parts) or set(steps) != {1}:
         return None
     found = None
     for start, end, axis in zip(*parts[:3], strict=True):
@@ -218,25 +192,7 @@ def _span(graph: Graph, node: NodeProto, width: int) -> tuple[int, int] | None:
     return found
 
 
-def stay_channels_first(graph: Graph, outputs: list[str]) -> None:
-    """Computes element by element on maps with channels first, if they were only moved to the last place for that."""
-    makers = {value: node for node in graph.nodes for value in node.output}
-    for node in [node for node in graph.nodes if node.op_type in ("Mul", "Add")]:
-        there = [makers.get(name, NodeProto()) for name in node.input]
-        back = _only_reader(graph, node)
-        if all(_moves(each, [0, 2, 3, 1]) for each in there) and _moves(back, [0, 3, 1, 2]):
-            node.input[:] = [each.input[0] for each in there]
-            node.output[0] = back.output[0]
-            makers[node.output[0]] = node
-            graph.nodes.remove(back)
-    graph.drop_unused_nodes(outputs)
-
-
-def _moves(node: NodeProto, perm: list[int]) -> bool:
-    return node.op_type == "Transpose" and _attribute(node, "perm", []) == perm
-
-
-def join_products(graph: Graph, source: str) -> None:
+def join_products(graph: Graph, source: str, whole: bool = False) -> None:
     """Joins the first matrix product with the products of the source's first columns, so that all can be taken off.
 
     Modulation multiplies the first columns of a code by weights of its own, one product per layer. With zeros for the
@@ -245,12 +201,16 @@ def join_products(graph: Graph, source: str) -> None:
     Args:
         graph: Changed in place if it has this form.
         source: The graph's input `[N, dim_z]`.
+        whole: Whether the products take all columns, as after `widen_products`.
     """
     readers = sorted(graph.consumers(source), key=lambda node: node.op_type)  # The product before the `Slice`.
-    if len(readers) != 2 or not _takes_first_columns(graph, readers[1]):
+    slices = [] if whole else [node for node in readers if _takes_first_columns(graph, node)]
+    if len(readers) < 2 or not (whole or (len(readers), len(slices)) == (2, 1)):
         return
-    first, columns = readers
-    products = [_constant_product(graph, node) for node in (first, *graph.consumers(columns.output[0]))]
+    gemms = [node for node in graph.nodes if node in readers and node.op_type == "Gemm"]  # The first layer's.
+    first = gemms[0] if gemms else readers[0]
+    others = graph.consumers(slices[0].output[0]) if slices else [node for node in readers if node is not first]
+    products = [_constant_product(graph, node) for node in (first, *others)]
     joined = [product for product in products if product is not None]
     if len(joined) < len(products):
         return
@@ -263,7 +223,7 @@ def join_products(graph: Graph, source: str) -> None:
         f"{name}/joined_B": np.concatenate(biases),
         f"{name}/sizes": np.array([bias.size for bias in biases], np.int64),
     }
-    removed = [columns, *(node for product in joined for node in product.nodes)]
+    removed = [*slices, *(node for product in joined for node in product.nodes)]
     outputs = [product.result for product in joined]
     graph.nodes = [
         helper.make_node("Gemm", [source, f"{name}/joined_W", f"{name}/joined_B"], [f"{name}/joined"]),

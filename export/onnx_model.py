@@ -5,13 +5,11 @@ written by hand: tf2onnx turns Keras 3's GRU into a `Loop`, which keeps ONNX Run
 while ONNX's own `GRU` operator computes the same function.
 
 Up to the sum in the decoder's first layer, values are time-major, as the GRU gives them. There, what is fixed over a
-clip, `[B, N]`, adds to what moves, `[T, B, N]`, without being repeated. Content that comes from pictures holds maps
-too; they are cut out and turned once per clip, and only then repeated for the frames.
+clip, `[B, N]`, adds to what moves, `[T, B, N]`, without being repeated.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -31,9 +29,8 @@ from export.fold import (
     project_first_map,
     rename,
     scale_channels_in_place,
-    stay_channels_first,
     take_first_product,
-    take_off_columns,
+    widen_products,
 )
 from mocogan_tf import __version__
 from mocogan_tf.models.encoder import ContentLayout
@@ -67,20 +64,18 @@ def to_onnx(generator: Any, contract: Contract, *, uint8: bool = False) -> dict[
 
 def mocogan_models(generator: Any, contract: Contract, uint8: bool) -> dict[str, onnx.ModelProto]:
     """Builds MoCoGAN's models: a GRU over the noise, then the decoder on content and motion of every frame."""
-    layout = layout_of(generator)
-    decoder = convert_decoder(generator.decoder, layout)
-    background, fixed = None, list(dict.fromkeys([_clip_code(contract), *(["content"] if layout else [])]))
+    decoder = convert_decoder(generator.decoder, wide=contract.content_from == "pictures")
+    background, fixed = None, [_clip_code(contract)]
     if generator.background is not None:
-        code = "content" if generator.background.input_shape[-1] == contract.dim_content else _background_code(contract)
+        code = "content" if generator.background.input_shape[-1] == contract.dim_content else _clip_code(contract)
         background, fixed = convert_background(generator.background, code), list(dict.fromkeys([*fixed, code]))
-    codes = clip_code_graph(contract, layout)
-    motion = time_graph("motion_noise") + motion_graph(generator, contract) + codes
-    frames = frames_graph(decoder, contract, "motion/states", background, layout)
-    frames_alone = frames_graph(decoder, contract, "motion", background, layout)
+    motion = time_graph("motion_noise") + motion_graph(generator, contract) + clip_code_graph(contract)
+    frames = frames_graph(decoder, contract, "motion/states", background)
+    frames_alone = frames_graph(decoder, contract, "motion", background)
     # The GRU stays in float32: it costs next to nothing, and its state may be carried over any number of frames.
     half = half_precision(frames, "frames", [*fixed, "motion/states"], "video")
     half_alone = half_precision(frames_alone, "frames", [*fixed, "motion"], "video")
-    before_frames = time_graph("motion") + codes
+    before_frames = time_graph("motion") + clip_code_graph(contract)
     to_motion, to_frames = part_inputs(contract)
     video, state = contract.outputs["video"], contract.motion_state
     inputs = [*contract.inputs.values()]
@@ -96,18 +91,10 @@ def mocogan_models(generator: Any, contract: Contract, uint8: bool) -> dict[str,
     if uint8:
         outputs = [contract.video("video_uint8", "uint8"), state]
         models["onnx_uint8"] = _model(motion + frames + pixels_graph(), "generator_uint8", inputs, outputs, contract)
-    if layout:
+    if contract.content_from == "pictures":
         encoder = convert_encoder(generator.encoder)
         models["encode"] = _model(encoder, "encoder", [contract.image], [contract.content], contract)
     return models
-
-
-def layout_of(generator: Any) -> ContentLayout | None:
-    """The parts of an encoded picture, where content is one."""
-    if getattr(generator, "encoder", None) is None:
-        return None
-    config = generator.config
-    return ContentLayout(config["dim_content"], config["dim_motion"], config["image_size"])
 
 
 def vgan_models(generator: Any, contract: Contract, uint8: bool) -> dict[str, onnx.ModelProto]:
@@ -179,15 +166,16 @@ def motion_graph(generator: Any, contract: Contract) -> Graph:
             helper.make_node("Expand", ["category", "motion/repeats"], ["motion/category"]),  # [T, B, dim_category]
             helper.make_node("Concat", ["motion/noise", "motion/category"], [driven_by], axis=2),
         ]
-    scale, layout = generator.motion_init_scale, layout_of(generator)
+    scale = generator.motion_init_scale
     start, last = "motion_init", []  # From the GRU's last state to `motion_state`.
     if scale != 1:
         weights |= {"motion/scale": np.array([scale], np.float32), "motion/unit": np.array([1 / scale], np.float32)}
         start = "motion/start"
         nodes.append(helper.make_node("Mul", ["motion_init", "motion/scale"], [start]))
         last = [("Mul", "motion/unit")]
-    if layout:
-        edges = {"starts": layout.dim_code, "ends": layout.dim_code + layout.dim_motion, "axes": 1}
+    if contract.content_from == "pictures":
+        layout = ContentLayout(contract.dim_content - contract.dim_motion, contract.dim_motion)
+        edges = {"starts": layout.dim_code, "ends": layout.size, "axes": 1}
         weights |= {f"motion/pose_{key}": np.array([value], np.int64) for key, value in edges.items()}
         nodes += [
             helper.make_node("Slice", ["content", *(f"motion/pose_{key}" for key in edges)], ["motion/pose"]),
@@ -210,73 +198,20 @@ def motion_graph(generator: Any, contract: Contract) -> Graph:
 
 
 def _clip_code(contract: Contract) -> str:
-    """Returns the name of the code that the decoder's first layer gets once per clip."""
-    alone = len(part_inputs(contract)[1]) == 1 and contract.content_from == "noise"
-    return "content" if alone else "frames/clip_code"
-
-
-def _background_code(contract: Contract) -> str:
-    """Returns the name of `content` and `category` side by side, as a background that takes both gets them."""
-    return _clip_code(contract) if contract.content_from == "noise" else "frames/whole_code"
-
-
-def clip_code_graph(contract: Contract, layout: ContentLayout | None = None) -> Graph:
-    """Writes what the decoder's first layer gets once per clip: `content`, without maps, and `category` if it takes it.
-
-    Args:
-        contract: The bundle's contract.
-        layout: Of a content that comes from pictures.
-    """
+    """Returns the name of the code that the decoder gets once per clip."""
     fixed = part_inputs(contract)[1]
-    if layout is None:
-        if len(fixed) == 1:
-            return Graph([], {})
-        return Graph(_named([helper.make_node("Concat", fixed, [_clip_code(contract)], axis=1)], "frames/code"), {})
-    edges = {"starts": 0, "ends": layout.dim_code + layout.dim_motion, "axes": 1}
-    weights: dict[str, Any] = {f"frames/code_{key}": np.array([value], np.int64) for key, value in edges.items()}
-    code = _clip_code(contract) if len(fixed) == 1 else "frames/content_code"
-    nodes = [helper.make_node("Slice", ["content", *weights], [code])]
-    if len(fixed) > 1:
-        nodes.append(helper.make_node("Concat", [code, *fixed[1:]], [_clip_code(contract)], axis=1))
-        nodes.append(helper.make_node("Concat", fixed, [_background_code(contract)], axis=1))
-    return Graph(_named(nodes, "frames/code"), weights)
+    return fixed[0] if len(fixed) == 1 else "frames/clip_code"
 
 
-def maps_graph(layout: ContentLayout) -> Graph:
-    """Cuts the maps out of `content`, turns them once per clip, and repeats them: `frames/map_H` `[B * T, C, H, W]`."""
-    weights: dict[str, Any] = {
-        "maps/columns": np.array([1], np.int64),
-        "maps/one": np.array([1], np.int64),
-        "maps/three": np.array([1, 1, 1], np.int64),
-    }
-    nodes = [helper.make_node("Concat", ["maps/one", "time/length", "maps/three"], ["maps/repeats"], axis=0)]
-    first = layout.dim_code + layout.dim_motion
-    for height, width, channels in layout.maps:
-        name, last = f"maps/{height}", first + height * width * channels
-        weights |= {
-            f"{name}/starts": np.array([first], np.int64),
-            f"{name}/ends": np.array([last], np.int64),
-            f"{name}/shape": np.array([-1, 1, height, width, channels], np.int64),
-            f"{name}/frames_shape": np.array([-1, channels, height, width], np.int64),
-        }
-        nodes += [
-            helper.make_node("Slice", ["content", f"{name}/starts", f"{name}/ends", "maps/columns"], [f"{name}/flat"]),
-            helper.make_node("Reshape", [f"{name}/flat", f"{name}/shape"], [f"{name}/once"]),
-            helper.make_node("Transpose", [f"{name}/once"], [f"{name}/channels_first"], perm=[0, 1, 4, 2, 3]),
-            helper.make_node("Expand", [f"{name}/channels_first", "maps/repeats"], [f"{name}/repeated"]),
-            helper.make_node("Reshape", [f"{name}/repeated", f"{name}/frames_shape"], [f"frames/map_{height}"]),
-        ]
-        first = last
-    return Graph(_named(nodes, "maps"), weights)
+def clip_code_graph(contract: Contract) -> Graph:
+    """Writes `content` and `category` side by side if the decoder takes both."""
+    fixed = part_inputs(contract)[1]
+    if len(fixed) == 1:
+        return Graph([], {})
+    return Graph(_named([helper.make_node("Concat", fixed, [_clip_code(contract)], axis=1)], "frames/code"), {})
 
 
-def frames_graph(
-    decoder: Graph,
-    contract: Contract,
-    motion: str,
-    background: Graph | None = None,
-    layout: ContentLayout | None = None,
-) -> Graph:
+def frames_graph(decoder: Graph, contract: Contract, motion: str, background: Graph | None = None) -> Graph:
     """Applies the converted decoder to all frames: the clip's code, the motion codes and `time/length` -> `video`.
 
     The decoder's first matrix product is split: the clip's code is multiplied once per clip, the motion once per frame,
@@ -291,11 +226,8 @@ def frames_graph(
         background: Graph from the clip code, or from `content` alone, to `background/picture` `[B, H, W, C]`. The
             decoder's pictures, whose last channel is then a mask, are put in front of it. None: the pictures are the
             frames.
-        layout: Of a content that comes from pictures; the decoder then takes its maps as well (`convert_decoder`).
     """
     dim_fixed = sum(int(contract.inputs[name].shape[1]) for name in part_inputs(contract)[1])
-    if layout:
-        dim_fixed -= layout.size - layout.dim_code - layout.dim_motion
     planes = contract.channels + (background is not None)
     rest, value, weight, bias = take_first_product(decoder, "frames/z", dim_fixed + contract.dim_motion)
     weights: dict[str, Any] = {
@@ -329,9 +261,8 @@ def frames_graph(
             "Reshape", ["frames/pictures", "frames/video_shape"], ["video" if background is None else "figures"]
         ),
     ]
-    maps = maps_graph(layout) if layout else Graph([], {})
-    nodes = [*maps.nodes, *_named(before, "frames/before"), *rest.nodes, *_named(after, "frames/after")]
-    graph = Graph(nodes, maps.weights | weights | rest.weights)
+    nodes = [*_named(before, "frames/before"), *rest.nodes, *_named(after, "frames/after")]
+    graph = Graph(nodes, weights | rest.weights)
     if background is not None:
         graph = graph + background + composition_graph(contract)
     graph.drop_unused_weights()
@@ -417,19 +348,10 @@ def pixels_graph() -> Graph:
     return Graph(_named(nodes, "pixels"), {name: np.array(value, np.float32) for name, value in constants.items()})
 
 
-def convert_decoder(decoder: Any, layout: ContentLayout | None = None) -> Graph:
-    """Converts the Keras decoder `[N, dim_z] -> [N, H, W, C]`: a graph from `frames/z` to `frames/pictures`.
-
-    With a layout, `frames/z` has no maps; they are further inputs, `frames/map_H` `[N, C, H, W]`.
-    """
+def convert_decoder(decoder: Any, wide: bool = False) -> Graph:
+    """Converts the Keras decoder `[N, dim_z] -> [N, H, W, C]`: a graph from `frames/z` to `frames/pictures`."""
     codes = decoder.input_shape[-1]
-    maps, first = {}, 0
-    if layout:
-        first = layout.dim_code + layout.dim_motion
-        for shape in layout.maps:
-            maps[f"frames/map_{shape[0]}"] = (first, shape)
-            first += math.prod(shape)
-    return convert(lambda z: decoder(z, training=False), codes, "frames", "frames/z", "frames/pictures", maps)
+    return convert(lambda z: decoder(z, training=False), codes, "frames", "frames/z", "frames/pictures", wide)
 
 
 def convert_background(background: Any, source: str) -> Graph:
@@ -440,12 +362,7 @@ def convert_background(background: Any, source: str) -> Graph:
 
 
 def convert(
-    function: Callable[[Any], Any],
-    dim_z: int,
-    prefix: str,
-    source: str,
-    result: str,
-    maps: dict[str, tuple[int, tuple[int, int, int]]] | None = None,
+    function: Callable[[Any], Any], dim_z: int, prefix: str, source: str, result: str, wide: bool = False
 ) -> Graph:
     """Converts a function of one batch of codes with tf2onnx and folds the graph.
 
@@ -455,17 +372,16 @@ def convert(
         prefix: Prefix of the graph's names.
         source: Name of the input.
         result: Name of the output.
-        maps: As of `take_off_columns`: parts of the codes that become inputs of their own.
     """
+
     graph, given, made = _converted(function, (dim_z,))
-    if maps:
-        take_off_columns(graph, given, dim_z, maps)
-        stay_channels_first(graph, [made])
     fold_scale_and_shift(graph)
     project_first_map(graph)
-    join_products(graph, given)
+    if wide:
+        widen_products(graph, given, dim_z)
+    join_products(graph, given, whole=wide)
     scale_channels_in_place(graph)
-    rename(graph, prefix, {given: source, made: result, **{name: name for name in maps or {}}})
+    rename(graph, prefix, {given: source, made: result})
     return graph
 
 

@@ -11,7 +11,6 @@ import onnxruntime
 import pytest
 
 from export.contract import read_contract
-from export.fold import Graph, take_off_columns
 from export.model_card import model_card
 from export.onnx_model import to_onnx
 from export.proof import _Proof
@@ -92,21 +91,15 @@ def test_clips_differ_by_their_picture_alone():
     assert np.abs(first - second).max() > 0.1
 
 
-def test_maps_are_turned_once_per_clip_and_no_product_is_as_wide_as_the_content():
-    generator, contract = make(image_size=64)
-    frames = to_onnx(generator, contract)["frames"]
-    sizes = {tensor.name: tuple(tensor.dims) for tensor in frames.graph.initializer}
-    assert max(size[0] for size in sizes.values() if len(size) == 2) < 100
-    before = {node.name: node.op_type for node in frames.graph.node if node.name.startswith("maps/")}
-    assert list(before.values()).count("Transpose") == 3
-    moved = [node for node in frames.graph.node if node.op_type == "Transpose" and node.name.startswith("frames/")]
+def test_what_is_fixed_over_a_clip_is_one_product_and_what_moves_another():
+    generator, contract = make()
+    nodes = to_onnx(generator, contract)["frames"].graph.node
+    products = [
+        node.name for node in nodes if node.op_type in ("Gemm", "MatMul") and not node.name.startswith("background/")
+    ]
+    assert len(products) == 2 and all(name.startswith("frames/before") for name in products)
+    moved = [node for node in nodes if node.op_type == "Transpose" and node.name.startswith("frames/Transpose")]
     assert len(moved) == 1, "the finished frames are the only maps whose channels move"
-
-
-def test_columns_that_are_read_otherwise_are_not_taken_off():
-    node = onnx.helper.make_node("Relu", ["z"], ["result"])
-    with pytest.raises(ValueError, match="together with others"):
-        take_off_columns(Graph([node], {}), "z", 40, {"map": (4, (3, 3, 4))})
 
 
 def test_a_bundle_is_proven_and_says_where_its_content_is_from(animated):
