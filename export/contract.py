@@ -24,7 +24,7 @@ _SPLIT = ("dim_content", "dim_motion", "category_to")
 _CODE = ("dim_z", "z_distribution")
 
 # The files of a bundle by their role. `onnx_uint8` is written on request; `motion`, `frames` and `frames_fp16` exist
-# only where a model has these parts.
+# only where a model has these parts, `encode` and `contents` only where content comes from pictures.
 FILES = {
     "onnx": "model.onnx",
     "onnx_fp16": "model.fp16.onnx",
@@ -32,6 +32,8 @@ FILES = {
     "motion": "motion.onnx",
     "frames": "frames.onnx",
     "frames_fp16": "frames.fp16.onnx",
+    "encode": "encode.onnx",
+    "contents": "contents.npz",
     "saved_model": "saved_model",
     "golden": "golden.npz",
 }
@@ -62,6 +64,7 @@ class Contract:
         dim_content, dim_category, dim_motion, category_to: As in `Config`.
         dim_z: Size of the code of a model that makes clips of one length from one code (VGAN, TGAN); 0 for others.
         z_distribution: What that code is drawn from, as in `CodeSpec`.
+        content_from: As in `LatentSpec`: "noise", or "pictures". Then `dim_content` is the size of an encoded picture.
         categories: Name of each category, in order; empty if there are none or they have no names.
         fps: Frames per second at which a clip plays at the speed of the training clips.
         image_size: Height and width of a frame.
@@ -88,6 +91,7 @@ class Contract:
     category_to: str = "motion"
     dim_z: int = 0
     z_distribution: str = ""
+    content_from: str = "noise"
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", self.name):
@@ -95,6 +99,8 @@ class Contract:
                 "The bundle's name must be lower-case letters, digits, '.', '_' and '-', since it becomes part of "
                 f"URLs. Received: name={self.name!r}"
             )
+        if self.content_from not in ("noise", "pictures"):
+            raise ValueError(f"`content_from` must be noise or pictures. Received: content_from={self.content_from!r}")
         if not self.frame_buckets or min(self.frame_buckets) < 1:
             raise ValueError(f"`frame_buckets` must be lengths of at least 1. Received: {list(self.frame_buckets)}")
         if self.dim_z and self.frame_buckets != (self.video_length,):
@@ -113,7 +119,7 @@ class Contract:
         """Sizes of the latents, for `sample_latents`."""
         if self.dim_z:
             return CodeSpec(num_frames=self.video_length, dim_z=self.dim_z, distribution=self.z_distribution)
-        return LatentSpec(dim_content=self.dim_content, dim_motion=self.dim_motion, dim_category=self.dim_category)
+        return LatentSpec(self.dim_content, self.dim_motion, self.dim_category, self.content_from)
 
     @property
     def length(self) -> int | str:
@@ -144,6 +150,16 @@ class Contract:
         return {"video": self.video("video", "float32"), **state}
 
     @property
+    def image(self) -> TensorSpec:
+        """A picture in [-1, 1], which encode.onnx takes where content comes from pictures."""
+        return TensorSpec("image", ("batch", self.image_size, self.image_size, self.channels))
+
+    @property
+    def content(self) -> TensorSpec:
+        """An encoded picture, as encode.onnx gives it and the model takes it."""
+        return TensorSpec("content", ("batch", self.dim_content))
+
+    @property
     def motion(self) -> TensorSpec:
         """The motion codes of every frame, which motion.onnx gives and frames.onnx takes."""
         return TensorSpec("motion", ("batch", "time", self.dim_motion))
@@ -159,7 +175,7 @@ class Contract:
 
     def to_dict(self, files: dict[str, str], provenance: dict[str, Any]) -> dict[str, Any]:
         """Returns the content of bundle.json."""
-        absent = _SPLIT if self.dim_z else _CODE
+        absent = _absent(self.dim_z > 0, self.content_from == "pictures")
         sizes = {field.name: getattr(self, field.name) for field in _fields() if field.name not in absent}
         sizes |= {"categories": list(self.categories), "frame_buckets": list(self.frame_buckets)}
         return {
@@ -193,6 +209,11 @@ def _fields() -> tuple[dataclasses.Field[Any], ...]:
     return dataclasses.fields(Contract)
 
 
+def _absent(of_one_code: bool, from_pictures: bool) -> tuple[str, ...]:
+    """Names of the fields that bundle.json does not have."""
+    return (*(_SPLIT if of_one_code else _CODE), *(() if from_pictures else ("content_from",)))
+
+
 def read_contract(bundle: pathlib.Path) -> tuple[Contract, dict[str, Any]]:
     """Reads the contract of a bundle.
 
@@ -212,7 +233,7 @@ def read_contract(bundle: pathlib.Path) -> tuple[Contract, dict[str, Any]]:
             f"{bundle} has bundle format {found}; this version reads format {FORMAT_VERSION}. Export the run again."
         )
     try:
-        absent = _SPLIT if "dim_z" in described else _CODE
+        absent = _absent("dim_z" in described, "content_from" in described)
         sizes = {field.name: described[field.name] for field in _fields() if field.name not in absent}
         sizes |= {key: tuple(sizes[key]) for key in ("categories", "frame_buckets")}
         contract = Contract(**sizes)

@@ -148,7 +148,51 @@ def project_first_map(graph: Graph) -> None:
     graph.drop_unused_weights()
 
 
-def join_products(graph: Graph, source: str) -> None:
+def widen_products(graph: Graph, source: str, width: int) -> None:
+    """Lets products of some of a source's columns take all of them, with zeros in the weights for the others.
+
+    So `join_products` can join them. Which columns they are, `Slice` and `Concat` of the source say.
+
+    Args:
+        graph: Changed in place.
+        source: The graph's input `[N, width]`.
+        width: Its columns.
+    """
+    columns = {source: np.arange(width)}
+    for node in graph.nodes:
+        known = [columns[name] for name in node.input if name in columns]
+        if node.op_type == "Concat" and len(known) == len(node.input) and _attribute(node, "axis", 0) in (1, -1):
+            columns[node.output[0]] = np.concatenate(known)
+        elif known and (span := _span(graph, node, len(known[0]))):
+            columns[node.output[0]] = known[0][slice(*span)]
+    for value in [value for value in columns if value != source]:
+        for node in graph.consumers(value):
+            if _constant_product(graph, node) is not None and node.input[0] == value:
+                weight = graph.weights[node.input[1]]
+                wide = np.zeros((width, weight.shape[1]), weight.dtype)
+                np.add.at(wide, columns[value], weight)
+                graph.weights[f"{node.output[0]}/wide"] = wide
+                node.input[0], node.input[1] = source, f"{node.output[0]}/wide"
+    ends = {name for node in graph.nodes for name in node.output if not graph.consumers(name)} - set(columns)
+    graph.drop_unused_nodes(sorted(ends))
+
+
+def _span(graph: Graph, node: NodeProto, width: int) -> tuple[int, int] | None:
+    """The columns that a `Slice` takes of all rows; None if the node is something else."""
+    parts = [graph.weights.get(name, np.empty(0)).tolist() for name in node.input[1:]]
+    steps = parts[3] if len(parts) > 3 else [1]
+    if node.op_type != "Slice" or len(parts) < 3 or not all(parts) or set(steps) != {1}:
+        return None
+    found = None
+    for start, end, axis in zip(*parts[:3], strict=True):
+        if axis == 1:
+            found = (int(start), min(int(end), width))
+        elif start != 0 or end < np.iinfo(np.int32).max:
+            return None
+    return found
+
+
+def join_products(graph: Graph, source: str, whole: bool = False) -> None:
     """Joins the first matrix product with the products of the source's first columns, so that all can be taken off.
 
     Modulation multiplies the first columns of a code by weights of its own, one product per layer. With zeros for the
@@ -157,12 +201,16 @@ def join_products(graph: Graph, source: str) -> None:
     Args:
         graph: Changed in place if it has this form.
         source: The graph's input `[N, dim_z]`.
+        whole: Whether the products take all columns, as after `widen_products`.
     """
     readers = sorted(graph.consumers(source), key=lambda node: node.op_type)  # The product before the `Slice`.
-    if len(readers) != 2 or not _takes_first_columns(graph, readers[1]):
+    slices = [] if whole else [node for node in readers if _takes_first_columns(graph, node)]
+    if len(readers) < 2 or not (whole or (len(readers), len(slices)) == (2, 1)):
         return
-    first, columns = readers
-    products = [_constant_product(graph, node) for node in (first, *graph.consumers(columns.output[0]))]
+    gemms = [node for node in graph.nodes if node in readers and node.op_type == "Gemm"]  # The first layer's.
+    first = gemms[0] if gemms else readers[0]
+    others = graph.consumers(slices[0].output[0]) if slices else [node for node in readers if node is not first]
+    products = [_constant_product(graph, node) for node in (first, *others)]
     joined = [product for product in products if product is not None]
     if len(joined) < len(products):
         return
@@ -175,7 +223,7 @@ def join_products(graph: Graph, source: str) -> None:
         f"{name}/joined_B": np.concatenate(biases),
         f"{name}/sizes": np.array([bias.size for bias in biases], np.int64),
     }
-    removed = [columns, *(node for product in joined for node in product.nodes)]
+    removed = [*slices, *(node for product in joined for node in product.nodes)]
     outputs = [product.result for product in joined]
     graph.nodes = [
         helper.make_node("Gemm", [source, f"{name}/joined_W", f"{name}/joined_B"], [f"{name}/joined"]),

@@ -31,7 +31,7 @@ def model_card(contract: Contract, provenance: dict[str, Any], checks: str) -> s
 
 ![Clips of this bundle]({SAMPLE})
 
-Generates short videos, {contract.channels}-channel frames of {contract.image_size}x{contract.image_size} at \
+{_makes(contract)}, {contract.channels}-channel frames of {contract.image_size}x{contract.image_size} at \
 {contract.fps:g} frames per second, trained on clips of {contract.video_length} frames. \
 The architecture is {_ARCHITECTURES[contract.model]}.
 
@@ -75,7 +75,7 @@ for spec in bundle["inputs"]:
         inputs[spec["name"]] = np.eye(shape[1], dtype="float32")[[0]]
     elif spec["distribution"] == "uniform":
         inputs[spec["name"]] = rng.uniform(-1, 1, shape).astype("float32")
-    else:
+{_use_of_pictures(contract)}    else:
         inputs[spec["name"]] = rng.standard_normal(shape, "float32")
 (video,) = session.run(["video"], inputs)  # [1, T, H, W, C] in [-1, 1]
 ```
@@ -111,6 +111,12 @@ _ARCHITECTURES = {
 }
 
 
+def _makes(contract: Contract) -> str:
+    if contract.content_from == "pictures":
+        return "Animates a picture, which becomes the first frame of a short video"
+    return "Generates short videos"
+
+
 def _continuing(contract: Contract) -> str:
     if "motion_state" not in contract.outputs:
         return ""
@@ -124,6 +130,16 @@ def _longer(contract: Contract) -> str:
         f"Clips longer than {contract.video_length} frames continue the motion; the model was never trained on their "
         "later part."
     )
+
+
+def _use_of_pictures(contract: Contract) -> str:
+    """Lines of the program that animate one of the bundle's own pictures."""
+    if contract.content_from != "pictures":
+        return ""
+    return """\
+    elif spec["distribution"] == "encoded":  # Of your own picture [H, W, C]: encode.onnx, image = picture / 127.5 - 1.
+        inputs[spec["name"]] = np.load("contents.npz")["contents"][:1]
+"""
 
 
 def _duration(provenance: dict[str, Any]) -> str:

@@ -30,8 +30,10 @@ from export.fold import (
     rename,
     scale_channels_in_place,
     take_first_product,
+    widen_products,
 )
 from mocogan_tf import __version__
+from mocogan_tf.models.encoder import ContentLayout
 from mocogan_tf.video import POSTPROCESS
 
 OPSET = 17  # tf2onnx 1.17 is tested up to 18; nothing here needs more than 17, which more runtimes read.
@@ -50,7 +52,7 @@ def to_onnx(generator: Any, contract: Contract, *, uint8: bool = False) -> dict[
 
     Returns:
         Models by their role in `bundle.json`: `onnx`, `onnx_fp16` and, on request, `onnx_uint8`; for MoCoGAN also
-        `motion`, `frames` and `frames_fp16`.
+        `motion`, `frames` and `frames_fp16`, and `encode` where content comes from pictures.
 
     Raises:
         ValueError: The model's architecture has no ONNX builder, or a weight does not fit float16.
@@ -62,7 +64,7 @@ def to_onnx(generator: Any, contract: Contract, *, uint8: bool = False) -> dict[
 
 def mocogan_models(generator: Any, contract: Contract, uint8: bool) -> dict[str, onnx.ModelProto]:
     """Builds MoCoGAN's models: a GRU over the noise, then the decoder on content and motion of every frame."""
-    decoder = convert_decoder(generator.decoder)
+    decoder = convert_decoder(generator.decoder, wide=contract.content_from == "pictures")
     background, fixed = None, [_clip_code(contract)]
     if generator.background is not None:
         code = "content" if generator.background.input_shape[-1] == contract.dim_content else _clip_code(contract)
@@ -89,6 +91,9 @@ def mocogan_models(generator: Any, contract: Contract, uint8: bool) -> dict[str,
     if uint8:
         outputs = [contract.video("video_uint8", "uint8"), state]
         models["onnx_uint8"] = _model(motion + frames + pixels_graph(), "generator_uint8", inputs, outputs, contract)
+    if contract.content_from == "pictures":
+        encoder = convert_encoder(generator.encoder)
+        models["encode"] = _model(encoder, "encoder", [contract.image], [contract.content], contract)
     return models
 
 
@@ -126,7 +131,8 @@ def part_inputs(contract: Contract) -> tuple[list[str], list[str]]:
     category = ["category"] if contract.dim_category else []
     to_motion = category if contract.category_to != "image" else []
     to_frames = category if contract.category_to != "motion" else []
-    return [*to_motion, "motion_init", "motion_noise"], ["content", *to_frames]
+    pose = ["content"] if contract.content_from == "pictures" else []
+    return [*pose, *to_motion, "motion_init", "motion_noise"], ["content", *to_frames]
 
 
 def time_graph(like: str) -> Graph:
@@ -160,12 +166,23 @@ def motion_graph(generator: Any, contract: Contract) -> Graph:
             helper.make_node("Expand", ["category", "motion/repeats"], ["motion/category"]),  # [T, B, dim_category]
             helper.make_node("Concat", ["motion/noise", "motion/category"], [driven_by], axis=2),
         ]
-    start, end = "motion_init", "motion_state"
     scale = generator.motion_init_scale
+    start, last = "motion_init", []  # From the GRU's last state to `motion_state`.
     if scale != 1:
         weights |= {"motion/scale": np.array([scale], np.float32), "motion/unit": np.array([1 / scale], np.float32)}
-        start, end = "motion/start", "motion/end"
+        start = "motion/start"
         nodes.append(helper.make_node("Mul", ["motion_init", "motion/scale"], [start]))
+        last = [("Mul", "motion/unit")]
+    if contract.content_from == "pictures":
+        layout = ContentLayout(contract.dim_content - contract.dim_motion, contract.dim_motion)
+        edges = {"starts": layout.dim_code, "ends": layout.size, "axes": 1}
+        weights |= {f"motion/pose_{key}": np.array([value], np.int64) for key, value in edges.items()}
+        nodes += [
+            helper.make_node("Slice", ["content", *(f"motion/pose_{key}" for key in edges)], ["motion/pose"]),
+            helper.make_node("Add", [start, "motion/pose"], ["motion/posed"]),
+        ]
+        start, last = "motion/posed", [("Sub", "motion/pose"), *last]
+    ends = [*(f"motion/end_{i}" for i in range(len(last))), "motion_state"]
     gru_inputs = [driven_by, "motion/GRU/W", "motion/GRU/R", "motion/GRU/B", "", "motion/initial"]
     nodes += [
         helper.make_node("Unsqueeze", [start, "motion/first_axis"], ["motion/initial"]),
@@ -174,10 +191,9 @@ def motion_graph(generator: Any, contract: Contract) -> Graph:
         ),
         helper.make_node("Squeeze", ["motion/states", "motion/direction_axis"], ["motion/time_major"]),
         helper.make_node("Transpose", ["motion/time_major"], ["motion"], perm=[1, 0, 2]),
-        helper.make_node("Squeeze", ["motion/last", "motion/first_axis"], [end]),
+        helper.make_node("Squeeze", ["motion/last", "motion/first_axis"], [ends[0]]),
+        *(helper.make_node(op, [ends[i], by], [ends[i + 1]]) for i, (op, by) in enumerate(last)),
     ]
-    if scale != 1:
-        nodes.append(helper.make_node("Mul", [end, "motion/unit"], ["motion_state"]))
     return Graph(_named(nodes, "motion"), weights)
 
 
@@ -332,10 +348,10 @@ def pixels_graph() -> Graph:
     return Graph(_named(nodes, "pixels"), {name: np.array(value, np.float32) for name, value in constants.items()})
 
 
-def convert_decoder(decoder: Any) -> Graph:
+def convert_decoder(decoder: Any, wide: bool = False) -> Graph:
     """Converts the Keras decoder `[N, dim_z] -> [N, H, W, C]`: a graph from `frames/z` to `frames/pictures`."""
     codes = decoder.input_shape[-1]
-    return convert(lambda z: decoder(z, training=False), codes, "frames", "frames/z", "frames/pictures")
+    return convert(lambda z: decoder(z, training=False), codes, "frames", "frames/z", "frames/pictures", wide)
 
 
 def convert_background(background: Any, source: str) -> Graph:
@@ -345,7 +361,9 @@ def convert_background(background: Any, source: str) -> Graph:
     )
 
 
-def convert(function: Callable[[Any], Any], dim_z: int, prefix: str, source: str, result: str) -> Graph:
+def convert(
+    function: Callable[[Any], Any], dim_z: int, prefix: str, source: str, result: str, wide: bool = False
+) -> Graph:
     """Converts a function of one batch of codes with tf2onnx and folds the graph.
 
     Args:
@@ -356,19 +374,36 @@ def convert(function: Callable[[Any], Any], dim_z: int, prefix: str, source: str
         result: Name of the output.
     """
 
-    @tf.function(input_signature=[tf.TensorSpec((None, dim_z), tf.float32, name="z")])
-    def convertible(z: Any) -> Any:
-        return {"result": function(z)}
+    graph, given, made = _converted(function, (dim_z,))
+    fold_scale_and_shift(graph)
+    project_first_map(graph)
+    if wide:
+        widen_products(graph, given, dim_z)
+    join_products(graph, given, whole=wide)
+    scale_channels_in_place(graph)
+    rename(graph, prefix, {given: source, made: result})
+    return graph
+
+
+def convert_encoder(encoder: Any) -> Graph:
+    """Converts the encoder of pictures: a graph from `image` to `content`."""
+    graph, given, made = _converted(lambda image: encoder(image, training=False), encoder.input_shape[1:])
+    fold_scale_and_shift(graph)
+    rename(graph, "encode", {given: "image", made: "content"})
+    return graph
+
+
+def _converted(function: Callable[[Any], Any], shape: tuple[int, ...]) -> tuple[Graph, str, str]:
+    """Converts a function of float32 `[N, *shape]` to a graph; returns it with the names of its input and output."""
+
+    @tf.function(input_signature=[tf.TensorSpec((None, *shape), tf.float32, name="given")])
+    def convertible(given: Any) -> Any:
+        return {"result": function(given)}
 
     converted, _ = tf2onnx.convert.from_function(convertible, convertible.input_signature, opset=OPSET)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in converted.graph.initializer}
     graph = Graph(list(converted.graph.node), constants)
-    fold_scale_and_shift(graph)
-    project_first_map(graph)
-    join_products(graph, converted.graph.input[0].name)
-    scale_channels_in_place(graph)
-    rename(graph, prefix, {converted.graph.input[0].name: source, converted.graph.output[0].name: result})
-    return graph
+    return graph, converted.graph.input[0].name, converted.graph.output[0].name
 
 
 def _named(nodes: list[NodeProto], prefix: str) -> list[NodeProto]:

@@ -26,11 +26,11 @@ from PIL import Image
 from export.contract import Contract, TensorSpec, read_contract
 from export.lint import lint_onnx, lint_saved_model
 from export.onnx_model import part_inputs
-from export.saved_model import Session, read_warmup, sample_inputs, signatures
+from export.saved_model import Pictures, Session, read_warmup, sample_inputs, signatures
 from mocogan_tf.files import sha256
 from mocogan_tf.latents import sample_latents
 from mocogan_tf.training.trained import rebuild_generator
-from mocogan_tf.video import to_uint8
+from mocogan_tf.video import from_uint8, to_uint8
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
@@ -86,6 +86,7 @@ def verify_content(bundle: pathlib.Path, generator: Any = None) -> list[Check]:
             proof.fresh_clips,
             proof.batches,
             *([proof.chunks] if "motion_state" in contract.outputs else []),
+            *([proof.encoder] if contract.content_from == "pictures" else []),
             proof.served_signatures,
             proof.warmup,
             proof.command_line,
@@ -156,6 +157,11 @@ class _Proof:
         return rebuild_generator(self.saved_model, self.described)
 
     @functools.cached_property
+    def pictures(self) -> Pictures | None:
+        """What a seed chooses from, where content comes from pictures."""
+        return Pictures.read(self.bundle / self.files["contents"]) if "contents" in self.files else None
+
+    @functools.cached_property
     def served(self) -> Session:
         """TensorFlow's session with the SavedModel."""
         return self.stack.enter_context(Session(self.saved_model))
@@ -179,7 +185,8 @@ class _Proof:
         return {**self.onnx({**inputs, **motion}, frames), "motion_state": motion["motion_state"]}
 
     def latents(self, num_videos: int, num_frames: int, seed: int = 1) -> Arrays:
-        return dict(sample_latents(self.contract.latents, num_videos, num_frames, seed=seed))
+        contents = self.pictures.contents if self.pictures else None
+        return dict(sample_latents(self.contract.latents, num_videos, num_frames, seed=seed, contents=contents))
 
     def graphs(self) -> Iterator[Check]:
         """Lints every graph."""
@@ -187,6 +194,7 @@ class _Proof:
         others = [spec for name, spec in outputs.items() if name != "video"]
         interfaces: dict[str, tuple[list[TensorSpec], list[TensorSpec]]] = {
             "onnx_uint8": ([*inputs.values()], [contract.video("video_uint8", "uint8"), *others]),
+            "encode": ([contract.image], [contract.content]),
         }
         if self.in_parts:
             to_motion, to_frames = part_inputs(contract)
@@ -244,6 +252,15 @@ class _Proof:
             yield _close(f"{name}: model.onnx, Keras", self.onnx(inputs), expected)
             yield _close(f"{name}: SavedModel, Keras", self.served.run("generate", inputs), expected)
 
+    def encoder(self) -> Iterator[Check]:
+        """Compares encode.onnx with Keras, and what seeds choose from with what it makes of their pictures."""
+        assert self.pictures is not None
+        images = from_uint8(self.pictures.pictures)
+        made = self.onnx({"image": images}, "encode")["content"]
+        yield _near("encode.onnx, Keras", made, self._encoded(images))
+        yield _near("contents.npz, encode.onnx", self.pictures.contents, made)
+        yield _near("one picture, the same in a batch", self.onnx({"image": images[:1]}, "encode")["content"], made[:1])
+
     def batches(self) -> Iterator[Check]:
         """Compares a clip alone with the same clip in a batch."""
         inputs = self.latents(3, self.contract.video_length)
@@ -282,9 +299,12 @@ class _Proof:
         faults = [f"{name} is missing or not expected" for name in sorted(found ^ set(expected_signatures))]
         yield _faultless("signatures", faults, f"{len(found)}")
         for name, signature in expected_signatures.items():
-            inputs = sample_inputs(signature.inputs, self.contract, num_videos=2, seed=3)
-            expected = self.keras(self._latents_of(inputs))
+            inputs = sample_inputs(signature.inputs, self.contract, num_videos=2, seed=3, pictures=self.pictures)
             outputs = self.served.run(name, inputs)
+            if name == "encode":
+                yield _near("signature encode", outputs["content"], self._encoded(inputs["image"]))
+                continue
+            expected = self.keras(self._latents_of(inputs))
             if set(outputs) != set(signature.outputs):
                 yield Check(f"signature {name}", f"gives {', '.join(outputs)}", ", ".join(signature.outputs), False)
             elif "video" in outputs:
@@ -299,7 +319,13 @@ class _Proof:
         if "seed" in inputs:
             clips = [self.latents(1, self.contract.video_length, int(seed)) for seed in inputs["seed"]]
             return {name: np.concatenate([clip[name] for clip in clips]) for name in clips[0]}
-        return {("motion_init" if name == "motion_state" else name): value for name, value in inputs.items()}
+        latents = {("motion_init" if name == "motion_state" else name): value for name, value in inputs.items()}
+        if "image" in latents:
+            latents["content"] = self._encoded(latents.pop("image"))
+        return latents
+
+    def _encoded(self, images: Array) -> Array:
+        return np.asarray(self.generator.encoder(images, training=False))
 
     def command_line(self) -> Iterator[Check]:
         """Runs `saved_model_cli run` on the default signature, in a process of its own."""
@@ -344,6 +370,14 @@ def _close(name: str, found: Arrays, expected: Arrays, limit: float = FLOAT_LIMI
         if not state <= STATE_LIMIT:
             return Check(name, f"motion_state {state:.1e}", f"{STATE_LIMIT:.0e}", False)
     return Check(name, f"{video:.1e}", f"{limit:.0e}", video <= limit)
+
+
+def _near(name: str, found: Array, expected: Array) -> Check:
+    """Compares encoded pictures, whose values have no bounds, by the largest difference beside the largest value."""
+    if found.shape != expected.shape:
+        return Check(name, f"shape {found.shape}", f"{expected.shape}", False)
+    difference = float(np.max(np.abs(found - expected)) / max(1.0, float(np.max(np.abs(expected)))))
+    return Check(name, f"{difference:.1e}", f"{STATE_LIMIT:.0e}", difference <= STATE_LIMIT)
 
 
 def _close_pixels(name: str, found: Array, video: Array) -> Check:

@@ -22,6 +22,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 from export.contract import BATCH_SIZES, Contract, TensorSpec
 from mocogan_tf import latents
 from mocogan_tf.latents import CodeSpec, LatentSpec
+from mocogan_tf.video import from_uint8
 
 Array = NDArray[Any]
 
@@ -42,30 +43,61 @@ class Signature:
     compute: Callable[[Any, dict[str, Any]], dict[str, Any]]
 
 
-def signatures(contract: Contract) -> dict[str, Signature]:
-    """Returns the SavedModel's signatures by name; docs/bundle.md describes them for clients."""
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """What a seed chooses from, where content comes from pictures.
+
+    Args:
+        pictures: uint8 `[N, H, W, C]`.
+        contents: The same, encoded: float32 `[N, dim_content]`.
+    """
+
+    pictures: Array
+    contents: Array
+
+    @classmethod
+    def read(cls, path: pathlib.Path) -> Pictures:
+        """Reads contents.npz."""
+        with np.load(path) as file:
+            return cls(file["pictures"], file["contents"])
+
+
+def signatures(contract: Contract, pictures: Pictures | None = None) -> dict[str, Signature]:
+    """Returns the SavedModel's signatures by name; docs/bundle.md describes them for clients.
+
+    Args:
+        contract: The generator's contract.
+        pictures: Where content comes from pictures; without them a seed's signatures cannot be computed.
+    """
     trained = contract.video_length
     lengths = sorted({trained, *contract.frame_buckets})
     table = {"serving_default": _generate(contract, trained), "generate": _generate(contract, "time")}
     table |= {f"generate_{length}": _generate(contract, length) for length in lengths}
     if "motion_state" in contract.outputs:
         table["continue"] = _continue(contract)
-    table |= {f"generate_{kind}": _generate(contract, "time", kind) for kind in _PICTURES}
-    table["seed"] = _seed(contract, trained)
-    table |= {f"seed_{kind}": _seed(contract, trained, kind) for kind in _PICTURES}
+    table |= {f"generate_{kind}": _generate(contract, "time", kind) for kind in _FORMS}
+    table["seed"] = _seed(contract, trained, pictures)
+    table |= {f"seed_{kind}": _seed(contract, trained, pictures, kind) for kind in _FORMS}
+    if contract.content_from == "pictures":
+        table["encode"] = _encode(contract)
+        table["animate"] = _animate(contract)
+        table["animate_png"] = _animate(contract, "png")
     return table
 
 
-def write_saved_model(generator: Any, contract: Contract, folder: pathlib.Path) -> None:
+def write_saved_model(
+    generator: Any, contract: Contract, folder: pathlib.Path, pictures: Pictures | None = None
+) -> None:
     """Writes the generator with all signatures.
 
     Args:
         generator: Keras model with the weights to export.
         contract: The generator's contract.
         folder: Folder of this version, `.../saved_model/<version>`.
+        pictures: As of `signatures`.
     """
     archive = keras.export.ExportArchive()
-    for name, signature in signatures(contract).items():
+    for name, signature in signatures(contract, pictures).items():
         specs = {key: _tensor_spec(spec) for key, spec in signature.inputs.items()}
         archive.add_endpoint(name, _bind(generator, signature), input_signature=[specs])
     archive.write_out(str(folder), verbose=False)
@@ -85,7 +117,7 @@ def to_png(video: Any) -> Any:
     return tf.reshape(encoded, shape[:2])
 
 
-_PICTURES: dict[str, tuple[str, Callable[[Any], Any]]] = {
+_FORMS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "uint8": ("video_uint8", to_pixels),
     "png": ("png_bytes", to_png),  # TensorFlow Serving's REST API gives outputs named *_bytes as base64.
 }
@@ -95,7 +127,7 @@ def _generate(contract: Contract, length: int | str, kind: str = "") -> Signatur
     """Takes latents of one clip length, or of any; `kind` chooses another form of the pictures."""
 
     def compute(generator: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-        return _pictures(contract, generator(inputs, training=False), kind)
+        return _in_form(contract, generator(inputs, training=False), kind)
 
     inputs = {name: _with_length(spec, length) for name, spec in contract.inputs.items()}
     return Signature(inputs, _outputs(contract, length, kind), compute)
@@ -112,21 +144,42 @@ def _continue(contract: Contract) -> Signature:
     return Signature(inputs | {"motion_state": contract.motion_state}, _outputs(contract, "time", ""), compute)
 
 
-def _seed(contract: Contract, length: int, kind: str = "") -> Signature:
+def _encode(contract: Contract) -> Signature:
+    """Takes pictures and gives the contents of their clips, for the other signatures."""
+
+    def compute(generator: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+        return {"content": generator.encoder(inputs["image"], training=False)}
+
+    return Signature({"image": contract.image}, {"content": contract.content}, compute)
+
+
+def _animate(contract: Contract, kind: str = "") -> Signature:
+    """Takes latents of any clip length, with a picture in place of the content."""
+
+    def compute(generator: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+        latents = {name: value for name, value in inputs.items() if name != "image"}
+        latents["content"] = generator.encoder(inputs["image"], training=False)
+        return _in_form(contract, generator(latents, training=False), kind)
+
+    inputs = {name: spec for name, spec in contract.inputs.items() if name != "content"}
+    return Signature({"image": contract.image, **inputs}, _outputs(contract, "time", kind), compute)
+
+
+def _seed(contract: Contract, length: int, pictures: Pictures | None, kind: str = "") -> Signature:
     """Takes one integer and gives the clip of that seed: the graph draws the latents."""
 
     def compute(generator: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-        drawn = draw_latents(inputs["seed"], contract.latents, length)
-        return _pictures(contract, generator(drawn, training=False), kind)
+        drawn = draw_latents(inputs["seed"], contract.latents, length, pictures.contents if pictures else None)
+        return _in_form(contract, generator(drawn, training=False), kind)
 
     return Signature({"seed": TensorSpec("seed", ("batch",), "int64")}, _outputs(contract, length, kind), compute)
 
 
-def _pictures(contract: Contract, outputs: dict[str, Any], kind: str) -> dict[str, Any]:
+def _in_form(contract: Contract, outputs: dict[str, Any], kind: str) -> dict[str, Any]:
     """Keeps the outputs that the contract names: VGAN's generator also gives the layers of its clips."""
     outputs = {name: outputs[name] for name in contract.outputs}
     if kind:
-        name, convert = _PICTURES[kind]
+        name, convert = _FORMS[kind]
         outputs[name] = convert(outputs.pop("video"))
     return outputs
 
@@ -162,13 +215,16 @@ def _bind(generator: Any, signature: Signature) -> Callable[[dict[str, Any]], di
 _MASK = 0xFFFFFFFF
 
 
-def draw_latents(seeds: Any, spec: LatentSpec | CodeSpec, num_frames: int) -> dict[str, Any]:
+def draw_latents(
+    seeds: Any, spec: LatentSpec | CodeSpec, num_frames: int, contents: Array | None = None
+) -> dict[str, Any]:
     """Draws the first clip of each seed in a graph, as `sample_latents(spec, 1, num_frames, seed=seed)` does.
 
     Args:
         seeds: int64 `[B]`; a seed of 2^63 or more is given as itself minus 2^64.
         spec: Sizes of the latents.
         num_frames: Frames per clip, T.
+        contents: As of `sample_latents`.
 
     Returns:
         dict of float32 tensors: `content` [B, dim_content], `motion_init` [B, dim_motion], `motion_noise`
@@ -181,7 +237,7 @@ def draw_latents(seeds: Any, spec: LatentSpec | CodeSpec, num_frames: int) -> di
         draw = _uniforms if spec.distribution == "uniform" else _normals
         return {"z": draw(words)[:, : spec.dim_z]}
     streams = {
-        "content": (latents.STREAM_CONTENT, (spec.dim_content,)),
+        "content": (latents.STREAM_CONTENT, (spec.dim_content if contents is None else 1,)),
         "motion_init": (latents.STREAM_MOTION_INIT, (spec.dim_motion,)),
         "motion_noise": (latents.STREAM_MOTION_NOISE, (num_frames, spec.dim_motion)),
     }
@@ -199,6 +255,8 @@ def draw_latents(seeds: Any, spec: LatentSpec | CodeSpec, num_frames: int) -> di
     if spec.dim_category:
         chosen = of_stream["category"][:, 0] % spec.dim_category
         drawn["category"] = tf.one_hot(chosen, spec.dim_category, dtype=tf.float32)
+    if contents is not None:
+        drawn["content"] = tf.gather(tf.constant(contents), of_stream["content"][:, 0] % len(contents))
     return drawn
 
 
@@ -247,7 +305,9 @@ def _uniforms(words: Any) -> Any:
     return tf.cast(2.0 * (tf.cast(words, tf.float64) + 0.5) / 2.0**32 - 1.0, tf.float32)
 
 
-def sample_inputs(inputs: dict[str, TensorSpec], contract: Contract, num_videos: int, seed: int) -> dict[str, Array]:
+def sample_inputs(
+    inputs: dict[str, TensorSpec], contract: Contract, num_videos: int, seed: int, pictures: Pictures | None = None
+) -> dict[str, Array]:
     """Draws a request for one signature; where the clip length is free, clips have the trained one.
 
     Args:
@@ -255,18 +315,24 @@ def sample_inputs(inputs: dict[str, TensorSpec], contract: Contract, num_videos:
         contract: The bundle's contract.
         num_videos: Clips, B.
         seed: Seed of the latents. A signature that takes seeds gets `seed`, `seed + 1`, ...
+        pictures: As of `signatures`; a signature that takes pictures gets these in turn.
     """
     if "seed" in inputs:
         return {"seed": np.arange(seed, seed + num_videos, dtype=np.int64)}
     length = inputs["motion_noise"].shape[1] if "motion_noise" in inputs else contract.length
     num_frames = length if isinstance(length, int) else contract.video_length
-    drawn = latents.sample_latents(contract.latents, num_videos, num_frames, seed=seed)
+    contents = pictures.contents if pictures else None
+    drawn: dict[str, Array] = dict(
+        latents.sample_latents(contract.latents, num_videos, num_frames, seed=seed, contents=contents)
+    )
     if "motion_state" in inputs:
         drawn["motion_state"] = drawn.pop("motion_init")
+    if "image" in inputs and pictures:
+        drawn["image"] = from_uint8(pictures.pictures[np.arange(seed, seed + num_videos) % len(pictures.pictures)])
     return {name: drawn[name] for name in inputs}
 
 
-def write_warmup(contract: Contract, folder: pathlib.Path) -> None:
+def write_warmup(contract: Contract, folder: pathlib.Path, pictures: Pictures | None = None) -> None:
     """Writes the requests that TensorFlow Serving runs before it calls a version available.
 
     There is one record per signature and allowed batch size.
@@ -274,6 +340,7 @@ def write_warmup(contract: Contract, folder: pathlib.Path) -> None:
     Args:
         contract: The bundle's contract.
         folder: The SavedModel's version folder.
+        pictures: As of `signatures`.
     """
     path = folder / _WARMUP_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -283,7 +350,9 @@ def write_warmup(contract: Contract, folder: pathlib.Path) -> None:
                 request = predict_pb2.PredictRequest()
                 request.model_spec.name = contract.name
                 request.model_spec.signature_name = name
-                for key, value in sample_inputs(signature.inputs, contract, num_videos, seed=0).items():
+                for key, value in sample_inputs(
+                    signature.inputs, contract, num_videos, seed=0, pictures=pictures
+                ).items():
                     request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
                 log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
                 writer.write(log.SerializeToString())

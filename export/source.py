@@ -59,7 +59,8 @@ def open_run(
         sizes: dict[str, Any] = {"dim_z": spec.dim_z, "z_distribution": spec.distribution}
         buckets = _lengths(frame_buckets, (spec.num_frames,))
     else:
-        sizes = {name: getattr(config, name) for name in ("dim_content", "dim_motion", "category_to")}
+        sizes = {"dim_content": spec.dim_content, "dim_motion": spec.dim_motion, "content_from": spec.content_from}
+        sizes["category_to"] = config.category_to
         buckets = _lengths(frame_buckets, (config.video_length, 2 * config.video_length))
     contract = Contract(
         name=name or re.sub(r"[^a-z0-9]+", "-", f"{config.model}-{data['name']}".lower()).strip("-"),

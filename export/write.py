@@ -18,13 +18,14 @@ from export.model_card import SAMPLE, model_card
 from export.onnx_model import to_onnx
 from export.packs import write_packs
 from export.proof import CHECKSUMS, Check, bundle_files, table, verify_content, verify_files
-from export.saved_model import write_saved_model, write_warmup
+from export.saved_model import Pictures, write_saved_model, write_warmup
 from mocogan_tf import sampling, video
 from mocogan_tf.files import sha256
 from mocogan_tf.latents import sample_latents
 
 GOLDEN_SEED = 2018
 GOLDEN_VIDEOS = 2  # The second shows that the clip's index enters the draw.
+NUM_PICTURES = 16  # Of a run's pictures, what a seed chooses from.
 _SAMPLE_SIZE = 64  # Pixels. The card's picture shows smaller frames enlarged to at most this, by a whole factor.
 
 
@@ -50,7 +51,7 @@ def write_bundle(
     """Exports a generator and proves what was written.
 
     Args:
-        generator: Keras model with the weights to export, in float32.
+        generator: Keras model with the weights to export, in float32. Where content comes from pictures, it has some.
         contract: The bundle's contract, with the version of `next_version`.
         provenance: Where the weights are from, for bundle.json.
         out: The bundle's folder. A bundle in this folder is replaced once the new one is proven.
@@ -91,10 +92,13 @@ def _write_and_verify(
     models = to_onnx(generator, contract, uint8=uint8)
     for role, model in models.items():
         onnx.save(model, str(folder / FILES[role]))
+    pictures = None
+    if contract.content_from == "pictures":
+        pictures = _write_contents(generator, folder / FILES["contents"])
     saved_model = folder / FILES["saved_model"] / str(contract.version)
-    write_saved_model(generator, contract, saved_model)
-    write_warmup(contract, saved_model)
-    _write_golden(generator, contract, folder / FILES["golden"])
+    write_saved_model(generator, contract, saved_model, pictures)
+    write_warmup(contract, saved_model, pictures)
+    _write_golden(generator, contract, folder / FILES["golden"], pictures)
     _write_sample(generator, contract, folder / SAMPLE)
     write_packs(contract, folder)
     files = {role: name for role, name in FILES.items() if (folder / name).exists()}
@@ -107,9 +111,25 @@ def _write_and_verify(
     return [*verify_files(folder), *checks]
 
 
-def _write_golden(generator: Any, contract: Contract, path: pathlib.Path) -> None:
+def _write_contents(generator: Any, path: pathlib.Path) -> Pictures:
+    """Records pictures and what the encoder makes of them, from which a seed chooses."""
+    if generator.pictures is None:
+        raise ValueError("The generator has no pictures for seeds to choose from: set `generator.pictures`.")
+    pictures = generator.pictures[:NUM_PICTURES]
+    contents = generator.encode(pictures)
+    np.savez_compressed(path, pictures=pictures, contents=contents)
+    return Pictures(pictures, contents)
+
+
+def _write_golden(generator: Any, contract: Contract, path: pathlib.Path, pictures: Pictures | None) -> None:
     """Records the clips that Keras makes of one seed, which every runtime must reproduce."""
-    latents = sample_latents(contract.latents, GOLDEN_VIDEOS, contract.video_length, seed=GOLDEN_SEED)
+    latents = sample_latents(
+        contract.latents,
+        GOLDEN_VIDEOS,
+        contract.video_length,
+        seed=GOLDEN_SEED,
+        contents=pictures.contents if pictures else None,
+    )
     made = generator(latents, training=False)
     outputs = {name: np.asarray(made[name]) for name in contract.outputs}
     arrays: dict[str, Any] = {"seed": np.int64(GOLDEN_SEED), **latents, **outputs}

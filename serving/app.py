@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 
 import serving
-from serving.protocols import native, open_inference, tf_serving
+from serving.protocols import native, open_inference, pictures, tf_serving
 from serving.protocols.openapi import document
 from serving.protocols.stream import Streams
 from serving.runtime.encode import FORMATS
@@ -30,7 +30,13 @@ from serving.web.http import JSONResponse, error_response
 
 STUDIO = pathlib.Path(__file__).parent / "studio"
 # Routes of our own under /v1/; every other path there is TensorFlow Serving's.
-NATIVE = {"/v1/generate": "GET, POST", "/v1/grid": "GET, POST", "/v1/stream": "GET"}
+NATIVE = {
+    "/v1/generate": "GET, POST",
+    "/v1/grid": "GET, POST",
+    "/v1/stream": "GET",
+    "/v1/encode": "POST",
+    "/v1/pictures": "GET",
+}
 # Probes and the page carry no key; the page asks for one.
 PROBES = {"/livez", "/readyz", "/v2/health/live", "/v2/health/ready"}
 OPEN = PROBES | {"/", "/docs", "/openapi.json"}
@@ -91,7 +97,15 @@ def create_app(
     paths = {"is_open": is_open, "is_probe": PROBES.__contains__, "is_native": is_native}
     middleware = [Middleware(Guard, service=service, keys=keys, hosts=hosts, **paths)]
     if origins:
-        exposed = ["X-Seed", "X-Model", "X-Model-Version", "X-Request-Id", "X-Video-Shape", "Server-Timing"]
+        exposed = [
+            "X-Seed",
+            "X-Model",
+            "X-Model-Version",
+            "X-Request-Id",
+            "X-Video-Shape",
+            "X-Picture",
+            "Server-Timing",
+        ]
         middleware.insert(
             0,
             Middleware(
@@ -112,6 +126,8 @@ def create_app(
             Route("/docs", _docs),
             Route("/v1/generate", native.generate, methods=["GET", "POST"]),
             Route("/v1/grid", native.grid, methods=["GET", "POST"]),
+            Route("/v1/encode", pictures.encode, methods=["POST"]),
+            Route("/v1/pictures", pictures.shown),
             Route("/v1/stream", streams.picture),
             WebSocketRoute("/v1/stream", streams.socket),
             *(Route(path, _wrong_method, methods=ANY) for path in NATIVE),
@@ -198,6 +214,7 @@ async def _info(request: Request) -> Response:
                 "dim_motion": bundle.latents.dim_motion,
                 "dim_category": bundle.latents.dim_category,
                 "category_to": bundle.category_to,
+                "content_from": bundle.latents.content_from,
                 "fps": bundle.fps,
                 "video_length": bundle.video_length,
                 "height": bundle.height,

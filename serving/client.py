@@ -10,8 +10,10 @@ with Client("http://127.0.0.1:8501") as client:
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import json
+import os
 import pathlib
 import random
 import time
@@ -58,6 +60,14 @@ def _check(response: httpx.Response | None) -> httpx.Response:
     raise RequestFailed(response.status_code, body.get("error_type", "unknown"), message, float(wait) if wait else None)
 
 
+def _with_picture(fields: dict[str, Any]) -> dict[str, Any]:
+    """Puts a picture, which may be a file's name or its bytes, into base64."""
+    image = fields.get("image")
+    if isinstance(image, os.PathLike):
+        image = pathlib.Path(image).read_bytes()
+    return fields | {"image": base64.b64encode(image).decode()} if isinstance(image, bytes) else fields
+
+
 class _Core:
     """All that both clients do; they differ in how they take `Steps`."""
 
@@ -87,6 +97,7 @@ class _Core:
         return body
 
     def _post(self, route: str, fields: dict[str, Any], kind: str) -> Steps[bytes]:
+        fields = _with_picture(fields)
         for attempt in range(self._retries + 1):
             try:
                 return _check((yield "POST", route, fields | {"format": kind})).content
@@ -109,7 +120,7 @@ class _Core:
         return path
 
     def _first_message(self, fields: dict[str, Any]) -> str:
-        return json.dumps(fields | self._first_fields)
+        return json.dumps(_with_picture(fields) | self._first_fields)
 
     @staticmethod
     def _frame_shape(answer: str | bytes) -> tuple[int, ...]:
@@ -128,7 +139,10 @@ class _Core:
 
 
 class Client(_Core):
-    """Talks to one server. Fields are those of `/v1/generate` and `/v1/grid` (see `/docs` of the server)."""
+    """Talks to one server. Fields are those of `/v1/generate` and `/v1/grid` (see `/docs` of the server).
+
+    `image`, where the model takes one, may be a `pathlib.Path` or a picture's bytes.
+    """
 
     def _connect(self, **options: Any) -> None:
         self._http = httpx.Client(**options)

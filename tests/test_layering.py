@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGES = ("mocogan_tf", "export", "serving")
 # What a room may import. A room is a module or a package right under one of the three packages, or, of `export` and
 # `serving`, the package as a whole. Everything may import `mocogan_tf` itself, which holds the version and the sizes.
-LEAVES = {"files", "latents", "video", "config", "dataclass_flags"}
+LEAVES = {"files", "latents", "video", "pictures", "config", "dataclass_flags"}
 ALLOWED = {
     **{leaf: set() for leaf in LEAVES},
     "recipes": {"config"},
@@ -27,7 +27,7 @@ ALLOWED = {
     "training": {"gans", "metrics", "data", "distribution", "sampling", "config", "files", "video"},
     "commands": None,  # Everything.
     "export": None,
-    "serving": {"latents", "video"},
+    "serving": {"latents", "video", "pictures"},
 }
 # Programs import these to draw latents, to read flags, to write pictures or to check a folder.
 WITHOUT_TENSORFLOW = [
@@ -46,6 +46,7 @@ WITHOUT_TENSORFLOW = [
     "mocogan_tf.latents",
     "mocogan_tf.metrics.acd",
     "mocogan_tf.metrics.statistics",
+    "mocogan_tf.pictures",
     "mocogan_tf.recipes",
     "mocogan_tf.training.run_directory",
     "mocogan_tf.video",

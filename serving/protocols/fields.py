@@ -6,6 +6,8 @@ of each kind of request; `Fields` reads a request by them, `Field.schema` descri
 
 from __future__ import annotations
 
+import base64
+import binascii
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, Generic, NoReturn, TypeVar
@@ -13,7 +15,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 from starlette.datastructures import QueryParams
 
 from serving.runtime.encode import FORMATS, STRIPS
-from serving.runtime.errors import Invalid, TooLarge, shown
+from serving.runtime.errors import Invalid, Malformed, TooLarge, shown
 from serving.runtime.service import Limits
 
 T = TypeVar("T")
@@ -258,6 +260,29 @@ class Arrays(Field[dict[str, object]]):
         return {"type": "object"}
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Image(Field[bytes]):
+    """A picture's bytes in base64, as they are or as a `data:` URL. `pictures.read_picture` checks the bytes."""
+
+    in_query: bool = False
+
+    def read(self, value: object, limits: Limits) -> bytes:
+        if not isinstance(value, str) or not value:
+            self.refuse(value, "the bytes of a picture in base64")
+        start, _, rest = value[:100].partition(",")
+        text = value[len(start) + 1 :] if start.startswith("data:") and start.endswith(";base64") else value
+        try:
+            return base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError):
+            raise Malformed(f"`{self.name}`: unable to base64 decode.") from None
+
+    def from_text(self, text: str) -> Any:
+        raise Invalid(f"`{self.name}` must come in a body: POST it.")
+
+    def type_schema(self, limits: Limits) -> Schema:
+        return {"type": "string", "contentEncoding": "base64", "minLength": 1, "maxLength": limits.max_body_bytes}
+
+
 Table = dict[str, Field[Any]]
 
 
@@ -289,6 +314,11 @@ FIRST_CLIP = Integer(
     name="first_clip", low=0, high=2**32 - 2, default=0, description="Index of the first clip within the seed."
 )
 LATENTS = Arrays(name="latents", description="Generator inputs by name, as nested lists.")
+IMAGE = Image(
+    name="image",
+    description="A picture to animate, instead of a seed's content, where the model takes pictures: PNG, JPEG, WebP, "
+    "BMP, or a GIF that does not move. Its central square is scaled to the model's size; `X-Picture` says so.",
+)
 ROWS = Integer(name="rows", low=1, high="max_videos", default=3)
 COLUMNS = Integer(name="columns", low=1, high="max_videos", default=3)
 CONTENT_SEEDS = Seeds(name="content_seeds", description="One per row. Default: `seed`, `seed` + 1, ...")
@@ -304,9 +334,10 @@ PAUSE = Flag(name="pause", description="Stops the stream, or lets it go on.")
 _CLIP = (MODEL, VERSION, SEED, NUM_FRAMES, CATEGORY, FPS, FORMAT, SCALE, TIMEOUT)
 _BLENDS = (CONTENT_SEED_TO, CONTENT_BLEND, MOTION_SEED_TO, MOTION_BLEND, CONTENT_SCALE, MOTION_SCALE)
 _PLAYED = (CONTENT_SEED, MOTION_SEED, CATEGORY, MOTION_SCALE, FPS)
-GENERATE = _table(*_CLIP, NUM_VIDEOS, CONTENT_SEED, MOTION_SEED, *_BLENDS, FIRST_CLIP, LATENTS)
-GRID = _table(*_CLIP, ROWS, COLUMNS, CONTENT_SEEDS, MOTION_SEEDS, CATEGORIES)
-STREAM = _table(MODEL, VERSION, SEED, *_PLAYED, CHUNK_FRAMES, STREAM_FORMAT)
+GENERATE = _table(*_CLIP, NUM_VIDEOS, CONTENT_SEED, MOTION_SEED, *_BLENDS, FIRST_CLIP, LATENTS, IMAGE)
+GRID = _table(*_CLIP, ROWS, COLUMNS, CONTENT_SEEDS, MOTION_SEEDS, CATEGORIES, IMAGE)
+STREAM = _table(MODEL, VERSION, SEED, *_PLAYED, CHUNK_FRAMES, STREAM_FORMAT, IMAGE)
+ENCODE = _table(MODEL, VERSION)
 CHANGE = _table(*_PLAYED, TRANSITION_FRAMES, PAUSE)
 
 
@@ -329,6 +360,10 @@ class Fields:
         """
         value = self._values.get(field.name)
         return None if value is None else field.read(value, self._limits)
+
+    def raw(self, field: Field[Any]) -> object:
+        """Returns what was given for a field as it came, or None."""
+        return self._values.get(field.name)
 
     def get(self, field: Field[T], default: T | None = None) -> T:
         """Returns the field's value; if it was left out, `default` or else the field's own default.

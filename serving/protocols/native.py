@@ -13,13 +13,16 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mocogan_tf.latents import LatentSpec, sample_latents, slerp
+from mocogan_tf.latents import choose_contents, slerp
 from mocogan_tf.video import scale_up
 from serving.protocols import fields as f
 from serving.protocols.fields import Fields
 from serving.protocols.latents import read_given
+from serving.protocols.pictures import Picture, given_picture
+from serving.runtime.bundle import Bundle
 from serving.runtime.encode import check_format, encode, mosaic
-from serving.runtime.errors import Invalid, TooLarge
+from serving.runtime.engine import Engine
+from serving.runtime.errors import Invalid, TooLarge, Unavailable
 from serving.runtime.options import Floats
 from serving.runtime.repository import Model
 from serving.runtime.service import Limits, Service, category_index
@@ -51,20 +54,30 @@ class Output:
 
 @dataclasses.dataclass(frozen=True)
 class Blend:
-    """Content or motion: one seed's draw, moved some way towards another's, then made weaker or stronger."""
+    """Content or motion: one seed's draw, moved some way towards another's, then made weaker or stronger.
 
-    seed: int
-    seed_to: int
+    `seed` is None where a picture is there instead. Encoded pictures mix in a straight line, everything else on the
+    great circle.
+    """
+
+    seed: int | None
+    seed_to: int | None
     amount: float
     scale: float
+    straight: bool = False
 
     @property
     def mixes(self) -> bool:
-        return self.amount > 0 and self.seed_to != self.seed
+        return self.amount > 0 and self.seed_to is not None and self.seed_to != self.seed
 
     def apply(self, value: Floats, other: Floats | None) -> Floats:
         """The latent between the two draws, scaled; a plain draw stays as it is, bit for bit."""
-        mixed = value if other is None else slerp(value, other, self.amount)
+        if other is None:
+            mixed = value
+        elif self.straight:
+            mixed = value + np.float32(self.amount) * (other - value)
+        else:
+            mixed = slerp(value, other, self.amount)
         return mixed if self.scale == 1.0 else mixed * np.float32(self.scale)
 
 
@@ -72,7 +85,7 @@ class Blend:
 class GenerateRequest:
     """`/v1/generate`, checked against a model and the limits."""
 
-    spec: LatentSpec
+    bundle: Bundle
     num_videos: int
     num_frames: int
     seed: int
@@ -81,31 +94,36 @@ class GenerateRequest:
     category: int | None
     first_clip: int
     given: dict[str, Floats]
+    picture: Picture | None
     output: Output
 
     @classmethod
-    def read(cls, fields: Fields, model: Model, limits: Limits) -> GenerateRequest:
+    def read(cls, fields: Fields, model: Model, limits: Limits, picture: Picture | None) -> GenerateRequest:
         """Raises Invalid or TooLarge."""
         bundle = model.bundle
         num_videos = fields.get(f.NUM_VIDEOS)
         num_frames = fields.get(f.NUM_FRAMES, bundle.video_length)
         total = limits.check_work(num_videos, num_frames)
         seed = fields.get(f.SEED, secrets.randbits(f.RANDOM_SEED_BITS))
-        content_seed, motion_seed = fields.get(f.CONTENT_SEED, seed), fields.get(f.MOTION_SEED, seed)
+        content_seed, motion_seed = fields.given(f.CONTENT_SEED), fields.get(f.MOTION_SEED, seed)
+        given = read_given(fields.get(f.LATENTS, {}), bundle, num_videos, num_frames)
+        if picture is not None and (content_seed is not None or "content" in given):
+            raise Invalid("`image` must come without `content_seed` and `latents.content`: it is the content.")
+        if picture is None and content_seed is None:
+            content_seed = seed
+        content_to, content_scale = fields.given(f.CONTENT_SEED_TO), fields.get(f.CONTENT_SCALE)
+        from_pictures = bundle.pictures is not None
+        if from_pictures and content_scale != 1.0:
+            raise Invalid("`content_scale` must be 1: this model's content is a picture, which has no strength.")
         first_clip, last = fields.get(f.FIRST_CLIP), 2**32 - 1 - num_videos
         if first_clip > last:
             f.FIRST_CLIP.refuse(first_clip, f"an integer in [0, {last}]")
         return cls(
-            spec=bundle.latents,
+            bundle=bundle,
             num_videos=num_videos,
             num_frames=num_frames,
             seed=seed,
-            content=Blend(
-                content_seed,
-                fields.get(f.CONTENT_SEED_TO, content_seed),
-                fields.get(f.CONTENT_BLEND),
-                fields.get(f.CONTENT_SCALE),
-            ),
+            content=Blend(content_seed, content_to, fields.get(f.CONTENT_BLEND), content_scale, from_pictures),
             motion=Blend(
                 motion_seed,
                 fields.get(f.MOTION_SEED_TO, motion_seed),
@@ -114,7 +132,8 @@ class GenerateRequest:
             ),
             category=category_index(fields.given(f.CATEGORY), bundle.categories),
             first_clip=first_clip,
-            given=read_given(fields.get(f.LATENTS, {}), bundle, num_videos, num_frames),
+            given=given,
+            picture=picture,
             output=Output.read(fields, model, total, limits),
         )
 
@@ -122,9 +141,20 @@ class GenerateRequest:
     def total_frames(self) -> int:
         return self.num_videos * self.num_frames
 
-    def draw(self) -> dict[str, Floats]:
+    @property
+    def said(self) -> str:
+        """Which picture it is about, in words; empty where content does not come from pictures."""
+        if self.picture is not None or self.bundle.contents is None or "content" in self.given:
+            return self.picture.said if self.picture else ""
+        seed, number = self.content.seed, len(self.bundle.contents)
+        first = choose_contents(self.seed if seed is None else seed, 1, number, self.first_clip)[0]
+        return f"number {first + 1} of the model's {number}"
+
+    def draw(self, engine: Engine) -> dict[str, Floats]:
         """The generator's inputs: drawn from the seeds, blended and scaled; given ones are taken as they are."""
         drawn = self._draw(self.content.seed, self.motion.seed)
+        if self.picture is not None:
+            drawn["content"] = np.repeat(engine.encode(self.picture.pixels[None]), self.num_videos, axis=0)
         content, motion = self.content, self.motion
         other = self._draw(content.seed_to, motion.seed_to) if content.mixes or motion.mixes else {}
         drawn["content"] = content.apply(drawn["content"], other["content"] if content.mixes else None)
@@ -132,9 +162,8 @@ class GenerateRequest:
             drawn[name] = motion.apply(drawn[name], other[name] if motion.mixes else None)
         return drawn | self.given
 
-    def _draw(self, content_seed: int, motion_seed: int) -> dict[str, Floats]:
-        return sample_latents(
-            self.spec,
+    def _draw(self, content_seed: int | None, motion_seed: int | None) -> dict[str, Floats]:
+        return self.bundle.sample(
             self.num_videos,
             self.num_frames,
             seed=self.seed,
@@ -149,23 +178,29 @@ class GenerateRequest:
 class GridRequest:
     """`/v1/grid`: every content with every motion; row i is `content_seeds[i]`, column j `motion_seeds[j]`.
 
-    Cell (i, j) is the clip of `/v1/generate` with these two seeds and the grid's `seed` and `category`.
+    Cell (i, j) is the clip of `/v1/generate` with these two seeds and the grid's `seed` and `category`. A picture makes
+    one row.
     """
 
-    spec: LatentSpec
+    bundle: Bundle
     num_frames: int
     seed: int
     content_seeds: list[int]
     motion_seeds: list[int]
     categories: list[int | None]
+    picture: Picture | None
     output: Output
 
     @classmethod
-    def read(cls, fields: Fields, model: Model, limits: Limits) -> GridRequest:
+    def read(cls, fields: Fields, model: Model, limits: Limits, picture: Picture | None) -> GridRequest:
         """Raises Invalid or TooLarge."""
         bundle = model.bundle
         seed = fields.get(f.SEED, secrets.randbits(f.RANDOM_SEED_BITS))
         num_frames = fields.get(f.NUM_FRAMES, bundle.video_length)
+
+        listed = fields.given(f.CONTENT_SEEDS)
+        if picture is not None and (listed or fields.given(f.ROWS) not in (None, 1)):
+            raise Invalid("`image` makes one row: leave `rows` and `content_seeds` out.")
 
         def seeds(count: f.Integer, listed: f.Seeds) -> list[int]:
             """As many seeds as asked for, or those listed; if both are given they must agree."""
@@ -177,7 +212,8 @@ class GridRequest:
                 )
             return found
 
-        content_seeds, motion_seeds = seeds(f.ROWS, f.CONTENT_SEEDS), seeds(f.COLUMNS, f.MOTION_SEEDS)
+        content_seeds = [seed] if picture is not None else seeds(f.ROWS, f.CONTENT_SEEDS)
+        motion_seeds = seeds(f.COLUMNS, f.MOTION_SEEDS)
         total = limits.check_work(len(content_seeds) * len(motion_seeds), num_frames)
         categories = [category_index(fields.given(f.CATEGORY), bundle.categories)] * len(motion_seeds)
         by_column = fields.given(f.CATEGORIES)
@@ -186,20 +222,26 @@ class GridRequest:
                 raise Invalid(f"`categories` must have one category per column, {len(motion_seeds)}.")
             categories = [category_index(value, bundle.categories) for value in by_column]
         output = Output.read(fields, model, total, limits)
-        return cls(bundle.latents, num_frames, seed, content_seeds, motion_seeds, categories, output)
+        return cls(bundle, num_frames, seed, content_seeds, motion_seeds, categories, picture, output)
 
     @property
     def total_frames(self) -> int:
         return len(self.content_seeds) * len(self.motion_seeds) * self.num_frames
 
-    def draw(self) -> dict[str, Floats]:
+    @property
+    def said(self) -> str:
+        """As of `GenerateRequest`."""
+        return self.picture.said if self.picture else ""
+
+    def draw(self, engine: Engine) -> dict[str, Floats]:
         """The generator's inputs, cell by cell in row-major order."""
-        rows = [sample_latents(self.spec, 1, 1, seed=seed)["content"] for seed in self.content_seeds]
+        if self.picture is not None:
+            rows = [engine.encode(self.picture.pixels[None])]
+        else:
+            rows = [self.bundle.sample(1, 1, seed=seed)["content"] for seed in self.content_seeds]
         columns = []
         for motion_seed, category in zip(self.motion_seeds, self.categories, strict=True):
-            drawn = sample_latents(
-                self.spec, 1, self.num_frames, seed=self.seed, motion_seed=motion_seed, category=category
-            )
+            drawn = self.bundle.sample(1, self.num_frames, seed=self.seed, motion_seed=motion_seed, category=category)
             columns.append({name: value for name, value in drawn.items() if name != "content"})
         latents = {"content": np.concatenate([row for row in rows for _ in columns])}
         for name in columns[0]:
@@ -207,7 +249,7 @@ class GridRequest:
         return latents
 
 
-Read = Callable[[Fields, Model, Limits], GenerateRequest | GridRequest]
+Read = Callable[[Fields, Model, Limits, Picture | None], GenerateRequest | GridRequest]
 
 
 async def generate(request: Request) -> Response:
@@ -232,8 +274,12 @@ async def _answer(request: Request, route: str, table: f.Table, read: Read) -> R
         await skip_body(request, service.limits)
         values = f.from_query(request.scope["query_string"], table)
     fields = Fields(values, table, service.limits)
+    picture = await given_picture(fields, service)
+    values.pop("image", None)  # It is large.
     with service.repository.lease(fields.given(f.MODEL), fields.given(f.VERSION)) as model:
-        wanted = await service.parse(lambda: read(fields, model, service.limits))
+        if picture is not None and picture.pixels.shape != model.bundle.frame_shape:
+            raise Unavailable("The model was replaced by one of another size. Try again.", retry_after=1.0)
+        wanted = await service.parse(lambda: read(fields, model, service.limits, picture))
         tag = _tag(model, values) if request.method == "GET" and fields.given(f.SEED) is not None else None
         if tag and request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers={"ETag": tag, "Cache-Control": "no-cache"})
@@ -257,7 +303,7 @@ async def _render(request: Request, service: Service, model: Model, wanted: Gene
     deadline = service.deadline(output.timeout)
     pixels = wanted.total_frames * model.bundle.height * model.bundle.width * output.scale**2
     with service.admit(model, wanted.total_frames, deadline, output.format, pixels) as work:
-        clip = await service.render(model, wanted.draw, deadline=deadline, as_pixels=True)
+        clip = await service.render(model, lambda: wanted.draw(model.engine), deadline=deadline, as_pixels=True)
 
         def to_bytes() -> bytes:
             clips = clip.video
@@ -286,6 +332,8 @@ async def _render(request: Request, service: Service, model: Model, wanted: Gene
         "Content-Disposition": f'inline; filename="{filename}"',
         "Server-Timing": ", ".join(f"{name};dur={seconds * 1e3:.2f}" for name, seconds in timing.items()),
     }
+    if wanted.said:
+        headers["X-Picture"] = wanted.said
     return Response(body, media_type=kind.media_type, headers=headers)
 
 

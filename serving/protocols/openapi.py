@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import serving
-from serving.protocols.fields import CHANGE, GENERATE, GRID, STREAM, Schema, Table
+from serving.protocols.fields import CHANGE, ENCODE, GENERATE, GRID, STREAM, Schema, Table
 from serving.runtime.encode import FORMATS
 from serving.runtime.service import Limits, Service
 
@@ -13,7 +13,7 @@ REASONS = {
     "404": "No such model or version.",
     "408": "The body came too slowly.",
     "413": "More bytes, values or work than one request may have.",
-    "415": "The content type is not JSON.",
+    "415": "The content type is not the route's.",
     "422": "A field is unknown, of the wrong type or out of range.",
     "429": "The queue, the parser or the connections are full; `Retry-After` says when to come back.",
     "501": "The format needs a package that this server lacks.",
@@ -41,6 +41,7 @@ def _clip_answers() -> Schema:
             "X-Model": "The model.",
             "X-Model-Version": "Its version.",
             "X-Video-Shape": "B,T,H,W,C of the clips.",
+            "X-Picture": "Where content is a picture: what was done to the `image`, or which of the model's own it is.",
             "Server-Timing": "Milliseconds to draw the latents, in the queue, in the engine and in the encoder.",
         }.items()
     }
@@ -54,12 +55,37 @@ def _body(table: Table, limits: Limits) -> Schema:
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
-def _clip_route(name: str, summary: str, table: Table, limits: Limits) -> Schema:
-    parameters = [
+def _query(table: Table, limits: Limits) -> list[Schema]:
+    return [
         {"name": key, "in": "query", "schema": field.schema(limits), "style": "form", "explode": False}
         for key, field in table.items()
         if field.in_query
     ]
+
+
+def _encode_route(limits: Limits) -> Schema:
+    codes = ("400", "401", "404", "408", "413", "415", "422", "429", "503")
+    picture = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in ("image/png", "image/jpeg")}
+    return {
+        "post": {
+            "operationId": "encode",
+            "summary": "A picture's bytes to the content of its clips.",
+            "parameters": _query(ENCODE, limits),
+            "requestBody": {"required": True, "content": picture},
+            "responses": _answers(_json("The content, and what was done to the picture."), *codes),
+        }
+    }
+
+
+def _pictures_route(limits: Limits) -> Schema:
+    summary = "The pictures that a seed chooses from, side by side."
+    png = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
+    route = _get("pictures", summary, _query(ENCODE, limits), "401", "404", "422")
+    return {"get": {**route, "responses": route["responses"] | {"200": {"description": summary, "content": png}}}}
+
+
+def _clip_route(name: str, summary: str, table: Table, limits: Limits) -> Schema:
+    parameters = _query(table, limits)
     body = _body(table, limits)
     return {
         "get": {
@@ -133,6 +159,8 @@ def document(service: Service) -> Schema:
     paths = {
         "/v1/generate": _clip_route("generate", "Clips from a seed or from latents.", GENERATE, limits),
         "/v1/grid": _clip_route("grid", "Every content with every motion.", GRID, limits),
+        "/v1/encode": _encode_route(limits),
+        "/v1/pictures": _pictures_route(limits),
         "/v1/models/{model}": {"get": _get("tfs_status", "TensorFlow Serving: states.", [name], "400", "401", "404")},
         "/v1/models/{model}/metadata": {
             "get": _get("tfs_metadata", "TensorFlow Serving: signatures.", [name], "400", "401", "404")

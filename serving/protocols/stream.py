@@ -3,7 +3,7 @@
 Frames are made a chunk at a time; each chunk goes on from the GRU's last state and from the place in the noise where
 the one before stopped, so frame n of a stream is frame n of `/v1/generate` with the same seed. On a WebSocket the
 client may ask for another content, motion or category at any time. Over `transition_frames` frames the content moves on
-the great circle between the two vectors, the category on the straight line.
+the great circle between the two vectors (that of pictures on the straight line), the category on the straight line.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from mocogan_tf.latents import sample_latents, slerp
+from mocogan_tf.latents import slerp
 from serving.protocols import fields as f
 from serving.protocols.fields import Fields
+from serving.protocols.pictures import Picture, given_picture
 from serving.runtime.bundle import Bundle
 from serving.runtime.encode import strip
 from serving.runtime.errors import Invalid, Malformed, NotFound, Overloaded, ServingError, Unauthorized, Unavailable
@@ -44,10 +45,12 @@ FIRST_MESSAGE_SECONDS = 10.0
 # A chunk that is not accepted is tried again after so long, and the stream ended after so long.
 AGAIN_SECONDS, REFUSED_SECONDS = 0.1, 10.0
 MESSAGE_BYTES = 4096
+FIRST_MESSAGE_BYTES = 2**15  # It may hold a picture.
 # From one change of a stream to the next that is read.
 CHANGE_SECONDS = 0.01
 # So many values of noise are drawn at one time: with Python's lock held, a few cost nearly as much as thousands.
 NOISE_VALUES = 2**12
+REPLACED = "The model was replaced by one of another kind. Begin again."
 # WebSocket close codes: 1001 going away, 1008 policy, 1013 try again later, 4000 + HTTP's for our own.
 CLOSE = {Overloaded: 1013, Unavailable: 1001, Unauthorized: 4401, NotFound: 4404}
 
@@ -111,12 +114,15 @@ class Walk:
     """
 
     state: Floats
+    begun_with: Floats
     content: Glide
     kind: Glide
 
-    def __init__(self, bundle: Bundle, fields: Fields) -> None:
-        """Raises Invalid for a field out of range."""
-        self.bundle = bundle
+    def __init__(self, bundle: Bundle, fields: Fields, content: Floats | None = None) -> None:
+        """Begins with `content` `[dim_content]`, or else with that of the seed. Raises Invalid for a wrong field."""
+        self.bundle, self.given_content = bundle, content
+        if content is not None and fields.given(f.CONTENT_SEED) is not None:
+            raise Invalid("`image` must come without `content_seed`: it is the content.")
         self.seed = fields.get(f.SEED, secrets.randbits(f.RANDOM_SEED_BITS))
         self.motion_seed = fields.get(f.MOTION_SEED, self.seed)
         self.fps = fields.get(f.FPS, bundle.fps)
@@ -135,7 +141,9 @@ class Walk:
         self._begun = True
         first = self._draw(self.content_seed, self.motion_seed, self.category, 1)
         self.state = first["motion_init"]
-        self.content = Glide(first["content"][0], first["content"][0])
+        # Where content is a picture, it also says where the motion begins, which a later content does not change.
+        self.begun_with = first["content"][0] if self.given_content is None else self.given_content
+        self.content = Glide(self.begun_with, self.begun_with, spherical=self.bundle.pictures is None)
         kind = first["category"][0] if "category" in first else np.zeros(0, np.float32)
         self.kind = Glide(kind, kind, spherical=False)
 
@@ -149,8 +157,8 @@ class Walk:
         return noise
 
     def _draw(self, content_seed: int, motion_seed: int, category: int | None, frames: int) -> dict[str, Floats]:
-        return sample_latents(
-            self.bundle.latents, 1, frames, seed=self.seed, content_seed=content_seed, motion_seed=motion_seed,
+        return self.bundle.sample(
+            1, frames, seed=self.seed, content_seed=content_seed, motion_seed=motion_seed,
             category=category, first_frame=self.position,
         )  # fmt: skip
 
@@ -188,7 +196,7 @@ class Walk:
         self._begin()
         noise = self._take_noise(frames) * np.float32(self.motion_scale)
         contents, kinds = self.content.take(frames), None
-        latents = {"motion_init": self.state, "motion_noise": noise}
+        latents = {"content": self.begun_with[None], "motion_init": self.state, "motion_noise": noise}
         if len(self.kind.target):
             moving = self.kind.moving
             kinds = self.kind.take(frames)
@@ -210,6 +218,7 @@ class Walk:
         codes = []
         for frame in range(noise.shape[1]):
             latents = {
+                "content": self.begun_with[None],
                 "motion_init": self.state,
                 "motion_noise": noise[:, frame : frame + 1],
                 "category": kinds[frame : frame + 1],
@@ -222,15 +231,19 @@ class Walk:
 class Stream:
     """One open stream: makes chunks at the speed at which they are watched."""
 
-    def __init__(self, service: Service, fields: Fields, default_format: str) -> None:
-        """Raises Invalid, NotFound or Overloaded."""
+    def __init__(
+        self, service: Service, fields: Fields, default_format: str, content: tuple[Bundle, Floats] | None = None
+    ) -> None:
+        """Begins with a picture's content, of this bundle, if there is one. Raises Invalid, NotFound or Overloaded."""
         self.service = service
         self.name, self.version = fields.given(f.MODEL), fields.given(f.VERSION)
         self.chunk_frames = fields.get(f.CHUNK_FRAMES)
         self.format = fields.get(f.STREAM_FORMAT, default_format)
         bundle = service.repository.find(self.name, self.version).bundle
         self.name = bundle.name
-        self.walk = Walk(bundle, fields)
+        if content is not None and content[0] is not bundle:
+            raise Unavailable(REPLACED)
+        self.walk = Walk(bundle, fields, content[1] if content else None)
         self.running = asyncio.Event()
         self.running.set()
         self._change: Change | None = None
@@ -270,8 +283,14 @@ class Stream:
         with self.service.repository.lease(self.name, self.version) as model:
             old, new = self.walk.bundle, model.bundle
             if new is not old:
-                if (new.latents, new.frame_shape, new.category_to) != (old.latents, old.frame_shape, old.category_to):
-                    raise Unavailable("The model was replaced by one of another kind. Begin again.")
+                same = (new.latents, new.frame_shape, new.category_to) == (
+                    old.latents,
+                    old.frame_shape,
+                    old.category_to,
+                )
+                # What one encoder made is nothing to another's decoder.
+                if not same or (new.pictures is not None and new.digest != old.digest):
+                    raise Unavailable(REPLACED)
                 self.walk.bundle = new
             with model.batcher.admit(self.chunk_frames):
                 rows = await self.service.parse(lambda: self._advance(model))
@@ -410,7 +429,7 @@ class Streams:
         if connection is not None:
             connection.wait(FIRST_MESSAGE_SECONDS)
         async with asyncio.timeout(FIRST_MESSAGE_SECONDS):
-            first = await _receive(websocket)
+            first = await _receive(websocket, FIRST_MESSAGE_BYTES)
         given = first.pop("api_key", "")
         key = given if isinstance(given, str) else ""
         if not self.keys.accept(key):
@@ -420,7 +439,11 @@ class Streams:
         return first, key
 
     async def _talk(self, websocket: WebSocket, first: dict[str, Any]) -> None:
-        stream = Stream(self.service, Fields(first, f.STREAM), "raw")
+        fields = Fields(first, f.STREAM)
+        picture, content = await given_picture(fields, self.service), None
+        if picture is not None:
+            content = await self._content(fields, picture)
+        stream = Stream(self.service, fields, "raw", content)
         walk = stream.walk
         await _say(
             websocket,
@@ -441,6 +464,14 @@ class Streams:
             await asyncio.wait({sending, listening})
         for task in ended:
             task.result()
+
+    async def _content(self, fields: Fields, picture: Picture) -> tuple[Bundle, Floats]:
+        """What the model's encoder makes of a picture, with the model's bundle."""
+        with self.service.repository.lease(fields.given(f.MODEL), fields.given(f.VERSION)) as model:
+            if picture.pixels.shape != model.bundle.frame_shape:
+                raise Unavailable(REPLACED)
+            content = await self.service.parse(lambda: model.engine.encode(picture.pixels[None])[0])
+            return model.bundle, content
 
     async def _send(self, websocket: WebSocket, stream: Stream) -> None:
         async for frames in stream.chunks():
@@ -486,7 +517,7 @@ async def _parts(stream: Stream, kind: str) -> AsyncIterator[bytes]:
         yield b"--frame--\r\n"
 
 
-async def _receive(websocket: WebSocket) -> dict[str, Any]:
+async def _receive(websocket: WebSocket, most: int = MESSAGE_BYTES) -> dict[str, Any]:
     """Returns the client's next message, a JSON object as text or as bytes.
 
     Raises:
@@ -498,8 +529,8 @@ async def _receive(websocket: WebSocket) -> dict[str, Any]:
         raise WebSocketDisconnect(message["code"], message.get("reason"))
     text = message.get("text")
     body = message["bytes"] if text is None else text.encode()
-    if len(body) > MESSAGE_BYTES:
-        raise Malformed(f"A message has at most {MESSAGE_BYTES} bytes.")
+    if len(body) > most:
+        raise Malformed(f"A message has at most {most} bytes.")
     return parse_json(body)
 
 

@@ -12,7 +12,7 @@ import pathlib
 import stat
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ import orjson
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from mocogan_tf.latents import LatentSpec
+from mocogan_tf.latents import LatentSpec, sample_latents
 from mocogan_tf.video import POSTPROCESS
 from serving.runtime.errors import BundleError, shown
 
@@ -32,6 +32,8 @@ MAX_FILE_BYTES, MAX_BYTES = 2**29, 2**31
 MAX_TEXT_BYTES = 2**20  # Of bundle.json and SHA256SUMS.
 MAX_GOLDEN_BYTES = 2**28  # Of the arrays of golden.npz, unpacked.
 MAX_FRAME_PIXELS = 2**20
+MAX_ENCODED = 2**16  # Numbers of an encoded picture.
+MAX_PICTURES = 64  # Of contents.npz.
 MAX_NAME = 200
 # The smallest and the largest value of each number of bundle.json.
 NUMBERS = {
@@ -61,6 +63,8 @@ class Bundle:
         video_length: Frames of a training clip; the default length.
         frame_buckets: Clip lengths that the export was checked with.
         digest: SHA-256 of all its files.
+        pictures, contents: What a seed chooses from, where content comes from pictures: uint8 `[N, H, W, C]`, and the
+            same encoded, float32 `[N, dim_content]`. None for other models.
     """
 
     folder: pathlib.Path
@@ -78,6 +82,8 @@ class Bundle:
     files: dict[str, pathlib.Path]
     facts: dict[str, Any]
     digest: str
+    pictures: NDArray[np.uint8] | None = None
+    contents: NDArray[np.float32] | None = None
 
     @property
     def frame_shape(self) -> tuple[int, int, int]:
@@ -90,6 +96,10 @@ class Bundle:
             "motion_state": (num_videos, self.latents.dim_motion),
         }
 
+    def sample(self, num_videos: int, num_frames: int, **seeds: Any) -> dict[str, NDArray[np.float32]]:
+        """Draws the generator's inputs; see `sample_latents` for `seeds`."""
+        return sample_latents(self.latents, num_videos, num_frames, contents=self.contents, **seeds)
+
     def golden(self) -> dict[str, NDArray[Any]]:
         """Returns the arrays of `golden.npz`: `seed`, the inputs by name, `video` [B, T, H, W, C], `motion_state`
         [B, dim_motion].
@@ -97,41 +107,74 @@ class Bundle:
         Raises:
             BundleError: It is damaged, or an array is missing or of another shape than the manifest says.
         """
-        path = self.files["golden"]
-        try:
-            with open_regular(path, MAX_FILE_BYTES) as file, zipfile.ZipFile(_checked_zip(file)) as archive:
-                kinds = {name.removesuffix(".npy"): _array_kind(archive, name) for name in archive.namelist()}
-                shapes = self._golden_shapes(kinds)
-                return {name: _array(archive, name) for name in shapes}
-        except BundleError:
-            raise
-        except Exception as error:  # A damaged zip file raises any of half a dozen kinds of error.
-            raise BundleError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
 
-    def _golden_shapes(self, kinds: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]) -> dict[str, tuple[int, ...]]:
-        """Compares shapes and types of the golden arrays with the manifest before any array is read.
+        def expected(kinds: Kinds) -> dict[str, tuple[tuple[int, ...], type]]:
+            num_videos, num_frames = (*kinds.get("motion_noise", ((1,), None))[0], 1, 1)[:2]
+            shapes: dict[str, Any] = {"seed": (), "motion_noise": (), **self.latents.shapes(num_videos, num_frames)}
+            shapes |= self.output_shapes(num_videos, num_frames)
+            return {name: (shape, np.integer if name == "seed" else np.floating) for name, shape in shapes.items()}
 
-        Raises:
-            BundleError: One is missing, another or too large.
-        """
-        path = self.files["golden"]
-        num_videos, num_frames = (*kinds.get("motion_noise", ((1,), None))[0], 1, 1)[:2]
-        shapes: dict[str, Any] = {"seed": (), "motion_noise": (), **self.latents.shapes(num_videos, num_frames)}
-        shapes |= self.output_shapes(num_videos, num_frames)
-        size = 0
-        for name, shape in shapes.items():
-            if name not in kinds:
-                raise BundleError(f"{path} lacks `{name}`. Export the model again.")
-            (given, dtype), kind = kinds[name], np.integer if name == "seed" else np.floating
-            if given != shape or not np.issubdtype(dtype, kind):
-                raise BundleError(
-                    f"{path}: `{name}` must be {kind.__name__} of shape {shape}. Received: {dtype} of shape {given}. "
-                    "Export the model again."
-                )
-            size += math.prod(given) * dtype.itemsize
-        if size > MAX_GOLDEN_BYTES:
-            raise BundleError(f"{path} unpacks to {size} bytes; this server reads at most {MAX_GOLDEN_BYTES}.")
-        return shapes
+        return _read_arrays(self.files["golden"], expected)
+
+
+Kinds = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
+
+
+def _read_arrays(
+    path: pathlib.Path, expected: Callable[[Kinds], dict[str, tuple[tuple[int, ...], type]]]
+) -> dict[str, NDArray[Any]]:
+    """Reads an .npz file.
+
+    Args:
+        path: The file.
+        expected: From shapes and types of the arrays in the file to those that it must have, by name. They are compared
+            before any array is read.
+
+    Raises:
+        BundleError: It is damaged, or an array is missing, another or too large.
+    """
+    try:
+        with open_regular(path, MAX_FILE_BYTES) as file, zipfile.ZipFile(_checked_zip(file)) as archive:
+            kinds = {name.removesuffix(".npy"): _array_kind(archive, name) for name in archive.namelist()}
+            wanted, size = expected(kinds), 0
+            for name, (shape, kind) in wanted.items():
+                if name not in kinds:
+                    raise BundleError(f"{path} lacks `{name}`. Export the model again.")
+                given, dtype = kinds[name]
+                if given != shape or not np.issubdtype(dtype, kind):
+                    raise BundleError(
+                        f"{path}: `{name}` must be {kind.__name__} of shape {shape}. Received: {dtype} of shape "
+                        f"{given}. Export the model again."
+                    )
+                size += math.prod(given) * dtype.itemsize
+            if size > MAX_GOLDEN_BYTES:
+                raise BundleError(f"{path} unpacks to {size} bytes; this server reads at most {MAX_GOLDEN_BYTES}.")
+            return {name: _array(archive, name) for name in wanted}
+    except BundleError:
+        raise
+    except Exception as error:  # A damaged zip file raises any of half a dozen kinds of error.
+        raise BundleError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
+
+
+def _read_pictures(
+    path: pathlib.Path, dim_content: int, frame_shape: tuple[int, ...]
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Returns the arrays `pictures` and `contents` of contents.npz.
+
+    Raises:
+        BundleError: As `_read_arrays`, or there are none, too many, or values that are not finite.
+    """
+
+    def expected(kinds: Kinds) -> dict[str, tuple[tuple[int, ...], type]]:
+        number = (*kinds.get("contents", ((1,), None))[0], 1)[0]
+        if not 0 < number <= MAX_PICTURES:
+            raise BundleError(f"{path} must have 1 to {MAX_PICTURES} pictures. Received: {number}")
+        return {"pictures": ((number, *frame_shape), np.uint8), "contents": ((number, dim_content), np.float32)}
+
+    arrays = _read_arrays(path, expected)
+    if not np.isfinite(arrays["contents"]).all():
+        raise BundleError(f"{path}: `contents` must be finite. Export the model again.")
+    return arrays["pictures"], arrays["contents"]
 
 
 def open_regular(path: pathlib.Path, most: int) -> io.BufferedReader:
@@ -206,9 +249,10 @@ def _fact(facts: dict[str, Any], key: str, kind: type | tuple[type, ...], path: 
     return value
 
 
-def _number(facts: dict[str, Any], key: str, path: pathlib.Path) -> int:
+def _number(facts: dict[str, Any], key: str, path: pathlib.Path, most: int | None = None) -> int:
     value: int = _fact(facts, key, int, path)
-    least, most = NUMBERS[key]
+    least, usual = NUMBERS[key]
+    most = most or usual
     if not least <= value <= most:
         bound = f"at least {least}" if value < least else f"at most {most}"
         raise BundleError(f"{path}: `{key}` must be {bound}. Received: {key}={value}. Export the model again.")
@@ -254,7 +298,8 @@ def _files(
             raise BundleError(f"{path}: the file of role {role!r} must lie in the bundle. Received: {shown(name)}")
         if os.path.normpath(name) in listed:
             files[role] = folder / name
-    for role in ("motion", "frames", "golden"):
+    from_pictures = facts.get("content_from") == "pictures"
+    for role in ("motion", "frames", "golden", *(("encode", "contents") if from_pictures else ())):
         if role not in files:
             raise BundleError(f"{folder} lacks the file of role {role!r} that serving needs. Export the model again.")
     return files
@@ -349,13 +394,26 @@ def read_bundle(folder: pathlib.Path | str) -> Bundle:
     height, width = _number(facts, "height", path), _number(facts, "width", path)
     if height * width > MAX_FRAME_PIXELS:
         raise BundleError(f"{path}: a frame has at most {MAX_FRAME_PIXELS} pixels. Received: {height} times {width}")
+    content_from = facts.get("content_from", "noise")
+    if content_from not in ("noise", "pictures"):
+        raise BundleError(
+            f"{path}: `content_from` must be 'noise' or 'pictures'. Received: content_from={shown(content_from)}"
+        )
+    from_pictures = content_from == "pictures"
+    dim_content = _number(facts, "dim_content", path, MAX_ENCODED if from_pictures else None)
     names = set(_listing(folder))
     files = _files(folder, facts, path, names)
+    digest = _digest(folder, names)
+    pictures, contents = None, None
+    if from_pictures:
+        pictures, contents = _read_pictures(files["contents"], dim_content, (height, width, channels))
+        if height != width:
+            raise BundleError(f"{path}: pictures must be square. Received: {height} times {width}")
     return Bundle(
         folder=folder,
         name=name,
         version=_number(facts, "version", path),
-        latents=LatentSpec(_number(facts, "dim_content", path), _number(facts, "dim_motion", path), dim_category),
+        latents=LatentSpec(dim_content, _number(facts, "dim_motion", path), dim_category, content_from),
         category_to=category_to,
         categories=tuple(str(c) for c in categories) or tuple(str(i) for i in range(dim_category)),
         fps=fps,
@@ -366,5 +424,7 @@ def read_bundle(folder: pathlib.Path | str) -> Bundle:
         frame_buckets=tuple(sorted(set(frame_buckets))),
         files=files,
         facts=facts,
-        digest=_digest(folder, names),
+        digest=digest,
+        pictures=pictures,
+        contents=contents,
     )

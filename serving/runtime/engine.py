@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
-from mocogan_tf.latents import sample_latents
+from mocogan_tf.video import from_uint8
 from serving.runtime import onnx_runtime, openvino_runtime, providers
 from serving.runtime.bundle import Bundle
 from serving.runtime.errors import BundleError, one_line
@@ -47,6 +48,10 @@ class Engine:
         self.threads = self.options.threads or max(1, available_cpus() // self.options.workers)
         self._motion = onnx_runtime.motion_session(bundle.files["motion"])
         self._motion_inputs = [value.name for value in self._motion.get_inputs()]
+        self._encoder = None
+        if bundle.pictures is not None:
+            self._encoder = onnx_runtime.encoder_session(bundle.files["encode"])
+            self._check_encoder()
         self._workers, self.golden_difference, self.chosen = self._choose(self._read_golden())
 
     @property
@@ -116,7 +121,7 @@ class Engine:
         golden = self.bundle.golden()
         size = golden["motion_noise"].shape[:2]
         latents = {name: golden[name] for name in self.bundle.latents.shapes(*size)}
-        drawn = sample_latents(self.bundle.latents, *size, seed=int(golden["seed"]))
+        drawn = self.bundle.sample(*size, seed=int(golden["seed"]))
         for name, value in latents.items():
             if not np.allclose(drawn[name], value, atol=1e-5):
                 raise EngineError(
@@ -143,6 +148,23 @@ class Engine:
                 f"square {root_mean_square:.2g}; allowed are {bounds[0]:.3g} and {bounds[1]:.2g}."
             )
         return largest
+
+    def _check_encoder(self) -> None:
+        """Raises EngineError if the encoder makes of the bundle's pictures other contents than the bundle has."""
+        pictures, contents = self.bundle.pictures, self.bundle.contents
+        assert pictures is not None and contents is not None
+        made = self.encode(pictures)
+        if made.shape == contents.shape:
+            difference = float(np.max(np.abs(made - contents)) / max(1.0, float(np.max(np.abs(contents)))))
+            if difference <= STATE_TOLERANCE:
+                return
+        raise EngineError(f"{self.bundle.files['encode']} does not make the contents of the bundle's own pictures.")
+
+    def encode(self, pictures: NDArray[np.uint8]) -> Floats:
+        """The contents `[N, dim_content]` of pictures uint8 `[N, H, W, C]`. May be called from any thread."""
+        assert self._encoder is not None
+        contents: Floats = self._encoder.run(["content"], {"image": from_uint8(pictures)})[0]
+        return contents
 
     def motion(self, latents: dict[str, Floats]) -> tuple[Floats, Floats]:
         """Motion codes `[B, T, dim_motion]` and the GRU's last state `[B, dim_motion]`."""

@@ -17,8 +17,9 @@ T = TypeVar("T")
 FREE_BYTES = 2**16
 # Large bodies that may be here at one time, in units of the largest that is allowed.
 LARGE_BODIES = 4
-# Requests that wait for the parser.
-MAX_WAITING = 64
+# Requests that wait for the parser, and for the reader of pictures. A picture may take half a second, so they have a
+# thread of their own, and keep nobody waiting who sends none.
+MAX_WAITING, MAX_PICTURES_WAITING = 64, 8
 
 
 class Held:
@@ -41,18 +42,66 @@ class Held:
         self._intake.give(max(0, self._bytes - FREE_BYTES))
 
 
+class Reader:
+    """A thread that parses one thing after the other.
+
+    Parsing holds Python's lock, so that more threads would not make it faster, only everything else slower.
+
+    Args:
+        name: Of the thread.
+        most: How many may wait.
+    """
+
+    def __init__(self, name: str, most: int) -> None:
+        self.most = most
+        self._waiting = 0
+        self._lock = threading.Lock()
+        self._thread = make_pool(1, name)
+
+    def submit(self, function: Callable[[], T]) -> concurrent.futures.Future[T]:
+        """Runs a parser on the thread.
+
+        Raises:
+            Overloaded: Too many requests wait for it.
+        """
+
+        def parse() -> T:
+            try:
+                return function()
+            except MemoryError:
+                raise Unavailable(OUT_OF_MEMORY, retry_after=1.0) from None
+
+        with self._lock:
+            if self._waiting >= self.most:
+                raise Overloaded(f"{self.most} requests wait to be read. Try again later.", retry_after=1.0)
+            self._waiting += 1
+        job = self._thread.submit(parse)
+        job.add_done_callback(self._done)
+        return job
+
+    def _done(self, _: concurrent.futures.Future[T]) -> None:
+        with self._lock:
+            self._waiting -= 1
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._thread.shutdown()
+
+
 class Intake:
     """Counts the bytes that requests hold until they are parsed, and parses them one after the other.
 
-    Parsing holds Python's lock, so that more threads would not make it faster, only everything else slower.
+    Attributes:
+        bodies: The thread that parses bodies.
+        pictures: The thread that reads pictures out of them.
     """
 
     def __init__(self, max_body_bytes: int) -> None:
         self.max_bytes = LARGE_BODIES * max_body_bytes
         self._bytes = 0
-        self._waiting = 0
         self._lock = threading.Lock()
-        self._thread = make_pool(1, "parse")
+        self.bodies = Reader("parse", MAX_WAITING)
+        self.pictures = Reader("picture", MAX_PICTURES_WAITING)
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[Held]:
@@ -75,31 +124,7 @@ class Intake:
         with self._lock:
             self._bytes -= size
 
-    def submit(self, function: Callable[[], T]) -> concurrent.futures.Future[T]:
-        """Runs a parser on the thread.
-
-        Raises:
-            Overloaded: Too many requests wait for it.
-        """
-
-        def parse() -> T:
-            try:
-                return function()
-            except MemoryError:
-                raise Unavailable(OUT_OF_MEMORY, retry_after=1.0) from None
-
-        with self._lock:
-            if self._waiting >= MAX_WAITING:
-                raise Overloaded(f"{MAX_WAITING} requests wait to be read. Try again later.", retry_after=1.0)
-            self._waiting += 1
-        job = self._thread.submit(parse)
-        job.add_done_callback(self._done)
-        return job
-
-    def _done(self, _: concurrent.futures.Future[T]) -> None:
-        with self._lock:
-            self._waiting -= 1
-
     def close(self) -> None:
-        """Ends the thread."""
-        self._thread.shutdown()
+        """Ends the threads."""
+        self.bodies.close()
+        self.pictures.close()

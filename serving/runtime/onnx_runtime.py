@@ -29,14 +29,33 @@ def motion_session(path: pathlib.Path) -> ort.InferenceSession:
     Raises:
         BundleError: It cannot be loaded, or has an input that is no latent of a motion.
     """
+    session = _small_session(path)
+    _check_inputs(path, session, {"motion_init", "motion_noise", "category", "content"})
+    return session
+
+
+def encoder_session(path: pathlib.Path) -> ort.InferenceSession:
+    """Loads `encode.onnx`, which runs on one thread of the CPU: a picture costs less than a frame.
+
+    Raises:
+        BundleError: It cannot be loaded, or has another input than `image`.
+    """
+    session = _small_session(path)
+    _check_inputs(path, session, {"image"})
+    return session
+
+
+def _small_session(path: pathlib.Path) -> ort.InferenceSession:
     try:
-        session = ort.InferenceSession(str(path), _session_options(1, spinning=False), providers=[PROVIDERS["cpu"]])
+        return ort.InferenceSession(str(path), _session_options(1, spinning=False), providers=[PROVIDERS["cpu"]])
     except Exception as error:
         raise BundleError(f"{path} cannot be loaded: {one_line(error)}") from error
-    unknown = {value.name for value in session.get_inputs()} - {"motion_init", "motion_noise", "category"}
+
+
+def _check_inputs(path: pathlib.Path, session: ort.InferenceSession, known: set[str]) -> None:
+    unknown = {value.name for value in session.get_inputs()} - known
     if unknown:
         raise BundleError(f"{path} has inputs that this server does not know: {', '.join(sorted(unknown))}")
-    return session
 
 
 def frame_session(

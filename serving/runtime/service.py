@@ -261,7 +261,11 @@ class Service:
 
     async def parse_body(self, function: Callable[[], T]) -> T:
         """Parses a body in its turn. Raises Overloaded if too many wait."""
-        return await self._result(self.intake.submit(function))
+        return await self._result(self.intake.bodies.submit(function))
+
+    async def read_picture(self, function: Callable[[], T]) -> T:
+        """Reads a picture in its turn. Raises Overloaded if too many wait."""
+        return await self._result(self.intake.pictures.submit(function))
 
     def check_room(self, model: Model | None = None) -> None:
         """Raises Overloaded if a request would be refused however small it is; nothing of it need be read then.

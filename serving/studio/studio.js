@@ -7,7 +7,7 @@ const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const PREVIEW = { "/v1/generate": "png", "/v1/grid": "sheet" };
 
 const state = {
-  model: null, info: null, playing: !calm.matches, fps: 8, frames: 16, seed: 0, category: null, endless: null, key: sessionStorage.getItem("key") ?? "",
+  model: null, info: null, playing: !calm.matches, fps: 8, frames: 16, seed: 0, category: null, endless: null, picture: null, pictures: [], key: sessionStorage.getItem("key") ?? "",
   content: { seed: 0, to: 0, blend: 0, scale: 1, lock: false },
   motion: { seed: 0, to: 0, blend: 0, scale: 1, lock: false },
   pair: { content: [0, 0], motion: [0, 0], category: [null, null] },
@@ -145,9 +145,10 @@ function strip(film) {
   context.clearRect(0, 0, width, height);
   const each = width / film.count;
   const cut = Math.min(film.w, film.h * each / height); // The middle of each frame, so that none is squeezed.
+  const tall = Math.min(film.h, film.w * height / each); // Of a single picture.
   for (let i = 0; i < film.count; i++) {
     context.globalAlpha = i === frameOf(film) ? 1 : 0.45;
-    context.drawImage(film.sheet, i * film.w + (film.w - cut) / 2, film.row * film.h, cut, film.h, i * each, 0, Math.ceil(each), height);
+    context.drawImage(film.sheet, i * film.w + (film.w - cut) / 2, film.row * film.h + (film.h - tall) / 2, cut, tall, i * each, 0, Math.ceil(each), height);
   }
   context.globalAlpha = 1;
   context.lineWidth = 3 * devicePixelRatio;
@@ -186,7 +187,9 @@ function fields() {
     ...(part.blend > 0 && { [`${name}_seed_to`]: String(part.to), [`${name}_blend`]: part.blend }),
     ...(part.scale !== 1 && { [`${name}_scale`]: part.scale }),
   });
-  return { seed: String(state.seed), num_frames: state.frames, ...mix("content", content), ...mix("motion", motion), ...(state.category !== null && { category: state.category }) };
+  const { content_seed, ...mixed } = mix("content", content);
+  const shown = state.picture ? { image: state.picture.image } : { content_seed };
+  return { seed: String(state.seed), num_frames: state.frames, ...shown, ...mixed, ...mix("motion", motion), ...(state.category !== null && { category: state.category }) };
 }
 
 async function showClip() {
@@ -197,6 +200,8 @@ async function showClip() {
     const { sheet, response } = await fetchSheet("/v1/generate", fields(), signal);
     if (state.endless) return;
     screens.set($("clip"), new Film(sheet));
+    const own = /^number (\d+)/.exec(response.headers.get("X-Picture") ?? "");
+    if (own) mark(state.pictures[own[1] - 1], own[1] - 1);
     describe();
     paint(true);
     const timing = Object.fromEntries([...(response.headers.get("Server-Timing") ?? "").matchAll(/(\w+);dur=([\d.]+)/g)].map(([, name, ms]) => [name, Number(ms)]));
@@ -207,13 +212,15 @@ const showSoon = debounce(40, showClip);
 
 function describe() {
   const kind = state.category === null ? "" : `, category ${state.model.categories[state.category]}`;
-  $("clip").setAttribute("aria-label", `Clip with content ${state.content.seed} and motion ${state.motion.seed}${kind}`);
+  const shown = state.picture ? state.picture.name : `content ${state.content.seed}`;
+  $("clip").setAttribute("aria-label", `Clip with ${shown} and motion ${state.motion.seed}${kind}`);
 }
 
 function syncControls() {
   for (const name of ["content", "motion"]) {
     const part = state[name];
-    $(`${name}-seed`).value = part.seed;
+    const other = name === "content" && state.picture;
+    Object.assign($(`${name}-seed`), { value: other ? "" : part.seed, placeholder: other ? other.name : "" });
     $(`${name}-seed`).removeAttribute("aria-invalid");
     $(`${name}-blend`).value = part.blend;
     $(`${name}-scale`).value = part.scale;
@@ -232,6 +239,7 @@ function rollPart(name) {
   part.seed = roll();
   part.to = roll();
   part.blend = 0;
+  if (name === "content") state.picture = null;
   const dice = document.querySelector(`[data-dice="${name}"]`);
   dice.classList.remove("roll");
   void dice.offsetWidth;
@@ -243,7 +251,7 @@ function newClip(...names) {
   if (!names.length && state.category === null) state.seed = roll();
   syncControls();
   if (state.endless) {
-    state.endless.send({ content_seed: String(state.content.seed), motion_seed: String(state.motion.seed), transition_frames: state.frames });
+    state.endless.send({ ...(!state.picture && { content_seed: String(state.content.seed) }), motion_seed: String(state.motion.seed), transition_frames: state.frames });
     remember();
   } else showClip();
 }
@@ -259,7 +267,7 @@ class Endless {
     this.queue = [];
     this.frames = 0;
     this.socket.onopen = () => this.send({
-      model: state.model.name, seed: String(state.seed), content_seed: String(state.content.seed), motion_seed: String(state.motion.seed), fps: state.fps,
+      model: state.model.name, seed: String(state.seed), ...(state.picture ? { image: small(state.picture) } : { content_seed: String(state.content.seed) }), motion_seed: String(state.motion.seed), fps: state.fps,
       motion_scale: state.motion.scale, chunk_frames: 4, format: "raw", ...(state.category !== null && { category: state.category }), ...(state.key && { api_key: state.key }),
     });
     this.socket.onmessage = ({ data }) => this.receive(data);
@@ -322,6 +330,103 @@ function stopEndless() {
   showClip();
 }
 
+// ---- Pictures, where the model animates them ----
+
+const FIRST_MESSAGE = 30_000; // Characters of a picture that a stream's first message has room for.
+const small = ({ image, canvas }) => (image.length <= FIRST_MESSAGE ? image : canvas.toDataURL("image/jpeg", 0.9));
+
+// The central square of a picture in the model's size, on white.
+async function fitted(source) {
+  const { width, height } = state.model;
+  const side = Math.min(source.width, source.height);
+  const [left, top] = [Math.floor((source.width - side) / 2), Math.floor((source.height - side) / 2)];
+  const square = await createImageBitmap(source, left, top, side, side, { resizeWidth: width, resizeHeight: height, resizeQuality: "high" });
+  const canvas = Object.assign(document.createElement("canvas"), { width, height });
+  const context = canvas.getContext("2d");
+  context.fillStyle = "#fff";
+  context.fillRect(0, 0, width, height);
+  context.drawImage(square, 0, 0);
+  return canvas;
+}
+
+async function takeFile(file) {
+  if (!file || state.model?.content_from !== "pictures") return;
+  try {
+    const source = await createImageBitmap(file);
+    state.content.lock = $("content-lock").checked = true;
+    await animate(await fitted(source), "your picture");
+    say(`${file.name}: ${source.width} × ${source.height}, its central square in ${state.model.width} × ${state.model.height}`);
+  } catch {
+    say(`${file.name} is no picture that this browser can read`, true);
+  }
+}
+
+// Shows a picture at once, and its clip as soon as it is there.
+async function animate(canvas, name, index = -1) {
+  state.picture = { canvas, name, image: canvas.toDataURL("image/png") };
+  Object.assign(state.content, { blend: 0, scale: 1 });
+  mark(canvas, index);
+  syncControls();
+  if (state.endless) {
+    state.endless.close();
+    startEndless();
+  } else {
+    screens.set($("clip"), new Film(canvas));
+    paint(true);
+    await showClip();
+  }
+  document.querySelector("[name=vary][value=motion]").checked = true;
+  state.grid.vary = "motion";
+  await showGrid();
+}
+
+function mark(canvas, index) {
+  const inset = $("inset");
+  inset.hidden = !canvas;
+  if (canvas) {
+    [inset.width, inset.height] = [canvas.width, canvas.height];
+    inset.getContext("2d").drawImage(canvas, 0, 0);
+  }
+  [...$("pictures").children].forEach((button, i) => button.setAttribute("aria-current", i === index));
+}
+
+async function makePictures() {
+  const on = state.model.content_from === "pictures";
+  Object.assign(state, { picture: null, pictures: [] });
+  mark(null, -1);
+  $("own").hidden = $("pictures").hidden = !on;
+  $("content-strength").hidden = on;
+  $("content-what").textContent = on ? "the picture that moves" : "what it shows";
+  if (!on) return;
+  state.content.scale = 1; // A link may say otherwise.
+  const sheet = await createImageBitmap(await (await call(`/v1/pictures?model=${encodeURIComponent(state.model.name)}`)).blob());
+  const { width, height } = state.model;
+  state.pictures = Array.from({ length: sheet.width / width }, (_, i) => {
+    const canvas = Object.assign(document.createElement("canvas"), { width, height });
+    canvas.getContext("2d").drawImage(sheet, i * width, 0, width, height, 0, 0, width, height);
+    return canvas;
+  });
+  $("pictures").replaceChildren(...state.pictures.map((canvas, i) => {
+    const button = Object.assign(document.createElement("button"), { type: "button", ariaLabel: `Picture ${i + 1}` });
+    button.append(canvas);
+    button.addEventListener("click", () => animate(canvas, `picture ${i + 1}`, i));
+    return button;
+  }));
+}
+
+function wirePictures() {
+  const stage = $("stage");
+  $("own").addEventListener("click", () => $("file").click());
+  $("file").addEventListener("change", ({ target }) => { takeFile(target.files[0]); target.value = ""; });
+  document.addEventListener("paste", ({ clipboardData }) => takeFile([...clipboardData.files].find(({ type }) => type.startsWith("image/"))));
+  for (const kind of ["dragover", "dragleave", "drop"]) stage.addEventListener(kind, (event) => {
+    if (state.model?.content_from !== "pictures" || !event.dataTransfer?.types.includes("Files")) return;
+    event.preventDefault();
+    stage.classList.toggle("dropping", kind === "dragover");
+    if (kind === "drop") takeFile(event.dataTransfer.files[0]);
+  });
+}
+
 // ---- The pair ----
 
 async function showPair() {
@@ -366,10 +471,11 @@ function swapMotion() {
 function gridBody() {
   const { rows, columns, vary } = state.grid;
   const columnKinds = state.model.categories.length && state.category === null && state.model.category_to !== "image";
+  const picture = vary === "motion" ? state.picture : null;
   const contents = vary === "motion" ? [state.content.seed] : rows;
   const motions = vary === "content" ? [state.motion.seed] : columns;
   return {
-    seed: String(state.seed), num_frames: state.model.video_length, content_seeds: contents.map(String), motion_seeds: motions.map(String),
+    seed: String(state.seed), num_frames: state.model.video_length, ...(picture ? { image: picture.image } : { content_seeds: contents.map(String) }), motion_seeds: motions.map(String),
     ...(state.category !== null && { category: state.category }),
     ...(columnKinds && vary !== "content" && { categories: motions.map((_, i) => i % state.model.categories.length) }),
   };
@@ -385,23 +491,25 @@ async function showGrid() {
     state.grid[name].length = need[name];
   }
   const body = gridBody();
+  const name = state.picture?.name;
   await latest("grid", async (signal) => {
     const { sheet } = await fetchSheet("/v1/grid", body, signal);
     const grid = $("grid");
     grid.style.setProperty("--columns", size);
     for (const canvas of grid.querySelectorAll("canvas")) screens.delete(canvas);
-    const cells = body.content_seeds.flatMap((content, row) => body.motion_seeds.map((motion, column) => {
+    const cells = (body.content_seeds ?? [null]).flatMap((content, row) => body.motion_seeds.map((motion, column) => {
       const [cell, canvas] = [document.createElement("button"), document.createElement("canvas")];
       const category = body.categories?.[column] ?? body.category ?? null;
       const kind = category === null ? "" : `, ${state.model.categories[category]}`;
       cell.type = "button";
       cell.className = "cell";
-      cell.setAttribute("aria-label", `Content ${content}, motion ${motion}${kind}: take to the stage`);
-      cell.title = `content ${content}\nmotion ${motion}${kind}`;
+      const shown = content === null ? name : `content ${content}`;
+      cell.setAttribute("aria-label", `${shown[0].toUpperCase()}${shown.slice(1)}, motion ${motion}${kind}: take to the stage`);
+      cell.title = `${shown}\nmotion ${motion}${kind}`;
       cell.append(canvas);
       cell.dataset.row = row;
       cell.dataset.column = column;
-      cell.addEventListener("click", () => choose(cell, Number(content), Number(motion), category));
+      cell.addEventListener("click", () => choose(cell, content && Number(content), Number(motion), category));
       if (vary === "both") for (const [on, off] of [["pointerenter", "pointerleave"], ["focus", "blur"]]) {
         cell.addEventListener(on, () => cross(row, column, true));
         cell.addEventListener(off, () => cross(row, column, false));
@@ -424,12 +532,13 @@ function cross(row, column, on) {
 function choose(cell, content, motion, category) {
   for (const other of $("grid").children) other.removeAttribute("aria-current");
   cell.setAttribute("aria-current", "true");
-  Object.assign(state.content, { seed: content, blend: 0, scale: 1 });
+  if (content !== null) state.picture = null;
+  Object.assign(state.content, { ...(content !== null && { seed: content }), blend: 0, scale: 1 });
   Object.assign(state.motion, { seed: motion, blend: 0, scale: 1 });
   if (category !== null) state.category = category;
   syncControls();
   if (state.endless) {
-    state.endless.send({ content_seed: String(content), motion_seed: String(motion), transition_frames: state.frames, ...(category !== null && { category }) });
+    state.endless.send({ ...(content !== null && { content_seed: String(content) }), motion_seed: String(motion), transition_frames: state.frames, ...(category !== null && { category }) });
   } else showClip();
   $("stage").scrollIntoView({ behavior: calm.matches ? "auto" : "smooth", block: "start" });
 }
@@ -527,6 +636,7 @@ async function useModel(model, fromLink) {
   makeFormats();
   syncControls();
   about();
+  await makePictures().catch((error) => say(words(error), true));
   await showClip();
   await rollPair();
   await showGrid();
@@ -544,6 +654,7 @@ function wire() {
       event.target.setAttribute("aria-invalid", !good);
       if (!good) return;
       Object.assign(state[name], { seed: Number(event.target.value), blend: 0 });
+      if (name === "content") state.picture = null;
       $(`${name}-blend`).value = 0;
       $(`${name}-blend-out`).textContent = "0 %";
       showSoon();
@@ -594,6 +705,7 @@ function wire() {
     else if (event.key === " " && !event.target.closest("button, summary, a")) { event.preventDefault(); setPlaying(!state.playing); }
   });
   document.addEventListener("click", (event) => { if (!event.target.closest("#download")) $("download").open = false; });
+  wirePictures();
   wireTheme();
   addEventListener("resize", debounce(150, () => paint(true)));
 }

@@ -8,6 +8,7 @@ import pytest
 from tests.support.browser import CHROMIUM, launched, opened
 from tests.support.made_bundles import BundleSpec, write_bundle
 from tests.support.servers import running
+from tests.test_pictures import photo
 
 playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")]
@@ -162,6 +163,72 @@ def test_endless_play_and_back(browser, painted):
         page.click("#endless")
         page.wait_for_function("() => document.getElementById('status').textContent.includes('rendered in')")
         assert "rendered in" in page.text_content("#status")
+
+
+@pytest.fixture(scope="module")
+def animated(tmp_path_factory):
+    """A server of a model that animates pictures, and a picture."""
+    spec = BundleSpec("animated", dim_content=50, dim_motion=10, image_size=64, painted=True, pictures=4)
+    folder = tmp_path_factory.mktemp("animated")
+    photo(120, 80).save(folder / "mine.png")
+    with running(f"--bundle={write_bundle(folder / 'b', spec)}", "--drain_delay=0") as process:
+        process.picture = folder / "mine.png"
+        yield process
+
+
+def test_a_picture_of_ones_own_is_shown_and_animated(browser, animated):
+    with page_of(browser, animated.url, reduced_motion="reduce") as page:
+        ready(page)
+        assert page.locator("#pictures button").count() == 4
+        assert page.locator("#pictures button[aria-current=true]").count() == 1, "which of them the seed chose"
+        chosen, clip = page.evaluate(SUM, "inset"), page.evaluate(SUM, "clip")
+        with page.expect_request("**/v1/generate") as asked:
+            page.set_input_files("#file", animated.picture)
+        given = asked.value.post_data_json
+        assert given["image"].startswith("data:image/png;base64,") and "content_seed" not in given
+        mine = changes(page, "inset", chosen)
+        clip = changes(page, "clip", clip)
+        assert page.locator("#pictures button[aria-current=true]").count() == 0
+        page.wait_for_selector(".cell[aria-label^='Your picture']")
+        assert page.is_checked("#content-lock")
+        page.click("#surprise")  # Another motion, and the same picture.
+        clip = changes(page, "clip", clip)
+        assert page.evaluate(SUM, "inset") == mine
+        page.locator("#pictures button").nth(2).click()
+        changes(page, "inset", mine)
+        page.wait_for_selector("#pictures button:nth-child(3)[aria-current=true]")
+
+
+def test_a_picture_of_ones_own_goes_on_without_end(browser, animated):
+    with page_of(browser, animated.url) as page:
+        ready(page)
+        page.set_input_files("#file", animated.picture)
+        page.wait_for_selector(".cell[aria-label^='Your picture']")
+        page.click("#endless")
+        page.wait_for_function(STREAMING)
+        first = page.evaluate(COUNT)
+        page.click("[data-dice=content]")
+        page.wait_for_function(f"first => ({COUNT})() > first + 16", arg=first)
+        assert page.evaluate(COUNT) > first + 16
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+def test_the_place_for_a_picture_fits_and_has_a_name(browser, animated, tmp_path, width, height):
+    with page_of(browser, animated.url, viewport={"width": width, "height": height}) as page:
+        ready(page)
+        page.set_input_files("#file", animated.picture)
+        page.wait_for_selector(".cell[aria-label^='Your picture']")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(NAMELESS) == []
+        assert page.evaluate(SMALL) == []
+        page.screenshot(path=tmp_path / "studio.png", full_page=True)
+
+
+def test_other_models_ask_for_no_picture(browser, painted):
+    with page_of(browser, painted.url) as page:
+        ready(page)
+        assert page.is_hidden("#own") and page.is_hidden("#pictures") and page.is_hidden("#inset")
+        assert page.is_visible("#content-scale")
 
 
 def test_a_file_is_saved(browser, painted):

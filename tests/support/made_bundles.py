@@ -18,9 +18,10 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from mocogan_tf.latents import LatentSpec, sample_latents
-from mocogan_tf.video import POSTPROCESS
+from mocogan_tf.video import POSTPROCESS, from_uint8
 
 FLOAT = TensorProto.FLOAT
+POSE_SCALE = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,7 @@ class BundleSpec:
     video_length: int = 16
     weight_seed: int = 0
     painted: bool = False
+    pictures: int = 0  # Above 0: content comes from pictures, and a seed chooses from so many.
 
     @property
     def dim_category(self) -> int:
@@ -89,12 +91,31 @@ class GraphBuilder:
         b = self.normal("gru_b", (1, 6 * hidden), 0.1)
         x = self.node("Transpose", [inputs], ["gru_x"], perm=[1, 0, 2])
         first = self.constant("gru_first", np.array([0], np.int64))
-        h0 = self.node("Unsqueeze", ["motion_init", first], ["gru_h0"])
+        start, state = "motion_init", "motion_state"
+        if spec.pictures:
+            edges = {"pose_from": 0, "pose_to": hidden, "pose_axis": 1}
+            for name, value in edges.items():
+                self.constant(name, np.array([value], np.int64))
+            self.constant("init_scale", np.array([POSE_SCALE], np.float32))
+            pose = self.node("Tanh", [self.node("Slice", ["content", *edges], ["pose_code"])], ["pose"])
+            start = self.node("Add", [pose, self.node("Mul", ["motion_init", "init_scale"], ["small"])], ["start"])
+            state = "gru_state"
+        h0 = self.node("Unsqueeze", [start, first], ["gru_h0"])
         self.node("GRU", [x, w, r, b, "", h0], ["gru_y", "gru_yh"], hidden_size=hidden, linear_before_reset=1)
         second = self.constant("gru_second", np.array([1], np.int64))
         y = self.node("Squeeze", ["gru_y", second], ["gru_squeezed"])
         self.node("Transpose", [y], ["motion"], perm=[1, 0, 2])
-        self.node("Squeeze", ["gru_yh", first], ["motion_state"])
+        self.node("Squeeze", ["gru_yh", first], [state])
+        if spec.pictures:
+            self.node("Div", [self.node("Sub", [state, "pose"], ["moved"]), "init_scale"], ["motion_state"])
+
+    def encoder(self) -> None:
+        """`image` [batch, H, W, C] to `content`, a linear map."""
+        spec = self.spec
+        size = spec.image_size**2 * spec.channels
+        weight = self.normal("encoder", (size, spec.dim_content), 2 / np.sqrt(size))
+        flat = self.node("Reshape", ["image", self.constant("flat", np.array([-1, size], np.int64))], ["flat_image"])
+        self.node("MatMul", [flat, weight], ["content"])
 
     def frames(self) -> None:
         """`content`, `motion`, maybe `category` to `video` [batch, time, H, W, C] in [-1, 1]."""
@@ -184,6 +205,7 @@ class GraphBuilder:
             "motion": ["batch", "time", self.spec.dim_motion],
             "motion_state": ["batch", self.spec.dim_motion],
             "video": ["batch", "time", size, size, self.spec.channels],
+            "image": ["batch", size, size, self.spec.channels],
         }
         values = {name: helper.make_tensor_value_info(name, FLOAT, shape) for name, shape in shapes.items()}
         graph = helper.make_graph(
@@ -197,7 +219,8 @@ class GraphBuilder:
 
 def manifest(spec: BundleSpec) -> dict[str, object]:
     """The contents of `bundle.json`."""
-    inputs = [{"name": "content", "shape": ["batch", spec.dim_content], "distribution": "standard_normal"}]
+    drawn = "encoded" if spec.pictures else "standard_normal"
+    inputs = [{"name": "content", "shape": ["batch", spec.dim_content], "distribution": drawn}]
     if spec.dim_category:
         inputs.append({"name": "category", "shape": ["batch", spec.dim_category], "distribution": "one_hot"})
     inputs.append({"name": "motion_init", "shape": ["batch", spec.dim_motion], "distribution": "standard_normal"})
@@ -213,6 +236,7 @@ def manifest(spec: BundleSpec) -> dict[str, object]:
         "dim_category": spec.dim_category,
         "dim_motion": spec.dim_motion,
         "category_to": spec.category_to,
+        **({"content_from": "pictures"} if spec.pictures else {}),
         "categories": list(spec.categories),
         "fps": spec.fps,
         "image_size": size,
@@ -224,7 +248,13 @@ def manifest(spec: BundleSpec) -> dict[str, object]:
         "value_range": [-1.0, 1.0],
         "layout": "BTHWC",
         "postprocess": POSTPROCESS,
-        "files": {"onnx": "model.onnx", "motion": "motion.onnx", "frames": "frames.onnx", "golden": "golden.npz"},
+        "files": {
+            "onnx": "model.onnx",
+            "motion": "motion.onnx",
+            "frames": "frames.onnx",
+            "golden": "golden.npz",
+            **({"encode": "encode.onnx", "contents": "contents.npz"} if spec.pictures else {}),
+        },  # fmt: skip
         "inputs": [{**entry, "dtype": "float32"} for entry in inputs],
         "outputs": [
             {"name": "video", "shape": ["batch", "time", size, size, channels], "dtype": "float32"},
@@ -232,6 +262,23 @@ def manifest(spec: BundleSpec) -> dict[str, object]:
         ],
         "provenance": {"made_by": "tests/support/made_bundles.py", "weight_seed": spec.weight_seed},
     }
+
+
+def write_pictures(folder: pathlib.Path, spec: BundleSpec) -> np.ndarray | None:
+    """Writes `encode.onnx` and `contents.npz`, and returns the contents, where content comes from pictures."""
+    if not spec.pictures:
+        return None
+    encoder = GraphBuilder(dataclasses.replace(spec, weight_seed=spec.weight_seed + 1))
+    encoder.encoder()
+    size = spec.image_size
+    model = encoder.model(["image"], ["content"], {})
+    (folder / "encode.onnx").write_bytes(model.SerializeToString())
+    rng = np.random.default_rng(spec.weight_seed)
+    pictures = rng.integers(0, 256, (spec.pictures, size, size, spec.channels), np.uint8)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    contents = session.run(["content"], {"image": from_uint8(pictures)})[0]
+    np.savez_compressed(folder / "contents.npz", pictures=pictures, contents=contents)
+    return contents
 
 
 def write_bundle(folder: pathlib.Path, spec: BundleSpec | None = None) -> pathlib.Path:
@@ -255,7 +302,11 @@ def write_bundle(folder: pathlib.Path, spec: BundleSpec | None = None) -> pathli
     for index, node in enumerate(whole.nodes):
         node.name = f"node_{index}"
     models = {
-        "motion.onnx": motion.model(["motion_init", "motion_noise", *to_motion], ["motion", "motion_state"], metadata),
+        "motion.onnx": motion.model(
+            [*(["content"] if spec.pictures else []), "motion_init", "motion_noise", *to_motion],
+            ["motion", "motion_state"],
+            metadata,
+        ),
         "frames.onnx": frames.model(["content", *to_image, "motion"], ["video"], metadata),
         "model.onnx": whole.model(
             ["content", *category, "motion_init", "motion_noise"], ["video", "motion_state"], metadata
@@ -263,7 +314,10 @@ def write_bundle(folder: pathlib.Path, spec: BundleSpec | None = None) -> pathli
     }
     for name, model in models.items():
         (folder / name).write_bytes(model.SerializeToString())
-    latents = sample_latents(LatentSpec(spec.dim_content, spec.dim_motion, spec.dim_category), 2, 8, seed=7)
+    latent_spec = LatentSpec(
+        spec.dim_content, spec.dim_motion, spec.dim_category, "pictures" if spec.pictures else "noise"
+    )
+    latents = sample_latents(latent_spec, 2, 8, seed=7, contents=write_pictures(folder, spec))
     session = ort.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
     video, state = session.run(["video", "motion_state"], latents)
     np.savez(folder / "golden.npz", seed=7, **latents, video=video, motion_state=state)

@@ -242,7 +242,7 @@ def test_a_walk_draws_rarely_and_not_on_the_event_loop(engine, monkeypatch):
     """A draw costs nearly as much for one chunk as for many, with Python's lock held."""
     draws = []
     monkeypatch.setattr(
-        "serving.protocols.stream.sample_latents",
+        "serving.runtime.bundle.sample_latents",
         lambda spec, *args, **options: draws.append(args) or sample_latents(spec, *args, **options),
     )
     Walk(engine.bundle, Fields({"seed": 1, "category": 0}, STREAM))
