@@ -14,7 +14,8 @@ from typing import Any
 from mocogan_tf.latents import CodeSpec, LatentSpec
 from mocogan_tf.video import POSTPROCESS
 
-FORMAT_VERSION = 1
+# By what content comes from. A program that only knows noise must refuse the other and not feed it noise.
+FORMAT_VERSIONS = {"noise": 1, "pictures": 2}
 LAYOUT = "BTHWC"
 VALUE_RANGE = (-1.0, 1.0)
 BATCH_SIZES = (1, 2, 4, 8)  # Clips in the batches that servers make; warm-up requests cover each of these sizes.
@@ -179,7 +180,7 @@ class Contract:
         sizes = {field.name: getattr(self, field.name) for field in _fields() if field.name not in absent}
         sizes |= {"categories": list(self.categories), "frame_buckets": list(self.frame_buckets)}
         return {
-            "format_version": FORMAT_VERSION,
+            "format_version": FORMAT_VERSIONS[self.content_from],
             **sizes,
             "height": self.image_size,
             "width": self.image_size,
@@ -228,9 +229,9 @@ def read_contract(bundle: pathlib.Path) -> tuple[Contract, dict[str, Any]]:
         found = described["format_version"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{bundle} is no bundle: cannot read bundle.json ({error}).") from error
-    if found != FORMAT_VERSION:
+    if found not in FORMAT_VERSIONS.values():
         raise ValueError(
-            f"{bundle} has bundle format {found}; this version reads format {FORMAT_VERSION}. Export the run again."
+            f"{bundle} has bundle format {found}; this version reads formats 1 and 2. Export the run again."
         )
     try:
         absent = _absent("dim_z" in described, "content_from" in described)

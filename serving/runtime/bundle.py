@@ -24,8 +24,8 @@ from mocogan_tf.latents import LatentSpec, sample_latents
 from mocogan_tf.video import POSTPROCESS
 from serving.runtime.errors import BundleError, shown
 
-# The format that this server reads; which one an export writes is its own affair.
-FORMAT_VERSION = 1
+# The formats that this server reads, by what content comes from; which one an export writes is its own affair.
+FORMAT_VERSIONS = {"noise": 1, "pictures": 2}
 # What a bundle may have; whoever writes it decides no more than this about the server's memory and time.
 MAX_FILES = 1024
 MAX_FILE_BYTES, MAX_BYTES = 2**29, 2**31
@@ -352,11 +352,9 @@ def read_bundle(folder: pathlib.Path | str) -> Bundle:
         raise BundleError(f"{path} has a number beyond 64 bits, broken Unicode or too many levels.") from error
     except ValueError as error:
         raise BundleError(f"{path} is not JSON: {error}") from error
-    if not isinstance(facts, dict) or facts.get("format_version") != FORMAT_VERSION:
-        received = facts.get("format_version") if isinstance(facts, dict) else facts
-        raise BundleError(
-            f"{path}: `format_version` must be {FORMAT_VERSION}. Received: format_version={shown(received)}"
-        )
+    received = facts.get("format_version") if isinstance(facts, dict) else facts
+    if not isinstance(facts, dict) or received not in FORMAT_VERSIONS.values():
+        raise BundleError(f"{path}: `format_version` must be 1 or 2. Received: format_version={shown(received)}")
     if "dim_z" in facts:
         raise BundleError(
             f"{folder} holds a model ({facts.get('model')}) that makes clips of one length out of one code. This "
@@ -399,6 +397,8 @@ def read_bundle(folder: pathlib.Path | str) -> Bundle:
         raise BundleError(
             f"{path}: `content_from` must be 'noise' or 'pictures'. Received: content_from={shown(content_from)}"
         )
+    if received != FORMAT_VERSIONS[content_from]:
+        raise BundleError(f"{path}: `format_version` {received} and `content_from` '{content_from}' must agree.")
     from_pictures = content_from == "pictures"
     dim_content = _number(facts, "dim_content", path, MAX_ENCODED if from_pictures else None)
     names = set(_listing(folder))

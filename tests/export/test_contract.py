@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from export.contract import FORMAT_VERSION, read_contract
+from export.contract import FORMAT_VERSIONS, read_contract
 from serving.runtime import bundle
 from tests.export.conftest import make_contract
 
@@ -20,13 +20,18 @@ def test_a_contract_survives_bundle_json(tmp_path):
     read, everything = read_contract(write(tmp_path, described))
     assert read == contract
     assert everything["provenance"] == {"step": 3}
-    assert everything["format_version"] == FORMAT_VERSION
+    assert everything["format_version"] == 1
     assert everything["height"] == everything["width"] == contract.image_size
 
 
 def test_the_server_reads_the_format_that_is_written():
     # Every reader declares the version it reads, as the programs in examples/ do; the server imports nothing from here.
-    assert bundle.FORMAT_VERSION == FORMAT_VERSION
+    assert bundle.FORMAT_VERSIONS == FORMAT_VERSIONS
+
+
+def test_a_reader_that_only_knows_noise_refuses_content_from_pictures():
+    # The programs in examples/ read format 1 alone.
+    assert make_contract(content_from="pictures").to_dict({}, {})["format_version"] == 2
 
 
 def test_inputs_are_named_and_shaped_as_the_latents_are():
@@ -66,7 +71,8 @@ def test_unusable_values_are_refused(changes, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, "format 2"),
+        ({"format_version": 3}, "format 3"),
+        ({"format_version": 2}, "contradicts itself in: format_version"),
         ({"height": 48}, "contradicts itself in: height"),
         ({"files": {"onnx": "../../model.onnx"}}, "files of unknown roles or in other places"),
         ({"layout": "BCTHW"}, "contradicts itself in: layout"),

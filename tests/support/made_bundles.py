@@ -228,7 +228,7 @@ def manifest(spec: BundleSpec) -> dict[str, object]:
     inputs.append({"name": "motion_noise", "shape": shape, "distribution": "standard_normal"})
     size, channels = spec.image_size, spec.channels
     return {
-        "format_version": 1,
+        "format_version": 2 if spec.pictures else 1,
         "name": spec.name,
         "version": spec.version,
         "model": "mocogan",

@@ -258,7 +258,8 @@ def edit(folder, **facts):
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ({"format_version": 2}, "`format_version` must be 1. Received: format_version=2"),
+        ({"format_version": 3}, "`format_version` must be 1 or 2. Received: format_version=3"),
+        ({"format_version": 2}, "`format_version` 2 and `content_from` 'noise' must agree"),
         ({"dim_motion": "ten"}, "`dim_motion` must be int. Received: dim_motion='ten'"),
         ({"dim_content": 0}, "`dim_content` must be at least 1"),
         ({"model": "vgan", "dim_z": 100}, r"holds a model \(vgan\) that makes clips of one length.*tf_serving/"),
