@@ -171,8 +171,12 @@ TABLE = [
             "test_deterministic_makes_tensorflow_deterministic",
             "test_the_exit_code_tells_what_ended_a_run",
         ),
-        ("scores are of another configuration", "Monitor(compared(config, frame_stride),", "Monitor(config,"),
-        ("scores are of another seed", "run.videos, seed=config.seed)", "run.videos, seed=0)"),
+        (
+            "scores are of another configuration",
+            "config, videos = compared(run.config, frame_stride), run.videos",
+            "config, videos = run.config, run.videos",
+        ),
+        ("scores are of another seed", "Monitor(config, videos, seed=config.seed)", "Monitor(config, videos, seed=0)"),
         ("--deterministic does nothing", "    if config.deterministic:\n", "    if False:\n"),
         ("fps forgets every_nth", "return self.videos.fps / self.config.every_nth", "return self.videos.fps"),
         ("Ctrl-C ends with 0", "signal.SIGINT: 130,", "signal.SIGINT: 0,"),
@@ -267,8 +271,8 @@ TABLE = [
         (SAMPLE_TESTS,),
         (
             "a baseline writes into MoCoGAN's folder",
-            'model = [] if config.model == "mocogan" else [config.model]',
-            "model: list[str] = []",
+            'kind = [] if config.model == "mocogan" else [config.model]',
+            "kind: list[str] = []",
         ),
     ),
     *_of(
@@ -418,7 +422,11 @@ TABLE = [
             "slerp(value, other, self.amount)",
             "((1 - self.amount) * value + self.amount * other).astype(np.float32)",
         ),
-        ("content_scale is dead", "                fields.get(f.CONTENT_SCALE),\n", "                1.0,\n"),
+        (
+            "content_scale is dead",
+            "given(f.CONTENT_SEED_TO), fields.get(f.CONTENT_SCALE)",
+            "given(f.CONTENT_SEED_TO), 1.0",
+        ),
     ),
     *_of(
         "encode",
@@ -582,7 +590,7 @@ TABLE = [
         _in("tests/metrics/test_animation.py"),
         ("the nearest may be of any class", "] = np.inf", "] += 0"),
         (
-            "the last frame is compared",
+            "the last frame is scored",
             "np.abs(frames[:, 0].astype(np.float64)",
             "np.abs(frames[:, -1].astype(np.float64)",
         ),

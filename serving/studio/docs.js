@@ -29,7 +29,7 @@ function route(path, method, about) {
   const title = element("h2");
   title.append(element("span", method.toUpperCase(), `method ${method}`), path);
   section.append(title, element("p", about.summary));
-  const fields = Object.entries(about.requestBody?.content["application/json"].schema.properties ?? {});
+  const fields = Object.entries(about.requestBody?.content["application/json"]?.schema.properties ?? {});
   const parameters = (about.parameters ?? []).map(({ name, schema }) => [name, schema]);
   const known = fields.length ? fields : parameters;
   if (known.length) section.append(table(known.map(([name, schema]) => [name, bounds(schema), schema.description ?? ""])));

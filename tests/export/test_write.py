@@ -19,7 +19,7 @@ from tests.export.conftest import make_contract, make_generator, provenance_of
 def quick(monkeypatch):
     """Leaves out TensorFlow's part and the proof, which other tests are about."""
     passed = [Check("all", "", "", True)]
-    monkeypatch.setattr(write, "write_saved_model", lambda generator, contract, folder: folder.mkdir(parents=True))
+    monkeypatch.setattr(write, "write_saved_model", lambda generator, contract, folder, *_: folder.mkdir(parents=True))
     monkeypatch.setattr(write, "verify_content", lambda *_: passed)
     return monkeypatch
 
