@@ -163,7 +163,7 @@ def widen_products(graph: Graph, source: str, width: int) -> None:
         known = [columns[name] for name in node.input if name in columns]
         if node.op_type == "Concat" and len(known) == len(node.input) and _attribute(node, "axis", 0) in (1, -1):
             columns[node.output[0]] = np.concatenate(known)
-        elif known and (span := _span(graph, node, len(known[0]))):
+        elif known and (span := _span(graph, node)):
             columns[node.output[0]] = known[0][slice(*span)]
     for value in [value for value in columns if value != source]:
         for node in graph.consumers(value):
@@ -177,8 +177,8 @@ def widen_products(graph: Graph, source: str, width: int) -> None:
     graph.drop_unused_nodes(sorted(ends))
 
 
-def _span(graph: Graph, node: NodeProto, width: int) -> tuple[int, int] | None:
-    """The columns that a `Slice` takes of all rows; None if the node is something else."""
+def _span(graph: Graph, node: NodeProto) -> tuple[int, int] | None:
+    """First column and end of the columns that a `Slice` takes of all rows; None if the node is something else."""
     parts = [graph.weights.get(name, np.empty(0)).tolist() for name in node.input[1:]]
     steps = parts[3] if len(parts) > 3 else [1]
     if node.op_type != "Slice" or len(parts) < 3 or not all(parts) or set(steps) != {1}:
@@ -186,7 +186,7 @@ def _span(graph: Graph, node: NodeProto, width: int) -> tuple[int, int] | None:
     found = None
     for start, end, axis in zip(*parts[:3], strict=True):
         if axis == 1:
-            found = (int(start), min(int(end), width))
+            found = (int(start), int(end))
         elif start != 0 or end < np.iinfo(np.int32).max:
             return None
     return found
@@ -204,7 +204,7 @@ def join_products(graph: Graph, source: str, whole: bool = False) -> None:
         whole: Whether the products take all columns, as after `widen_products`.
     """
     readers = sorted(graph.consumers(source), key=lambda node: node.op_type)  # The product before the `Slice`.
-    slices = [] if whole else [node for node in readers if _takes_first_columns(graph, node)]
+    slices = [] if whole else [node for node in readers if (span := _span(graph, node)) and span[0] == 0]
     if len(readers) < 2 or not (whole or (len(readers), len(slices)) == (2, 1)):
         return
     gemms = [node for node in graph.nodes if node in readers and node.op_type == "Gemm"]  # The first layer's.
@@ -231,16 +231,6 @@ def join_products(graph: Graph, source: str, whole: bool = False) -> None:
         *(node for node in graph.nodes if node not in removed),
     ]
     graph.drop_unused_weights()
-
-
-def _takes_first_columns(graph: Graph, node: NodeProto) -> bool:
-    """Tells whether a node is a `Slice` of all rows and of the columns from the first on."""
-    parts = [graph.weights.get(name, np.empty(0)) for name in node.input[1:]]
-    if node.op_type != "Slice" or len(parts) < 3 or any(part.size == 0 for part in parts):
-        return False
-    starts, ends, axes, *steps = parts
-    rows_are_cut = any(axis == 0 and end < np.iinfo(np.int32).max for axis, end in zip(axes, ends, strict=True))
-    return not starts.any() and not rows_are_cut and all((step == 1).all() for step in steps)
 
 
 def scale_channels_in_place(graph: Graph) -> None:

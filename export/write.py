@@ -22,10 +22,10 @@ from export.saved_model import Pictures, write_saved_model, write_warmup
 from mocogan_tf import sampling, video
 from mocogan_tf.files import sha256
 from mocogan_tf.latents import sample_latents
+from mocogan_tf.training.run_directory import NUM_PICTURES
 
 GOLDEN_SEED = 2018
 GOLDEN_VIDEOS = 2  # The second shows that the clip's index enters the draw.
-NUM_PICTURES = 16  # Of a run's pictures, what a seed chooses from.
 _SAMPLE_SIZE = 64  # Pixels. The card's picture shows smaller frames enlarged to at most this, by a whole factor.
 
 

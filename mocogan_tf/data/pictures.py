@@ -32,10 +32,6 @@ class Pictures:
         """What they are."""
         return "pictures of clips that are not in training" if self.held_out else "first frames of training clips"
 
-    def some(self, number: int) -> Pictures:
-        """The first of them."""
-        return dataclasses.replace(self, pixels=self.pixels[:number])
-
 
 def pictures_to_animate(config: Config, training: VideoSet, number: int) -> Pictures:
     """Returns up to `number` pictures, always the same ones.

@@ -109,7 +109,7 @@ def generated_clips(
     categories: Sequence[str] = (),
     first_clip: int = 0,
     batch_size: int = 16,
-    pictures: NDArray[np.uint8] | None = None,
+    contents: NDArray[np.float32] | None = None,
 ) -> Clips:
     """Makes clips `first_clip`, ... of a seed.
 
@@ -123,14 +123,14 @@ def generated_clips(
         categories: Names of the classes.
         first_clip: Number of the first clip.
         batch_size: Clips per call.
-        pictures: uint8 `[N, H, W, C]`, what a generator that animates pictures chooses from, by the seed; None: from
-            pictures of its own.
+        contents: float32 `[N, dim_content]`, encoded pictures that the seed chooses from, for a generator that animates
+            pictures; None: its own.
 
     Raises:
         ValueError: The generator made another number of frames, or frames that are not finite.
     """
     made_frames = getattr(generator.latents, "num_frames", num_frames)  # Of models that make one length only.
-    contents = getattr(generator, "contents", None) if pictures is None else generator.encode(pictures)
+    contents = getattr(generator, "contents", None) if contents is None else contents
     latents = sample_latents(
         generator.latents, num_clips, made_frames, seed=seed, first_clip=first_clip, contents=contents
     )

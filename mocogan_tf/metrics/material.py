@@ -95,7 +95,7 @@ class Material:
             seed=self.seed if seed is None else seed,
             first_clip=first,
             categories=categories,
-            pictures=self.pictures.pixels if self.animates else None,
+            contents=self.contents if self.animates else None,
         )
 
     @property
@@ -108,6 +108,13 @@ class Material:
         """The pictures that the generator animates, of people who are not in training where the set allows it."""
         assert self.config is not None
         return pictures_to_animate(self.config, self.videos, self.num_videos)
+
+    @functools.cached_property
+    def contents(self) -> NDArray[np.float32]:
+        """The same, encoded."""
+        assert self.generator is not None
+        encoded: NDArray[np.float32] = self.generator.encode(self.pictures.pixels)
+        return encoded
 
     @property
     def animated(self) -> NDArray[np.uint8]:

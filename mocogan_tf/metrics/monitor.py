@@ -110,7 +110,8 @@ class Monitor:
         Raises:
             ValueError: The generator's frames are not finite.
         """
-        clips = generated_clips(generator, self._num_clips, self._num_frames, seed=self._seed, pictures=self._pictures)
+        contents = None if self._pictures is None else generator.encode(self._pictures)
+        clips = generated_clips(generator, self._num_clips, self._num_frames, seed=self._seed, contents=contents)
         judged = self._network(clips)
         scores = {
             "frechet_video": statistics.frechet_distance(

@@ -19,6 +19,7 @@ from mocogan_tf.models.blocks import SMALLEST_MAP, Generator, num_halvings
 from mocogan_tf.models.decoders import background_decoder, fine_decoder, frame_decoder
 from mocogan_tf.models.encoder import ContentLayout, picture_encoder
 from mocogan_tf.models.motion import motion_network
+from mocogan_tf.video import from_uint8
 
 ENCODE_BATCH = 64  # Pictures per call of the encoder.
 
@@ -180,7 +181,7 @@ class VideoGenerator(Generator):
         **kwargs: Any,
     ) -> None:
         _check(category_to, motion_init_scale, content_modulation, decoder, still_background, palette, task)
-        check_modulate_from(modulate_from, image_size)
+        _check_modulate_from(modulate_from, image_size)
         layout = ContentLayout(dim_content, dim_motion) if task == "image_to_video" else None
         latents = LatentSpec(
             dim_content=layout.size if layout else dim_content,
@@ -275,7 +276,7 @@ class VideoGenerator(Generator):
                 f"Pictures must be uint8 of [N, {wanted}]. Received: {pictures.dtype} {list(pictures.shape)}"
             )
         batches = [pictures[i : i + ENCODE_BATCH] for i in range(0, len(pictures), ENCODE_BATCH)]
-        encoded = [self.encoder(batch.astype(np.float32) / 127.5 - 1.0, training=False) for batch in batches]
+        encoded = [self.encoder(from_uint8(batch), training=False) for batch in batches]
         return np.concatenate([np.asarray(content, np.float32) for content in encoded])
 
 
@@ -310,7 +311,7 @@ def _check(
         )
 
 
-def check_modulate_from(modulate_from: int, image_size: int) -> None:
+def _check_modulate_from(modulate_from: int, image_size: int) -> None:
     """Raises ValueError for a height that none of the decoder's maps has."""
     heights = [SMALLEST_MAP * 2**i for i in range(num_halvings(image_size) + 1)]
     if modulate_from not in heights:
