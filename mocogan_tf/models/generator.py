@@ -19,7 +19,6 @@ from mocogan_tf.models.blocks import SMALLEST_MAP, Generator, num_halvings
 from mocogan_tf.models.decoders import background_decoder, fine_decoder, frame_decoder
 from mocogan_tf.models.encoder import ContentLayout, picture_encoder
 from mocogan_tf.models.motion import motion_network
-from mocogan_tf.video import from_uint8
 
 ENCODE_BATCH = 64  # Pictures per call of the encoder.
 
@@ -276,7 +275,7 @@ class VideoGenerator(Generator):
                 f"Pictures must be uint8 of [N, {wanted}]. Received: {pictures.dtype} {list(pictures.shape)}"
             )
         batches = [pictures[i : i + ENCODE_BATCH] for i in range(0, len(pictures), ENCODE_BATCH)]
-        encoded = [self.encoder(from_uint8(batch), training=False) for batch in batches]
+        encoded = [self.encoder(batch.astype(np.float32) / 127.5 - 1.0, training=False) for batch in batches]
         return np.concatenate([np.asarray(content, np.float32) for content in encoded])
 
 
