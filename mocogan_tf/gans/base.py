@@ -31,6 +31,7 @@ LOSS_G = "loss_g"
 LOSS_CATEGORY_D = "loss_category_d"
 LOSS_CATEGORY_G = "loss_category_g"
 LOSS_RECONSTRUCT = "loss_reconstruct"
+LOSS_PAIRS = "loss_pairs"
 ACCURACY_D_IMAGE = "accuracy_d_image"
 ACCURACY_D_VIDEO = "accuracy_d_video"
 

@@ -20,6 +20,7 @@ from mocogan_tf.gans.base import (
     LOSS_D_IMAGE,
     LOSS_D_VIDEO,
     LOSS_G,
+    LOSS_PAIRS,
     LOSS_RECONSTRUCT,
     AdversarialModel,
     Inputs,
@@ -35,7 +36,7 @@ from mocogan_tf.models.generator import compose, halved
 # The purposes of random numbers; folded into the step's seed.
 _LATENTS_IMAGE, _LATENTS_VIDEO, _LATENTS_IMAGE_G, _LATENTS_VIDEO_G, _NOISE_IMAGE, _NOISE_VIDEO = range(6)
 # Folded in once more. The latents' names take the numbers from 0.
-_FRAME, _AUGMENT_REAL, _AUGMENT_FAKE = 100, 101, 102
+_FRAME, _AUGMENT_REAL, _AUGMENT_FAKE, _PAIRS = 100, 101, 102, 103
 
 
 @keras.saving.register_keras_serializable("mocogan_tf")
@@ -50,7 +51,9 @@ class MoCoGAN(AdversarialModel):
 
     A generator that animates pictures (task "image_to_video") is given the first frames of the real clips for the fakes
     that D_V judges, and the real images for those of D_I. With labels, half of the former keep the category of their
-    picture's clip, as its movement fits best there; the other half, and all of the latter, have drawn ones.
+    picture's clip, as its movement fits best there; the other half, and all of the latter, have drawn ones. It also
+    learns pairs: a random frame of each real clip must come out of the code of the clip's first frame and its own pose.
+    So the code holds the person, and the pose the posture.
 
     Args:
         category_loss: "none", "supervised" (the class head learns real labels, the generator is scored by it) or
@@ -72,8 +75,9 @@ class MoCoGAN(AdversarialModel):
             clip's masks exceeds `mask_allowance`.
         mask_steps: Steps over which that weight falls evenly to zero; 0 keeps it.
         mask_allowance: Share of the frame that figures may cover at no cost.
-        reconstruct_weight: Weight of the mean absolute difference between first frames and the pictures that they are
-            made from, both in [-1, 1]; of a generator that animates pictures.
+        reconstruct_weight: Of a generator that animates pictures, the weight of two mean absolute differences in
+            [-1, 1]: of generated first frames to the pictures that they are made from, and of rebuilt frames of real
+            clips to the real ones.
         **kwargs: As of `AdversarialModel`: the networks, average, seed, weight and average decay.
     """
 
@@ -158,8 +162,10 @@ class MoCoGAN(AdversarialModel):
         """Scales the batch, and draws everything random that the step needs."""
         videos = to_float(batch["videos"])
         supervised = self.category_loss == "supervised"
-        given: Inputs = {"pictures": videos[:, 0], "labels": batch["labels"] if supervised else None}
-        given = given if self._animates else {}
+        given: Inputs = {}
+        if self._animates:
+            given = {"pictures": videos[:, 0], "labels": batch["labels"] if supervised else None}
+            pairs = self._draw_pairs(videos)
         if self.video_size == "half":
             videos = halved(videos)
         num_videos, num_frames = videos.shape[:2]
@@ -174,6 +180,8 @@ class MoCoGAN(AdversarialModel):
         }
         if supervised:
             inputs["labels"] = batch["labels"]
+        if self._animates:
+            inputs["pairs"] = pairs
         if not self.share_fakes:
             inputs["fake_videos_g"] = self._draw_videos(num_videos, num_frames, _LATENTS_VIDEO_G, **given)
         if self.image_discriminator is None:
@@ -212,6 +220,13 @@ class MoCoGAN(AdversarialModel):
             of_labels = tf.one_hot(labels, category.shape[1], dtype=category.dtype)
             drawn["latents"]["category"] = tf.where(own[:, None], of_labels, category)
         return drawn
+
+    def _draw_pairs(self, videos: tf.Tensor) -> tf.Tensor:
+        """Returns the first frame of each real clip and a random one, `[B, 2, H, W, C]`."""
+        number, num_frames = videos.shape[:2]
+        seed = fold(self._seed(_LATENTS_VIDEO), _PAIRS)
+        other = share(lambda total: tf.random.stateless_uniform((total, 1), seed, 0, num_frames, tf.int32), number)
+        return tf.gather(videos, tf.concat([tf.zeros_like(other), other], axis=1), axis=1, batch_dims=1)
 
     def _draw_images(self, number: int, purpose: int, pictures: tf.Tensor | None = None) -> Inputs:
         """Draws what single frames of generated clips are made from; `frame` is `[B]`, or `[B, k]` of k frames."""
@@ -255,7 +270,7 @@ class MoCoGAN(AdversarialModel):
             images = self._fake_images(draws)
             image_logits = self._judged_images(images, draws, inputs)
             reconstructed += self._reconstructed(images, draws)
-        return {"generator": self._loss_g(image_logits, *judged, category, mask, reconstructed)}
+        return {"generator": self._loss_g(image_logits, *judged, category, mask, reconstructed, self._pairs(inputs))}
 
     def _losses_together(self, inputs: Inputs) -> dict[str, LossAndLogs]:
         """Computes the losses of all networks on the same fakes, which are made and judged once."""
@@ -270,7 +285,8 @@ class MoCoGAN(AdversarialModel):
             reconstructed += self._reconstructed(images, draws)
             outcomes["image_discriminator"] = self._loss_d_image(image_logits, inputs)
         outcomes["video_discriminator"] = self._loss_d_video(*judged, category, inputs)
-        return outcomes | {"generator": self._loss_g(image_logits, *judged, category, mask, reconstructed)}
+        loss_g = self._loss_g(image_logits, *judged, category, mask, reconstructed, self._pairs(inputs))
+        return outcomes | {"generator": loss_g}
 
     def _judged_images(self, fakes: tf.Tensor, draws: Inputs, inputs: Inputs) -> tf.Tensor:
         """Returns D_I's logits of generated images."""
@@ -320,11 +336,13 @@ class MoCoGAN(AdversarialModel):
         category: tf.Tensor | None,
         mask: tf.Tensor | None,
         reconstructed: Sequence[tf.Tensor] = (),
+        pairs: tf.Tensor | None = None,
     ) -> LossAndLogs:
         """Returns the loss of (G_I, R_M) on the discriminators' logits of fakes; `image_logits` is None without D_I.
 
         `mask` is the cost of the figures' masks, None without a still background. Without a cost, background and
-        figures exchange their roles. `reconstructed` are differences of first frames and pictures.
+        figures exchange their roles. `reconstructed` are differences of first frames and pictures, `pairs` that of
+        rebuilt and real frames; without pictures there are none.
         """
         gan = losses.generator_loss(video_logits)
         if image_logits is not None:
@@ -335,6 +353,9 @@ class MoCoGAN(AdversarialModel):
         if reconstructed:
             logs[LOSS_RECONSTRUCT] = sum(reconstructed) / len(reconstructed)
             total += self.reconstruct_weight * logs[LOSS_RECONSTRUCT]
+        if pairs is not None:
+            logs[LOSS_PAIRS] = pairs
+            total += self.reconstruct_weight * pairs
         if self.category_loss != "none":
             logs[LOSS_CATEGORY_G] = losses.category_loss(classes, category)
             total += self.category_weight * logs[LOSS_CATEGORY_G]
@@ -402,6 +423,18 @@ class MoCoGAN(AdversarialModel):
         num_frames = self.video_discriminator.video_length
         expected = num_frames**-0.5 if self.early_frames else 1 / num_frames
         return [ops.mean(ops.where(ops.equal(frame, 0), differences, 0.0)) / expected]
+
+    def _pairs(self, inputs: Inputs) -> tf.Tensor | None:
+        """Returns the mean absolute difference of real frames and those rebuilt from a first frame and their poses."""
+        if "pairs" not in inputs:
+            return None
+        first, other = inputs["pairs"][:, 0], inputs["pairs"][:, 1]
+        category = inputs["fake_videos"]["latents"].get("category")
+        if "labels" in inputs:
+            category = tf.one_hot(inputs["labels"], self.generator.latents.dim_category)
+        encoder = self.generator.encoder
+        codes = self.generator.posed(encoder(first, training=True), encoder(other, training=True)[:, None], category)
+        return ops.mean(ops.abs(self.generator.frames(codes, training=True)[:, 0] - other))
 
     def _augment(self, clips: tf.Tensor, draws: tf.Tensor | None) -> tf.Tensor:
         """Augments clips or images."""

@@ -233,6 +233,7 @@ class VideoGenerator(Generator):
         self.decoder, self.background = decode, background
         self.frames, self.half_frames = frames, half_frames
         self.codes = keras.Model(inputs, codes, name="codes_model")
+        self.layout = layout
         self.encoder: Any = picture_encoder(layout, ngf, image_size, channels) if layout else None
         self.pictures: NDArray[np.uint8] | None = None
         self.config = {
@@ -254,6 +255,18 @@ class VideoGenerator(Generator):
             "palette": palette,
             "task": task,
         }
+
+    def posed(self, content: tf.Tensor, poses: tf.Tensor, category: tf.Tensor | None = None) -> tf.Tensor:
+        """Returns the codes of frames whose poses are those of pictures, and not the GRU's: what `frames` takes.
+
+        Args:
+            content: `[N, dim_content]`, encoded pictures of whom to show.
+            poses: `[N, T, dim_content]`, encoded pictures of how to stand.
+            category: float32 `[N, dim_category]`, of a generator with categories.
+        """
+        fixed = [content, *([category] if category is not None and self.config["category_to"] != "motion" else [])]
+        fixed = ops.repeat(ops.concatenate(fixed, axis=-1)[:, None], poses.shape[1], axis=1)
+        return ops.concatenate([fixed, poses[..., self.layout.dim_code :]], axis=-1)
 
     @property
     def contents(self) -> NDArray[np.float32] | None:
