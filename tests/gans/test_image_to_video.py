@@ -87,6 +87,45 @@ def test_of_single_frames_first_ones_count_over_the_number_to_be_expected(early,
     assert float(found) == pytest.approx(sum(first) / (6 * image_frames * chance), rel=1e-5)
 
 
+@pytest.mark.parametrize("labels", [True, False])
+def test_a_pair_is_a_first_frame_and_a_random_one_of_the_same_clip(labels):
+    gan, config = make(video_batch=40, category_loss="supervised" if labels else "infogan", dim_category=2)
+    batch = tiny_batch(config)
+    batch["videos"] = np.random.default_rng(0).integers(0, 256, batch["videos"].shape).astype(np.uint8)
+    pairs = np.asarray(gan._draw(tensors(batch))["pairs"])
+    clips = batch["videos"].astype(np.float32) / 127.5 - 1
+    np.testing.assert_allclose(pairs[:, 0], clips[:, 0], atol=1e-6)
+    frames = np.abs(clips - pairs[:, 1:]).mean(axis=(2, 3, 4)).argmin(axis=1)
+    np.testing.assert_allclose(pairs[:, 1], clips[np.arange(40), frames], atol=1e-6)
+    assert set(frames) == set(range(clips.shape[1]))
+
+
+@pytest.mark.parametrize("category_to", ["motion", "image", "both"])
+@pytest.mark.parametrize("labels", [True, False])
+def test_a_frame_is_rebuilt_from_the_code_of_the_first_one_and_its_own_pose(category_to, labels):
+    categories = {"category_loss": "supervised" if labels else "infogan", "dim_category": 2}
+    gan, config = make(category_to=category_to, **categories)
+    inputs = gan._draw(tensors(tiny_batch(config)))
+    generator, pairs = gan.generator, np.asarray(inputs["pairs"])
+    first, other = (np.asarray(generator.encoder(pairs[:, i])) for i in (0, 1))
+    given = inputs["fake_videos"]["latents"]["category"]
+    category = np.eye(2, dtype=np.float32)[np.asarray(inputs["labels"])] if labels else np.asarray(given)
+    seen = [] if category_to == "motion" else [category]
+    codes = np.concatenate([first, *seen, other[:, -config.dim_motion :]], axis=1)
+    rebuilt = np.asarray(generator.frames(codes[:, None], training=True))[:, 0]
+    assert float(gan._pairs(inputs)) == pytest.approx(np.abs(rebuilt - pairs[:, 1]).mean(), rel=1e-5)
+
+
+def test_the_pairs_count_as_much_as_the_first_frames():
+    gan, _ = make(reconstruct_weight=3.0, category_loss="none")
+    logits = tf.zeros((2, 1))
+    (alone, _), (both, logs) = (
+        gan._loss_g(None, logits, logits, None, None, [tf.constant(0.5)], pairs) for pairs in (None, tf.constant(0.25))
+    )
+    assert float(both - alone) == pytest.approx(3 * 0.25)
+    assert float(logs[base.LOSS_PAIRS]) == 0.25 and float(logs[base.LOSS_RECONSTRUCT]) == 0.5
+
+
 def test_the_generator_is_told_of_the_difference_by_its_weight():
     def moved(weight):
         gan, config = make(reconstruct_weight=weight, weight_decay=0.0, ema_decay=0.0)
@@ -133,12 +172,12 @@ def test_it_trains_in_every_form(changes):
     gan, config = make(**changes)
     logs = {name: float(value) for name, value in gan.train_step(tensors(tiny_batch(config))).items()}
     assert all(math.isfinite(value) for value in logs.values())
-    assert logs[base.LOSS_RECONSTRUCT] > 0
+    assert logs[base.LOSS_RECONSTRUCT] > 0 and logs[base.LOSS_PAIRS] > 0
 
 
 def test_other_runs_log_no_difference_and_draw_their_content():
     gan, config = make(task="generate")
-    assert base.LOSS_RECONSTRUCT not in gan.train_step(tensors(tiny_batch(config)))
+    assert not {base.LOSS_RECONSTRUCT, base.LOSS_PAIRS} & set(gan.train_step(tensors(tiny_batch(config))))
 
 
 @pytest.mark.slow
