@@ -143,8 +143,9 @@ def time_graph(like: str) -> Graph:
 def motion_graph(generator: Any, contract: Contract) -> Graph:
     """Writes the motion network as one ONNX `GRU`: `motion_init`, `motion_noise` -> `motion`, `motion_state`.
 
-    `motion/states` `[T, 1, B, dim_motion]` is `motion` as the `GRU` gives it. Keras and ONNX order the gates alike
-    (update, reset, candidate); `reset_after=True` is `linear_before_reset=1`.
+    `motion/states` `[T, 1, B, dim_motion]` is `motion` as the `GRU` gives it; if contents are pictures, one frame
+    later. Keras and ONNX order the gates alike (update, reset, candidate); `reset_after=True` is
+    `linear_before_reset=1`.
     """
     cell = generator.motion.cell
     if not cell.reset_after or (cell.activation.__name__, cell.recurrent_activation.__name__) != ("tanh", "sigmoid"):
@@ -168,6 +169,7 @@ def motion_graph(generator: Any, contract: Contract) -> Graph:
         ]
     scale = generator.motion_init_scale
     start, last = "motion_init", []  # From the GRU's last state to `motion_state`.
+    states, shift = "motion/states", []
     if scale != 1:
         weights |= {"motion/scale": np.array([scale], np.float32), "motion/unit": np.array([1 / scale], np.float32)}
         start = "motion/start"
@@ -182,13 +184,24 @@ def motion_graph(generator: Any, contract: Contract) -> Graph:
             helper.make_node("Add", [start, "motion/pose"], ["motion/posed"]),
         ]
         start, last = "motion/posed", [("Sub", "motion/pose"), *last]
+        # Frames show the states before them, of which the first is the picture's pose.
+        states = "motion/states_after"
+        weights |= {"motion/first": np.array([0], np.int64), "motion/before_last": np.array([-1], np.int64)}
+        shift = [
+            helper.make_node("Unsqueeze", ["motion/initial", "motion/first_axis"], ["motion/initial_frame"]),
+            helper.make_node("Concat", ["motion/initial_frame", states], ["motion/all_states"], axis=0),
+            helper.make_node(
+                "Slice", ["motion/all_states", "motion/first", "motion/before_last", "motion/first"], ["motion/states"]
+            ),
+        ]
     ends = [*(f"motion/end_{i}" for i in range(len(last))), "motion_state"]
     gru_inputs = [driven_by, "motion/GRU/W", "motion/GRU/R", "motion/GRU/B", "", "motion/initial"]
     nodes += [
         helper.make_node("Unsqueeze", [start, "motion/first_axis"], ["motion/initial"]),
         helper.make_node(
-            "GRU", gru_inputs, ["motion/states", "motion/last"], hidden_size=contract.dim_motion, linear_before_reset=1
+            "GRU", gru_inputs, [states, "motion/last"], hidden_size=contract.dim_motion, linear_before_reset=1
         ),
+        *shift,
         helper.make_node("Squeeze", ["motion/states", "motion/direction_axis"], ["motion/time_major"]),
         helper.make_node("Transpose", ["motion/time_major"], ["motion"], perm=[1, 0, 2]),
         helper.make_node("Squeeze", ["motion/last", "motion/first_axis"], [ends[0]]),

@@ -32,6 +32,7 @@ LOSS_CATEGORY_D = "loss_category_d"
 LOSS_CATEGORY_G = "loss_category_g"
 LOSS_RECONSTRUCT = "loss_reconstruct"
 LOSS_PAIRS = "loss_pairs"
+LOSS_POSES = "loss_poses"
 ACCURACY_D_IMAGE = "accuracy_d_image"
 ACCURACY_D_VIDEO = "accuracy_d_video"
 

@@ -21,6 +21,7 @@ from mocogan_tf.gans.base import (
     LOSS_D_VIDEO,
     LOSS_G,
     LOSS_PAIRS,
+    LOSS_POSES,
     LOSS_RECONSTRUCT,
     AdversarialModel,
     Inputs,
@@ -52,8 +53,9 @@ class MoCoGAN(AdversarialModel):
     A generator that animates pictures (task "image_to_video") is given the first frames of the real clips for the fakes
     that D_V judges, and the real images for those of D_I. With labels, half of the former keep the category of their
     picture's clip, as its movement fits best there; the other half, and all of the latter, have drawn ones. It also
-    learns pairs: a random frame of each real clip must come out of the code of the clip's first frame and its own pose.
-    So the code holds the person, and the pose the posture.
+    learns pairs: a random frame of each real clip must come out of the code of the clip's first frame and its own
+    pose. So the code holds the person, and the pose the posture. And the encoder must find the poses of generated
+    images again.
 
     Args:
         category_loss: "none", "supervised" (the class head learns real labels, the generator is scored by it) or
@@ -75,9 +77,9 @@ class MoCoGAN(AdversarialModel):
             clip's masks exceeds `mask_allowance`.
         mask_steps: Steps over which that weight falls evenly to zero; 0 keeps it.
         mask_allowance: Share of the frame that figures may cover at no cost.
-        reconstruct_weight: Of a generator that animates pictures, the weight of two mean absolute differences in
-            [-1, 1]: of generated first frames to the pictures that they are made from, and of rebuilt frames of real
-            clips to the real ones.
+        reconstruct_weight: Of a generator that animates pictures, the weight of three mean absolute differences in
+            [-1, 1]: of generated first frames to the pictures that they are made from, of rebuilt frames of real clips
+            to the real ones, and of encoded poses of generated images to those that they were made from.
         **kwargs: As of `AdversarialModel`: the networks, average, seed, weight and average decay.
     """
 
@@ -264,29 +266,28 @@ class MoCoGAN(AdversarialModel):
     def _losses_g(self, inputs: Inputs) -> dict[str, LossAndLogs]:
         fakes, category, mask = self._fake_videos(inputs["fake_videos_g"])
         judged = self._judged_videos(fakes, inputs["fake_videos_g"], inputs)
-        image_logits, reconstructed = None, self._reconstructed(fakes, inputs["fake_videos_g"])
+        image_logits, kept = None, self._kept(fakes, inputs["fake_videos_g"], inputs)
         if self.image_discriminator is not None:
             draws = inputs["fake_images_g"]
-            images = self._fake_images(draws)
+            images, codes = self._images_and_codes(draws)
             image_logits = self._judged_images(images, draws, inputs)
-            reconstructed += self._reconstructed(images, draws)
-        return {"generator": self._loss_g(image_logits, *judged, category, mask, reconstructed, self._pairs(inputs))}
+            kept = self._also_kept(kept, images, codes, draws)
+        return {"generator": self._loss_g(image_logits, *judged, category, mask, kept)}
 
     def _losses_together(self, inputs: Inputs) -> dict[str, LossAndLogs]:
         """Computes the losses of all networks on the same fakes, which are made and judged once."""
         fakes, category, mask = self._fake_videos(inputs["fake_videos"])
         judged = self._judged_videos(fakes, inputs["fake_videos"], inputs)
         image_logits, outcomes = None, {}
-        reconstructed = self._reconstructed(fakes, inputs["fake_videos"])
+        kept = self._kept(fakes, inputs["fake_videos"], inputs)
         if self.image_discriminator is not None:
             draws = inputs["fake_images"]
-            images = self._fake_images(draws)
+            images, codes = self._images_and_codes(draws)
             image_logits = self._judged_images(images, draws, inputs)
-            reconstructed += self._reconstructed(images, draws)
+            kept = self._also_kept(kept, images, codes, draws)
             outcomes["image_discriminator"] = self._loss_d_image(image_logits, inputs)
         outcomes["video_discriminator"] = self._loss_d_video(*judged, category, inputs)
-        loss_g = self._loss_g(image_logits, *judged, category, mask, reconstructed, self._pairs(inputs))
-        return outcomes | {"generator": loss_g}
+        return outcomes | {"generator": self._loss_g(image_logits, *judged, category, mask, kept)}
 
     def _judged_images(self, fakes: tf.Tensor, draws: Inputs, inputs: Inputs) -> tf.Tensor:
         """Returns D_I's logits of generated images."""
@@ -335,14 +336,12 @@ class MoCoGAN(AdversarialModel):
         classes: tf.Tensor,
         category: tf.Tensor | None,
         mask: tf.Tensor | None,
-        reconstructed: Sequence[tf.Tensor] = (),
-        pairs: tf.Tensor | None = None,
+        kept: Logs | None = None,
     ) -> LossAndLogs:
         """Returns the loss of (G_I, R_M) on the discriminators' logits of fakes; `image_logits` is None without D_I.
 
         `mask` is the cost of the figures' masks, None without a still background. Without a cost, background and
-        figures exchange their roles. `reconstructed` are differences of first frames and pictures, `pairs` that of
-        rebuilt and real frames; without pictures there are none.
+        figures exchange their roles. `kept` are the differences, by their logs' names, that animated pictures add.
         """
         gan = losses.generator_loss(video_logits)
         if image_logits is not None:
@@ -350,12 +349,9 @@ class MoCoGAN(AdversarialModel):
         logs, total = {LOSS_G: gan}, gan
         if mask is not None:
             total += self._mask_weight() * mask
-        if reconstructed:
-            logs[LOSS_RECONSTRUCT] = sum(reconstructed) / len(reconstructed)
-            total += self.reconstruct_weight * logs[LOSS_RECONSTRUCT]
-        if pairs is not None:
-            logs[LOSS_PAIRS] = pairs
-            total += self.reconstruct_weight * pairs
+        for name, difference in (kept or {}).items():
+            logs[name] = difference
+            total += self.reconstruct_weight * difference
         if self.category_loss != "none":
             logs[LOSS_CATEGORY_G] = losses.category_loss(classes, category)
             total += self.category_weight * logs[LOSS_CATEGORY_G]
@@ -392,11 +388,15 @@ class MoCoGAN(AdversarialModel):
         Only that frame is decoded: the distribution is that of whole clips, at a T-th of the cost. With `image_frames`
         k > 1 there are k frames of each clip, `[B, k, H, W, C]`.
         """
-        codes = self._codes(draws)
+        return self._images_and_codes(draws)[0]
+
+    def _images_and_codes(self, draws: Inputs) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the images of `_fake_images` and their codes, `[B, k, D]` of k frames."""
         several = self.image_frames > 1
         frame = draws["frame"] if several else draws["frame"][:, None]
-        frames = self.generator.frames(tf.gather(codes, frame, axis=1, batch_dims=1), training=True)
-        return frames if several else frames[:, 0]
+        codes = tf.gather(self._codes(draws), frame, axis=1, batch_dims=1)
+        frames = self.generator.frames(codes, training=True)
+        return (frames if several else frames[:, 0]), codes
 
     def _codes(self, draws: Inputs) -> tf.Tensor:
         """Returns the codes of all frames of generated clips; pictures, if there are any, are encoded first."""
@@ -405,36 +405,58 @@ class MoCoGAN(AdversarialModel):
             latents = {**latents, "content": self.generator.encoder(draws["pictures"], training=True)}
         return self.generator.codes(latents, training=True)
 
-    def _reconstructed(self, fakes: tf.Tensor, draws: Inputs) -> list[tf.Tensor]:
-        """Returns the mean absolute difference of first frames and their pictures, in a list; without pictures none.
+    def _kept(self, fakes: tf.Tensor, draws: Inputs, inputs: Inputs) -> Logs:
+        """Returns the differences of a generator that animates pictures, by their logs' names; none of others."""
+        if not self._animates:
+            return {}
+        return {
+            LOSS_RECONSTRUCT: self._first_frames(fakes, draws),
+            LOSS_PAIRS: self._pairs(inputs["pairs"], draws, inputs),
+        }
+
+    def _also_kept(self, kept: Logs, images: tf.Tensor, codes: tf.Tensor, draws: Inputs) -> Logs:
+        """Adds what the frames that D_I judges say: of their differences to pictures the mean with that of clips."""
+        if not self._animates:
+            return kept
+        first = 0.5 * (kept[LOSS_RECONSTRUCT] + self._first_frames(images, draws))
+        return {**kept, LOSS_RECONSTRUCT: first, LOSS_POSES: self._poses(images, codes)}
+
+    def _first_frames(self, fakes: tf.Tensor, draws: Inputs) -> tf.Tensor:
+        """Returns the mean absolute difference of first frames and the pictures that they are made from.
 
         Of clips `[B, T, H, W, C]` the first frames count; of single frames those that were drawn as first ones, over
         the number of those to be expected, so that replicas with more of them count for more.
         """
-        if "pictures" not in draws:
-            return []
         pictures = draws["pictures"]
         if "frame" not in draws:
             wanted = halved(pictures) if fakes.shape[2] != pictures.shape[1] else pictures
-            return [ops.mean(ops.abs(fakes[:, 0] - wanted))]
+            return ops.mean(ops.abs(fakes[:, 0] - wanted))
         frame = draws["frame"] if self.image_frames > 1 else draws["frame"][:, None]
         frames = fakes if self.image_frames > 1 else fakes[:, None]
         differences = ops.mean(ops.abs(frames - pictures[:, None]), axis=(2, 3, 4))
         num_frames = self.video_discriminator.video_length
         expected = num_frames**-0.5 if self.early_frames else 1 / num_frames
-        return [ops.mean(ops.where(ops.equal(frame, 0), differences, 0.0)) / expected]
+        return ops.mean(ops.where(ops.equal(frame, 0), differences, 0.0)) / expected
 
-    def _pairs(self, inputs: Inputs) -> tf.Tensor | None:
+    def _pairs(self, pairs: tf.Tensor, draws: Inputs, inputs: Inputs) -> tf.Tensor:
         """Returns the mean absolute difference of real frames and those rebuilt from a first frame and their poses."""
-        if "pairs" not in inputs:
-            return None
-        first, other = inputs["pairs"][:, 0], inputs["pairs"][:, 1]
-        category = inputs["fake_videos"]["latents"].get("category")
+        first, other = pairs[:, 0], pairs[:, 1]
+        category = draws["latents"].get("category")
         if "labels" in inputs:
             category = tf.one_hot(inputs["labels"], self.generator.latents.dim_category)
         encoder = self.generator.encoder
         codes = self.generator.posed(encoder(first, training=True), encoder(other, training=True)[:, None], category)
         return ops.mean(ops.abs(self.generator.frames(codes, training=True)[:, 0] - other))
+
+    def _poses(self, images: tf.Tensor, codes: tf.Tensor) -> tf.Tensor:
+        """Returns the mean absolute difference of poses that the encoder finds in generated images and their own.
+
+        It teaches the encoder alone: to name the poses of pictures as the GRU names those that it makes.
+        """
+        images = ops.stop_gradient(ops.reshape(images, (-1, *images.shape[-3:])))
+        found = self.generator.layout.pose(self.generator.encoder(images, training=True))
+        poses = codes[..., -self.generator.latents.dim_motion :]
+        return ops.mean(ops.abs(found - ops.stop_gradient(ops.reshape(poses, ops.shape(found)))))
 
     def _augment(self, clips: tf.Tensor, draws: tf.Tensor | None) -> tf.Tensor:
         """Augments clips or images."""

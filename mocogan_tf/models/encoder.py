@@ -1,9 +1,10 @@
 """From a picture to the content of its clip: the encoder half of the paper's image-to-video model.
 
 The paper's G_I for this task is an encoder-decoder that gives the content code and the initial motion code (Tulyakov et
-al. 2018, "Image-to-video Translation"). Here both are in `content`, a vector of a code and the GRU's first state. So
-the generator stays a function of vectors, and a picture is encoded once per clip. There are no skip connections: tried,
-they copied the picture into every frame, and nothing moved (docs/training.md).
+al. 2018, "Image-to-video Translation"). Here both are in `content`, a vector of a code and a pose. So the generator
+stays a function of vectors, and a picture is encoded once per clip. The pose is the GRU's first state and also the
+motion code of the first frame. So a pose means the same to the decoder whichever frame of a clip it is from. There are
+no skip connections: tried, they copied the picture into every frame, and nothing moved (docs/training.md).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class ContentLayout:
 
     Args:
         dim_code: Size of the code.
-        dim_motion: Size of the pose, the GRU's first state.
+        dim_motion: Size of the pose, a state of the GRU.
     """
 
     dim_code: int
@@ -42,7 +43,7 @@ class ContentLayout:
         return content[:, : self.dim_code]
 
     def pose(self, content: tf.Tensor) -> tf.Tensor:
-        """The GRU's first state, `[N, dim_motion]`."""
+        """The pose, a state of the GRU, `[N, dim_motion]`."""
         return content[:, self.dim_code :]
 
     def coarse(self, codes: tf.Tensor) -> tf.Tensor:
@@ -80,4 +81,5 @@ def picture_encoder(layout: ContentLayout, nef: int, image_size: int, channels: 
     pose = layers.Conv2D(layout.dim_motion, SMALLEST_MAP, activation="tanh", name="encoder_pose")(x)
     joined = layers.Concatenate(dtype=keras.config.floatx(), name="encoded_map")([code, pose])
     # Reshape: a Flatten would become five operations in ONNX.
-    return keras.Model(pictures, layers.Reshape((layout.size,), name="encoded")(joined), name="encoder")
+    encoded = layers.Reshape((layout.size,), dtype=keras.config.floatx(), name="encoded")(joined)
+    return keras.Model(pictures, encoded, name="encoder")

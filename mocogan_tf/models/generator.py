@@ -37,6 +37,19 @@ class OverTime(layers.Layer):
 
 
 @keras.saving.register_keras_serializable("mocogan_tf")
+class StatesBefore(layers.Layer):
+    """Makes of a first state `[B, D]` and the states after each of T frames, `[B, T, D]`, those before each."""
+
+    def call(self, start: tf.Tensor, states: tf.Tensor) -> tf.Tensor:
+        return ops.concatenate([ops.expand_dims(start, 1), states[:, :-1]], axis=1)
+
+    def compute_output_shape(
+        self, start_shape: tuple[int | None, ...], states_shape: tuple[int | None, ...]
+    ) -> tuple[int | None, ...]:
+        return states_shape
+
+
+@keras.saving.register_keras_serializable("mocogan_tf")
 class PerFrame(layers.Layer):
     """Applies an image model to every frame: `[B, T, D]` becomes `[B, T, H, W, C]`.
 
@@ -147,8 +160,8 @@ class VideoGenerator(Generator):
         modulate_from: Height of the smallest maps that it scales. Coarse maps decide on the pose: scaled by the
             content, they give every content poses of its own, which it has to learn by itself.
         task: "generate": `content` is drawn. "image_to_video": it is an encoded picture, the first frame of the clip
-            (`picture_encoder`). Its parts (`ContentLayout`) are the code, and the GRU's first state, to which
-            `motion_init` adds a little. It needs the fine decoder.
+            (`picture_encoder`). Its parts (`ContentLayout`) are the code, and the pose: the GRU's first state, to which
+            `motion_init` adds a little, and the motion code of the first frame. It needs the fine decoder.
 
     Raises:
         ValueError: `image_size`, `category_to`, `decoder` or `task` is not one of the above, `motion_init_scale` is not
@@ -206,6 +219,8 @@ class VideoGenerator(Generator):
             start = layers.Add(dtype=keras.config.floatx(), name="pose_start")([start, pose])
         z_motion, end = motion(_join([noise, *to_motion], "motion_input"), start)
         if pose is not None:
+            # The first frame stands as the picture does.
+            z_motion = StatesBefore(dtype=keras.config.floatx(), name="states_before")(start, z_motion)
             end = layers.Subtract(dtype=keras.config.floatx(), name="pose_end")([end, pose])
         motion_state = _scaled(end, 1 / motion_init_scale, "motion_end")
         codes = _join([repeated["content"], *to_image, z_motion], "codes")

@@ -67,7 +67,7 @@ def test_the_difference_is_of_first_frames_and_pictures_of_their_size(video_size
     inputs = gan._draw(tensors(tiny_batch(config)))
     draws = inputs["fake_videos"]
     fakes, *_ = gan._fake_videos(draws)
-    (found,) = gan._reconstructed(fakes, draws)
+    found = gan._first_frames(fakes, draws)
     wanted = draws["pictures"] if video_size == "full" else halved(draws["pictures"])
     assert float(found) == pytest.approx(np.abs(np.asarray(fakes)[:, 0] - np.asarray(wanted)).mean(), rel=1e-5)
 
@@ -80,7 +80,7 @@ def test_of_single_frames_first_ones_count_over_the_number_to_be_expected(early,
     frame = np.array([0, 2, 0, 1, 3, 0], np.int32)
     frame = frame if image_frames == 1 else np.stack([frame, frame[::-1]], axis=1)
     fakes = np.asarray(gan._fake_images({**draws, "frame": tf.constant(frame)}))
-    (found,) = gan._reconstructed(tf.constant(fakes), {**draws, "frame": tf.constant(frame)})
+    found = gan._first_frames(tf.constant(fakes), {**draws, "frame": tf.constant(frame)})
     rows, pictures = fakes.reshape(6, image_frames, 32, 32, 3), np.asarray(draws["pictures"])
     first = [np.abs(rows[i, k] - pictures[i]).mean() for i, k in np.argwhere(frame.reshape(6, -1) == 0)]
     chance = 0.5 if early else 0.25  # Of four frames.
@@ -113,17 +113,42 @@ def test_a_frame_is_rebuilt_from_the_code_of_the_first_one_and_its_own_pose(cate
     seen = [] if category_to == "motion" else [category]
     codes = np.concatenate([first, *seen, other[:, -config.dim_motion :]], axis=1)
     rebuilt = np.asarray(generator.frames(codes[:, None], training=True))[:, 0]
-    assert float(gan._pairs(inputs)) == pytest.approx(np.abs(rebuilt - pairs[:, 1]).mean(), rel=1e-5)
+    found = gan._pairs(inputs["pairs"], inputs["fake_videos"], inputs)
+    assert float(found) == pytest.approx(np.abs(rebuilt - pairs[:, 1]).mean(), rel=1e-5)
 
 
-def test_the_pairs_count_as_much_as_the_first_frames():
-    gan, _ = make(reconstruct_weight=3.0, category_loss="none")
-    logits = tf.zeros((2, 1))
-    (alone, _), (both, logs) = (
-        gan._loss_g(None, logits, logits, None, None, [tf.constant(0.5)], pairs) for pairs in (None, tf.constant(0.25))
-    )
-    assert float(both - alone) == pytest.approx(3 * 0.25)
-    assert float(logs[base.LOSS_PAIRS]) == 0.25 and float(logs[base.LOSS_RECONSTRUCT]) == 0.5
+@pytest.mark.parametrize("image_frames", [1, 2])
+def test_the_encoder_alone_learns_to_find_the_poses_of_generated_images_again(image_frames):
+    gan, config = make(image_frames=image_frames)
+    draws = gan._draw(tensors(tiny_batch(config)))["fake_images"]
+    with tf.GradientTape() as tape:
+        images, codes = gan._images_and_codes(draws)
+        found = gan._poses(images, codes)
+    pictures = np.asarray(images).reshape(-1, 32, 32, 3)
+    poses = np.asarray(codes)[..., -config.dim_motion :].reshape(len(pictures), -1)
+    encoded = np.asarray(gan.generator.encoder(pictures))[:, config.dim_content :]
+    assert float(found) == pytest.approx(np.abs(encoded - poses).mean(), rel=1e-5)
+    told = tape.gradient(found, gan.generator.trainable_variables)
+    taught = {
+        id(v) for v, gradient in zip(gan.generator.trainable_variables, told, strict=True) if gradient is not None
+    }
+    assert taught <= {id(v) for v in gan.generator.encoder.trainable_variables} and taught
+
+
+@pytest.mark.parametrize("share_fakes", [False, True])
+@pytest.mark.parametrize("image_discriminator", ["patch", "none"])
+def test_all_differences_count_by_one_weight(share_fakes, image_discriminator):
+    gan, config = make(reconstruct_weight=3.0, share_fakes=share_fakes, image_discriminator=image_discriminator)
+    inputs = gan._draw(tensors(tiny_batch(config)))
+    losses = gan._losses_together if share_fakes else gan._losses_g
+    total, logs = losses(inputs)["generator"]
+    differences = [
+        base.LOSS_RECONSTRUCT,
+        base.LOSS_PAIRS,
+        *([base.LOSS_POSES] if image_discriminator != "none" else []),
+    ]
+    rest = sum(float(value) for name, value in logs.items() if name not in differences)
+    assert float(total) == pytest.approx(rest + 3 * sum(float(logs[name]) for name in differences), rel=1e-4)
 
 
 def test_the_generator_is_told_of_the_difference_by_its_weight():
