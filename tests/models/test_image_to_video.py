@@ -42,14 +42,16 @@ def test_content_is_code_and_pose(image_size):
     assert run(generator, draw(generator))["video"].shape == (2, 5, image_size, image_size, 1)
 
 
-def test_the_gru_starts_at_the_pictures_pose_which_noise_varies():
+def test_the_first_frame_has_the_pictures_pose_which_noise_varies_and_the_gru_goes_on_from_there():
     generator = make()
     latents = draw(generator, num_frames=7)
     category = latents["category"][:, None].repeat(7, axis=1)
     inputs = np.concatenate([latents["motion_noise"], category], axis=-1)
     pose = latents["content"][:, 6:9]
-    expected = reference.gru(inputs, pose + 0.1 * latents["motion_init"], *generator.motion.get_weights())
-    np.testing.assert_allclose(np.asarray(generator.codes(latents))[..., -3:], expected, atol=1e-5)
+    start = pose + 0.1 * latents["motion_init"]
+    expected = reference.gru(inputs, start, *generator.motion.get_weights())
+    shown = np.concatenate([start[:, None], expected[:, :-1]], axis=1)
+    np.testing.assert_allclose(np.asarray(generator.codes(latents))[..., -3:], shown, atol=1e-5)
     state = run(generator, latents)["motion_state"]
     np.testing.assert_allclose(state, (expected[:, -1] - pose) / 0.1, atol=1e-4)
 
@@ -153,3 +155,15 @@ def test_the_rows_of_a_grid_are_different_pictures():
             assert len(np.unique(latents["content"], axis=0)) == 3
     with pytest.raises(ValueError, match="between two pictures"):
         sampling.interpolation_latents(generator, 3, 4, seed=0)
+
+
+@pytest.mark.parametrize("category_to", ["motion", "image", "both"])
+def test_posed_frames_are_those_of_the_content_in_other_pictures_poses(category_to):
+    generator = make(category_to=category_to)
+    latents = draw(generator, number=2, num_frames=1)
+    latents["motion_init"] = np.zeros_like(latents["motion_init"])
+    content, other = generator.contents[:2], generator.contents[1:]
+    own, posed = (np.asarray(generator.posed(content, p[:, None], latents["category"])) for p in (content, other))
+    np.testing.assert_allclose(own, generator.codes({**latents, "content": content}), atol=1e-6)
+    np.testing.assert_array_equal(posed[:, 0, -3:], other[:, 6:])
+    np.testing.assert_array_equal(posed[..., :-3], own[..., :-3])
