@@ -166,7 +166,11 @@ def test_a_run_that_makes_up_its_contents_animates_nothing(tmp_path, monkeypatch
         ({"dataset": "taichi"}, "cpu", "taichi-cpu"),
         ({"dataset": "shapes", "model": "vgan"}, "smoke", "shapes-vgan-smoke"),
         ({"dataset": "shapes", "model": "tgan"}, "paper", "shapes-tgan-paper"),
-        ({"dataset": "taichi", "task": "image_to_video", "decoder": "fine"}, "cpu", "taichi-image_to_video-cpu"),
+        (
+            {"dataset": "taichi", "task": "image_to_video", "decoder": "fine", "content_modulation": True},
+            "cpu",
+            "taichi-image_to_video-cpu",
+        ),
         ({"dataset": "folder", "data_dir": "/data/my clips/"}, "cpu", "my clips-cpu"),
         ({"dataset": "folder", "data_dir": "s3://bucket/own", "model": "vgan"}, "cpu", "own-vgan-cpu"),
     ],
