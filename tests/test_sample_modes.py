@@ -173,6 +173,12 @@ def test_animate_takes_the_first_frame_of_what_moves_and_says_so(name, tmp_path,
     assert capsys.readouterr().out.splitlines()[0] == f"{name}: first frame, 32x32 taken as it is"
 
 
+def test_a_grey_model_animates_a_grey_picture(tmp_path):
+    Image.new("RGB", (32, 32), (200, 100, 0)).save(tmp_path / "red.png")
+    pixels = sample._picture(str(tmp_path / "red.png"), Config(image_size=32, channels=1))
+    assert pixels.shape == (32, 32, 1) and (pixels == 118).all()  # 0.299 * 200 + 0.587 * 100, ITU-R 601.
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [("missing.png", None), ("text.txt", b"hello"), ("cut.png", b"\x89PNG\r\n\x1a\n123"), ("empty.avi", b"")],

@@ -14,7 +14,7 @@ from export.contract import read_contract
 from export.model_card import model_card
 from export.onnx_model import to_onnx
 from export.proof import _Proof
-from export.saved_model import Pictures, Session
+from export.saved_model import Pictures, Session, sample_inputs, signatures
 from export.write import NUM_PICTURES, write_bundle
 from mocogan_tf.latents import sample_latents
 from mocogan_tf.models.generator import VideoGenerator
@@ -146,6 +146,16 @@ def test_the_saved_model_draws_its_contents_as_the_library_does_and_animates_pic
             np.abs(served.run("encode", {"image": image})["content"] - generator.encode(generator.pictures[-1:])).max()
             < 1e-4
         )
+
+
+def test_the_clips_of_a_request_that_proves_a_signature_have_different_pictures():
+    contract = make_contract(content_from="pictures", dim_content=17)
+    pixels = np.random.default_rng(0).integers(0, 256, (NUM_PICTURES, 32, 32, 3), np.uint8)
+    pictures = Pictures(pixels, np.zeros((NUM_PICTURES, 17), np.float32))
+    for name in ("encode", "animate"):
+        inputs = signatures(contract)[name].inputs
+        images = sample_inputs(inputs, contract, 2, seed=NUM_PICTURES - 1, pictures=pictures)["image"]
+        assert np.array_equal(images, from_uint8(pixels[[NUM_PICTURES - 1, 0]]))
 
 
 @pytest.mark.parametrize("file", ["encode.onnx", "contents.npz"])
