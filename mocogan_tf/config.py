@@ -89,7 +89,7 @@ class Config:
     task: str = _opt(
         "generate",
         "What is learned: to make up clips, or to animate a given picture (`image_to_video`), which an encoder turns "
-        "into content and a clip begins with. image_to_video needs decoder=fine.",
+        "into content and a clip begins with. image_to_video needs decoder=fine and content_modulation.",
         choices=TASKS,
         only=_MOCOGAN,
     )
@@ -370,6 +370,11 @@ class Config:
         for name, value in (("task", "image_to_video"), ("still_background", True), ("video_size", "half")):
             if getattr(self, name) == value and self.decoder != "fine":
                 raise ValueError(f"`{name}={value}` needs decoder=fine. Received: decoder={self.decoder}")
+        if self.task == "image_to_video" and not self.content_modulation:
+            raise ValueError(
+                "`task=image_to_video` needs content_modulation: without it most of a picture's code does not reach "
+                f"the figure. Received: content_modulation={self.content_modulation}"
+            )
         heights = [4 * 2**i for i in range(IMAGE_SIZES.index(self.image_size) + 4)]
         if self.modulate_from not in heights:
             raise ValueError(

@@ -44,7 +44,12 @@ class PictureError(ValueError):
 
 
 def read_picture(
-    source: bytes | str | os.PathLike[str], size: int, channels: int = 3, *, max_pixels: int = MAX_PIXELS
+    source: bytes | str | os.PathLike[str],
+    size: int,
+    channels: int = 3,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    of_moving: bool = False,
 ) -> tuple[NDArray[np.uint8], str]:
     """Reads a picture and fits it as the clips of a set are fitted: the central square, scaled.
 
@@ -53,14 +58,24 @@ def read_picture(
         size: Height and width of the result.
         channels: 3 for RGB, 1 for grey.
         max_pixels: Of the picture before it is scaled.
+        of_moving: Whether to take the first frame of a picture that moves, instead of refusing it.
 
     Returns:
         (uint8 `[size, size, channels]`, in ASCII what was done, such as "640x480 cropped to 480x480, resized to 64x64")
 
     Raises:
-        PictureError: It cannot be read, is of another kind, too large, too small, damaged, or moves.
+        PictureError: It cannot be read, is of another kind, too large, too small, damaged, or moves. The message begins
+            with the file's name, if that was given.
     """
-    data = source if isinstance(source, bytes) else _read(pathlib.Path(source))
+    if isinstance(source, bytes):
+        return _decode(source, size, channels, max_pixels, of_moving)
+    try:
+        return _decode(_read(pathlib.Path(source)), size, channels, max_pixels, of_moving)
+    except PictureError as error:
+        raise PictureError(f"{os.fspath(source)}: {error}") from error
+
+
+def _decode(data: bytes, size: int, channels: int, max_pixels: int, of_moving: bool) -> tuple[NDArray[np.uint8], str]:
     if not data:
         raise PictureError("The picture has no bytes.")
     if len(data) > MAX_BYTES:
@@ -83,7 +98,8 @@ def read_picture(
     if width * height > max_pixels:
         raise PictureError(f"The picture has {width}x{height} pixels; at most {max_pixels} are read.")
     # MPO is a JPEG with further pictures behind the first one, as phones write it.
-    if image.format != "MPO" and getattr(image, "is_animated", False):
+    moves = image.format != "MPO" and getattr(image, "is_animated", False)
+    if moves and not of_moving:
         raise PictureError("The picture moves: it has several frames. Give a still one.")
     try:
         image.load()
@@ -91,7 +107,8 @@ def read_picture(
         raise
     except Exception as error:
         raise _damaged(error) from error
-    return fit_picture(image, size, channels)
+    pixels, said = fit_picture(image, size, channels)
+    return pixels, f"first frame, {said}" if moves else said
 
 
 def fit_picture(image: Image.Image, size: int, channels: int = 3) -> tuple[NDArray[np.uint8], str]:
@@ -138,11 +155,11 @@ def _read(path: pathlib.Path) -> bytes:
     """Returns a file's bytes, and of a too large one as many as show that."""
     try:
         if not path.is_file():
-            raise PictureError(f"{path} is no file." if path.exists() else f"There is no file {path}.")
+            raise PictureError("It is no file." if path.exists() else "There is no such file.")
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise PictureError(f"{path} cannot be read ({error.strerror}).") from error
+        raise PictureError(f"It cannot be read ({error.strerror}).") from error
 
 
 def _damaged(error: Exception) -> PictureError:

@@ -44,6 +44,7 @@ PARTS, LOOP, CALLBACKS = (
 STEP, SAMPLE_TESTS, SAMPLE = "tests/gans/test_step.py", "tests/test_sample_modes.py", "mocogan_tf/commands/sample.py"
 PROOF, ENGINE, LIMITS = "export/proof.py", "serving/runtime/engine.py", "tests/serving/test_limits.py"
 PICTURES = "tests/models/test_image_to_video.py"
+SERVED_PICTURES = "tests/serving/protocols/test_pictures.py"
 OPEN_INFERENCE, NATIVE = "serving/protocols/open_inference.py", "serving/protocols/native.py"
 
 TABLE = [
@@ -605,5 +606,221 @@ TABLE = [
             "if True:\n        return video.grid",
         ),
         ("all pictures of a run are animated", "generator.pictures[: FLAGS.num_videos]", "generator.pictures"),
+    ),
+    *_of(
+        "pictures",
+        "mocogan_tf/pictures.py",
+        ("tests/test_pictures.py",),
+        (
+            "pixels are counted once they are decoded",
+            "    width, height = image.size\n    if width * height",
+            "    image.load()\n    width, height = image.size\n    if width * height",
+        ),
+        ("parts are counted by nobody", "        if total > MAX_PARTS:", "        if False:"),
+        ("EXIF is ignored", "turn = _UPRIGHT.get(_orientation(image))", "turn = None"),
+        ("EXIF's quarter turns are exchanged", "6: Image.Transpose.ROTATE_270,", "6: Image.Transpose.ROTATE_90,"),
+        (
+            "what is transparent is black",
+            'Image.new("RGBA", image.size, "white")',
+            'Image.new("RGBA", image.size, "black")',
+        ),
+        (
+            "the upper left square is taken",
+            "left, top = (image.width - side) // 2, (image.height - side) // 2",
+            "left, top = 0, 0",
+        ),
+        ("the whole is squeezed into a square", "image = image.crop((left, top, left + side, top + side))", "pass"),
+        ("16 bit become white", "astype(np.int64) >> 8).clip", "astype(np.int64)).clip"),
+        ("what moves is always taken", "if moves and not of_moving:", "if False:"),
+        ("nothing says that it is the first frame", 'f"first frame, {said}" if moves else said', "said"),
+        ("a photo with further pictures moves", 'image.format != "MPO" and getattr', "getattr"),
+        (
+            "damage is overlooked",
+            "    except Exception as error:\n        raise _damaged(error) from error\n    pixels",
+            "    except Exception:\n        pass\n    pixels",
+        ),
+    ),
+    *_of(
+        "pictures",
+        SAMPLE,
+        _in(
+            SAMPLE_TESTS,
+            "test_animate_reads_a_picture_as_the_server_does",
+            "test_animate_takes_the_first_frame_of_what_moves_and_says_so",
+            "test_a_grey_model_animates_a_grey_picture",
+        ),
+        ("sample.py refuses what moves", ", of_moving=True)", ")"),
+        ("sample.py does not say that it takes a film's first frame", 'said = f"first frame, {said}"', "pass"),
+        (
+            "a grey model gets colours",
+            "read_picture(path, config.image_size, config.channels,",
+            "read_picture(path, config.image_size, 3,",
+        ),
+        ("films are read as pictures", "    if of_video is None:\n", "    if True:\n"),
+    ),
+    *_of(
+        "pictures",
+        "mocogan_tf/sampling.py",
+        (SAMPLE_TESTS,),
+        (
+            "the category of animated clips is ignored",
+            "    if category is not None:\n        latents[",
+            "    if False:\n        latents[",
+        ),
+        (
+            "rows are motions and columns pictures",
+            '"content": contents[row],',
+            '"content": contents[column % num_contents],',
+        ),
+    ),
+    *_of(
+        "pictures",
+        "mocogan_tf/models/generator.py",
+        _in(
+            PICTURES,
+            "test_the_encoder_is_given_pixels_in_the_range_of_clips",
+            "test_a_picture_is_encoded_alike_alone_and_among_many",
+        ),
+        ("pixels are encoded in [0, 1]", "batch.astype(np.float32) / 127.5 - 1.0", "batch.astype(np.float32) / 255.0"),
+        (
+            "the first pictures are encoded again and again",
+            "pictures[i : i + ENCODE_BATCH]",
+            "pictures[:ENCODE_BATCH][: len(pictures) - i]",
+        ),
+    ),
+    *_of(
+        "pictures",
+        "export/saved_model.py",
+        _in("tests/export/test_seeded.py", "test_every_seed_chooses_the_picture_it_chooses_elsewhere")
+        + _in(
+            "tests/export/test_image_to_video.py",
+            "test_the_clips_of_a_request_that_proves_a_signature_have_different_pictures",
+        ),
+        (
+            "a seed of the SavedModel always chooses picture 0",
+            '["content"][:, 0] % len(contents))',
+            '["content"][:, 0] * 0)',
+        ),
+        (
+            "the proof animates one picture",
+            "pictures.pictures[np.arange(seed, seed + num_videos) % len(pictures.pictures)]",
+            "pictures.pictures[[0] * num_videos]",
+        ),
+    ),
+    *_of(
+        "pictures",
+        "export/saved_model.py",
+        _in("tests/export/test_image_to_video.py", "test_a_bundle_is_proven_and_says_where_its_content_is_from"),
+        (
+            "animate takes the first picture for all clips",
+            "return _in_form(contract, generator(latents,",
+            'latents["content"] = latents["content"][:1] + 0 * latents["motion_init"][:, :1]\n        '
+            "return _in_form(contract, generator(latents,",
+        ),
+    ),
+    *_of(
+        "pictures",
+        "export/write.py",
+        _in("tests/export/test_image_to_video.py", "test_a_bundle_is_proven_and_says_where_its_content_is_from"),
+        (
+            "contents.npz holds all pictures of a generator",
+            "pictures = generator.pictures[:NUM_PICTURES]",
+            "pictures = generator.pictures",
+        ),
+        (
+            "contents.npz holds the contents of other pictures",
+            "contents = generator.encode(pictures)",
+            "contents = generator.encode(pictures[::-1])",
+        ),
+    ),
+    *_of(
+        "pictures",
+        PROOF,
+        _in("tests/export/test_image_to_video.py", "test_an_encoder_and_contents_that_do_not_fit_are_found"),
+        ("contents.npz is not compared", 'encode.onnx", self.pictures.contents, made)', 'encode.onnx", made, made)'),
+        ("encode.onnx is not compared", "made, self._encoded(images))", "made, made)"),
+    ),
+    *_of(
+        "pictures",
+        "export/onnx_model.py",
+        _in("tests/export/test_image_to_video.py", "test_onnx_makes_of_a_picture_what_keras_makes"),
+        ("a file's state is not counted from the pose", '[("Sub", "motion/pose"), *last]', "last"),
+        (
+            "a file's pose begins at the code's first number",
+            '"starts": layout.dim_code, "ends": layout.size,',
+            '"starts": 0, "ends": layout.dim_motion,',
+        ),
+    ),
+    *_of(
+        "pictures",
+        ENGINE,
+        _in(
+            SERVED_PICTURES,
+            "test_a_picture_is_animated_and_the_answer_says_what_was_done_to_it",
+            "test_a_bundle_whose_contents_are_wrong_is_refused",
+        ),
+        (
+            "the server encodes pixels in [0, 1]",
+            '{"image": from_uint8(pictures)}',
+            '{"image": (pictures / 255).astype(np.float32)}',
+        ),
+        ("contents are not compared with what the encoder makes", "            self._check_encoder()\n", ""),
+    ),
+    *_of(
+        "pictures",
+        NATIVE,
+        _in(
+            SERVED_PICTURES,
+            "test_without_a_picture_a_seed_chooses_one_of_the_bundles_own",
+            "test_a_grid_shows_one_picture_with_every_motion",
+            "test_contents_of_pictures_blend_in_a_straight_line",
+            "test_what_is_refused_says_why_in_one_line",
+        ),
+        ("a seed's picture is counted from 0", "number {first + 1} of", "number {first} of"),
+        ("first_clip chooses no other picture", "1, number, self.first_clip)[0]", "1, number)[0]"),
+        (
+            "all columns of a picture have the first one's category",
+            "motion_seed=motion_seed, category=category)\n            columns",
+            "motion_seed=motion_seed, category=self.categories[0])\n            columns",
+        ),
+        ("pictures mix on the great circle", "content_scale, from_pictures),", "content_scale),"),
+        (
+            "a picture may come with a seed's",
+            'if picture is not None and (content_seed is not None or "content" in given):',
+            "if False:",
+        ),
+    ),
+    *_of(
+        "pictures",
+        "serving/protocols/pictures.py",
+        _in(
+            SERVED_PICTURES,
+            "test_what_is_refused_says_why_in_one_line",
+            "test_encode_takes_images_only",
+            "test_pictures_of_the_bundle_can_be_looked_at",
+        ),
+        ("the server takes as many pixels as sample.py", "max_pixels=MAX_PIXELS)", ")"),
+        ("any model takes pictures", "    if bundle.pictures is None:\n", "    if False:\n"),
+        ("/v1/encode takes any type", 'if not kind.startswith("image/"):', "if False:"),
+        ("/v1/pictures puts pictures below each other", "bundle.pictures[None]", "bundle.pictures[:, None]"),
+    ),
+    *_of(
+        "pictures",
+        STREAM,
+        _in(
+            SERVED_PICTURES,
+            "test_a_stream_goes_on_where_a_clip_of_the_picture_ends",
+            "test_a_stream_that_turns_to_another_picture_moves_on",
+        ),
+        (
+            "a stream shows the seed's picture",
+            'first["content"][0] if self.given_content is None else self.given_content',
+            'first["content"][0]',
+        ),
+        (
+            "a stream's motion jumps to the next picture's pose",
+            '{"content": self.begun_with[None],',
+            '{"content": contents[-1:],',
+        ),
     ),
 ]

@@ -67,7 +67,8 @@ def test_a_file_that_is_no_configuration_is_refused(content, tmp_path):
         {"augment": "colour,zoom"},
         {"image_frames": 17},
         {"task": "animate"},
-        {"task": "image_to_video"},  # With the paper's decoder.
+        {"task": "image_to_video", "content_modulation": True},  # With the paper's decoder.
+        {"task": "image_to_video", "decoder": "fine"},  # Without content_modulation.
         {"still_background": True},  # With the paper's decoder.
         {"palette": 8},
         {"modulate_from": 12},

@@ -123,6 +123,18 @@ def test_what_moves_is_refused(kind):
         read_picture(moving, 32)
 
 
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_of_what_moves_the_first_frame_is_taken_on_request_and_is_said(kind):
+    see_through = photo(32, 32).convert("RGBA")
+    see_through.paste((0, 0, 0, 0), (0, 8, 32, 16))
+    moving = encoded(see_through, kind, save_all=True, append_images=[photo(32, 32, seed=1)])
+    pixels, said = read_picture(moving, 32, of_moving=True)
+    assert (pixels[9:15] == 255).all()
+    assert np.abs(pixels[17:].astype(int) - np.asarray(photo(32, 32))[17:]).mean() < 8
+    assert said == "first frame, 32x32 put on white"
+    assert "first" not in read_picture(encoded(photo(32, 32), kind), 32, of_moving=True)[1]
+
+
 def test_further_pictures_behind_a_photo_are_no_movement():
     pair = encoded(photo(32, 32), "MPO", save_all=True, append_images=[photo(16, 16, seed=1)])
     assert differences(read_picture(pair, 32)[0], photo(32, 32)) < 8
@@ -155,11 +167,12 @@ def test_bytes_that_are_no_picture_are_refused(data):
         read_picture(data, 32)
 
 
-def test_a_file_that_is_missing_or_a_folder_is_named(tmp_path):
-    for path, reason in ((tmp_path / "none.png", "There is no file"), (tmp_path, "is no file")):
+def test_a_file_that_is_missing_a_folder_or_no_picture_is_named(tmp_path):
+    (tmp_path / "text.png").write_bytes(b"hello")
+    for name, reason in (("none.png", "There is no such file"), ("", "is no file"), ("text.png", "must be a PNG")):
         with pytest.raises(PictureError, match=reason) as refused:
-            read_picture(path, 32)
-        assert str(path) in str(refused.value)
+            read_picture(tmp_path / name, 32)
+        assert str(refused.value).startswith(f"{tmp_path / name}: ")
 
 
 def scans(number):

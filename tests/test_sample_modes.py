@@ -12,6 +12,7 @@ from mocogan_tf.commands import sample, train
 from mocogan_tf.config import Config
 from mocogan_tf.latents import LatentSpec, sample_latents
 from mocogan_tf.training import trained
+from tests.support.made_clips import frames_of, save_video
 
 pytestmark = pytest.mark.core
 SPEC = LatentSpec(dim_content=5, dim_motion=3, dim_category=3)
@@ -128,7 +129,7 @@ def test_animate_draws_every_picture_in_every_category_and_says_how_it_was_fitte
         tmp_path / "out", monkeypatch, "animate", made_by=animator(), image=images, formats=["npy", "png"]
     )
     said = capsys.readouterr().out.splitlines()
-    assert said[:2] == [f"{value}.png: 40x32, cut to its central 32x32" for value in (100, 200)]
+    assert said[:2] == [f"{value}.png: 40x32 cropped to 32x32" for value in (100, 200)]
     motions = clips(3)
     expected = {name: np.tile(motions[name], (2,) + (1,) * (motions[name].ndim - 1)) for name in motions}
     brightness = np.repeat([100, 200], 3)[:, None].repeat(5, axis=1)
@@ -136,6 +137,59 @@ def test_animate_draws_every_picture_in_every_category_and_says_how_it_was_fitte
     assert frames == 6 and len([name for name in files if name.endswith(".npy")]) == 6
     # Two rows of a picture and its three motions, each frame below the one before.
     assert Image.open(tmp_path / "out" / "animate-grid.png").size[0] % (4 * 34 - 2) == 0
+
+
+def test_animate_reads_a_picture_as_the_server_does(tmp_path, monkeypatch):
+    """Upright by its EXIF data and on white; the animator's content is the brightness of the upper left corner."""
+    exif = Image.Exif()
+    exif[0x0112] = 3  # Upside down.
+    image = Image.new("RGBA", (32, 32), (10, 10, 10, 255))
+    image.paste((0, 0, 0, 0), (0, 16, 32, 32))
+    image.save(tmp_path / "turned.png", exif=exif)
+    latents, _, _ = drawn(
+        tmp_path / "out",
+        monkeypatch,
+        "animate",
+        made_by=animator(),
+        image=[str(tmp_path / "turned.png")],
+        category="up",
+    )
+    assert latents["content"][:, 0].tolist() == [255]
+
+
+@pytest.mark.parametrize("name", ["film.gif", "film.avi"])
+def test_animate_takes_the_first_frame_of_what_moves_and_says_so(name, tmp_path, monkeypatch, capsys):
+    path, frames = tmp_path / name, frames_of(3, first=50)
+    if name.endswith("gif"):
+        first, *others = map(Image.fromarray, frames)
+        first.save(path, save_all=True, append_images=others)
+    else:
+        pytest.importorskip("av")
+        save_video(path, frames)
+    latents, _, _ = drawn(
+        tmp_path / "out", monkeypatch, "animate", made_by=animator(), image=[str(path)], category="up"
+    )
+    assert latents["content"][:, 0].tolist() == [50]
+    assert capsys.readouterr().out.splitlines()[0] == f"{name}: first frame, 32x32 taken as it is"
+
+
+def test_a_grey_model_animates_a_grey_picture(tmp_path):
+    Image.new("RGB", (32, 32), (200, 100, 0)).save(tmp_path / "red.png")
+    pixels = sample._picture(str(tmp_path / "red.png"), Config(image_size=32, channels=1))
+    assert pixels.shape == (32, 32, 1) and (pixels == 118).all()  # 0.299 * 200 + 0.587 * 100, ITU-R 601.
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("missing.png", None), ("text.txt", b"hello"), ("cut.png", b"\x89PNG\r\n\x1a\n123"), ("empty.avi", b"")],
+)
+def test_what_cannot_be_animated_is_one_line_that_begins_with_its_name(name, content, tmp_path, monkeypatch):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError) as error:
+        drawn(tmp_path / "out", monkeypatch, "animate", made_by=animator(), image=[str(path)])
+    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(("flags", "motions"), [({}, 1), ({"columns": 2}, 2)])
@@ -166,7 +220,11 @@ def test_a_run_that_makes_up_its_contents_animates_nothing(tmp_path, monkeypatch
         ({"dataset": "taichi"}, "cpu", "taichi-cpu"),
         ({"dataset": "shapes", "model": "vgan"}, "smoke", "shapes-vgan-smoke"),
         ({"dataset": "shapes", "model": "tgan"}, "paper", "shapes-tgan-paper"),
-        ({"dataset": "taichi", "task": "image_to_video", "decoder": "fine"}, "cpu", "taichi-image_to_video-cpu"),
+        (
+            {"dataset": "taichi", "task": "image_to_video", "decoder": "fine", "content_modulation": True},
+            "cpu",
+            "taichi-image_to_video-cpu",
+        ),
         ({"dataset": "folder", "data_dir": "/data/my clips/"}, "cpu", "my clips-cpu"),
         ({"dataset": "folder", "data_dir": "s3://bucket/own", "model": "vgan"}, "cpu", "own-vgan-cpu"),
     ],

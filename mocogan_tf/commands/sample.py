@@ -11,6 +11,7 @@ import contextlib
 import functools
 import math
 import operator
+import os
 import pathlib
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,10 @@ import numpy as np
 from absl import flags
 
 from mocogan_tf import cli, video
+from mocogan_tf.pictures import fit_picture, read_picture
 
 if TYPE_CHECKING:
+    from mocogan_tf.config import Config
     from mocogan_tf.training.trained import Trained
 
 FLAGS = flags.FLAGS
@@ -44,8 +47,8 @@ def _define_flags() -> None:
     flags.DEFINE_list(
         "image",
         [],
-        "With --mode=animate: pictures or video files (their first frames), separated by commas. Each is cropped and "
-        "resized as training clips are. Empty: pictures of the run.",
+        "With --mode=animate: pictures, separated by commas; of those that move and of video files the first "
+        "frames. Each is cropped and resized as training clips are. Empty: pictures of the run.",
     )
     flags.DEFINE_string("checkpoint", "latest", "Checkpoint of the run: latest, best (by its metric), or a step.")
     flags.DEFINE_integer("num_videos", 8, "Number of clips; in a grid, of rows; of pictures of the run.", lower_bound=1)
@@ -115,7 +118,6 @@ def _category(categories: tuple[str, ...]) -> int | None:
 def _pictures(found: Trained) -> video.Pixels | None:
     """Returns the pictures to animate, those of the flag or of the run; None in other modes. Says what was cropped."""
     from mocogan_tf import sampling
-    from mocogan_tf.data.sources.fitting import read_picture
 
     if FLAGS.mode != "animate":
         return None
@@ -124,10 +126,21 @@ def _pictures(found: Trained) -> video.Pixels | None:
     if not FLAGS.image:
         own: video.Pixels = found.generator.pictures[: FLAGS.num_videos]
         return own
-    read = [read_picture(path, found.config.image_size, found.config.channels) for path in FLAGS.image]
-    for _, words in read:
-        print(words)
-    return np.stack([pixels for pixels, _ in read])
+    return np.stack([_picture(path, found.config) for path in FLAGS.image])
+
+
+def _picture(path: str, config: Config) -> video.Pixels:
+    """Reads a picture, or the first frame of what moves, and says how it was fitted."""
+    from mocogan_tf.data.sources.fitting import first_frame
+
+    of_video = first_frame(path)
+    if of_video is None:
+        pixels, said = read_picture(path, config.image_size, config.channels, of_moving=True)
+    else:
+        pixels, said = fit_picture(of_video, config.image_size, config.channels)
+        said = f"first frame, {said}"
+    print(f"{os.path.basename(path)}: {said}")
+    return pixels
 
 
 def _grid(clips: video.Pixels, columns: int, pictures: video.Pixels | None) -> video.Pixels:

@@ -14,7 +14,7 @@ from export.contract import read_contract
 from export.model_card import model_card
 from export.onnx_model import to_onnx
 from export.proof import _Proof
-from export.saved_model import Pictures, Session
+from export.saved_model import Pictures, Session, sample_inputs, signatures
 from export.write import NUM_PICTURES, write_bundle
 from mocogan_tf.latents import sample_latents
 from mocogan_tf.models.generator import VideoGenerator
@@ -102,6 +102,12 @@ def test_what_is_fixed_over_a_clip_is_one_product_and_what_moves_another():
     assert len(moved) == 1, "the finished frames are the only maps whose channels move"
 
 
+def test_the_files_have_as_few_nodes_as_documented():
+    models = to_onnx(*make(image_size=64, modulate_from=16))
+    found = {role: len(model.graph.node) for role, model in models.items()}
+    assert found == {"onnx": 83, "onnx_fp16": 87, "motion": 15, "frames": 71, "frames_fp16": 75, "encode": 16}
+
+
 def test_a_bundle_is_proven_and_says_where_its_content_is_from(animated):
     folder, _, contract, checks = animated
     assert all(check.passed for check in checks)
@@ -140,6 +146,16 @@ def test_the_saved_model_draws_its_contents_as_the_library_does_and_animates_pic
             np.abs(served.run("encode", {"image": image})["content"] - generator.encode(generator.pictures[-1:])).max()
             < 1e-4
         )
+
+
+def test_the_clips_of_a_request_that_proves_a_signature_have_different_pictures():
+    contract = make_contract(content_from="pictures", dim_content=17)
+    pixels = np.random.default_rng(0).integers(0, 256, (NUM_PICTURES, 32, 32, 3), np.uint8)
+    pictures = Pictures(pixels, np.zeros((NUM_PICTURES, 17), np.float32))
+    for name in ("encode", "animate"):
+        inputs = signatures(contract)[name].inputs
+        images = sample_inputs(inputs, contract, 2, seed=NUM_PICTURES - 1, pictures=pictures)["image"]
+        assert np.array_equal(images, from_uint8(pixels[[NUM_PICTURES - 1, 0]]))
 
 
 @pytest.mark.parametrize("file", ["encode.onnx", "contents.npz"])

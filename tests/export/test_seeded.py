@@ -33,3 +33,12 @@ def test_every_seed_draws_the_clip_it_draws_elsewhere(dim_category):
         for name, value in expected.items():
             # The words are equal; cosines and logarithms of two libraries may differ in the last bit.
             np.testing.assert_allclose(drawn[name][i], value[0], rtol=0, atol=5e-7)
+
+
+def test_every_seed_chooses_the_picture_it_chooses_elsewhere():
+    spec = LatentSpec(dim_content=12, dim_motion=5, dim_category=3, content_from="pictures")
+    contents = np.random.default_rng(0).normal(size=(16, 12)).astype(np.float32)
+    drawn = draw_latents(as_int64(SEEDS), spec, 4, contents)["content"].numpy()
+    expected = [sample_latents(spec, 1, 4, seed=seed, contents=contents)["content"][0] for seed in SEEDS]
+    np.testing.assert_array_equal(drawn, expected)
+    assert len(np.unique(drawn, axis=0)) > 3

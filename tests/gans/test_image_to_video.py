@@ -13,7 +13,7 @@ from mocogan_tf.models.generator import halved
 from tests.support.tiny import plain_descent, tiny_batch, tiny_config
 
 pytestmark = pytest.mark.core
-TASK = {"task": "image_to_video", "decoder": "fine", "motion_init_scale": 0.1}
+TASK = {"task": "image_to_video", "decoder": "fine", "content_modulation": True, "motion_init_scale": 0.1}
 
 
 def make(**changes):

@@ -105,6 +105,13 @@ def test_configuration_and_file_round_trips(tmp_path):
         np.testing.assert_array_equal(again.encode(generator.pictures), contents)
 
 
+def test_the_encoder_is_given_pixels_in_the_range_of_clips():
+    generator = make()
+    pixels = np.array([0, 255], np.uint8)[:, None, None, None] * np.ones((32, 32, 3), np.uint8)
+    expected = generator.encoder(np.float32([-1, 1])[:, None, None, None] * np.ones((32, 32, 3), np.float32))
+    np.testing.assert_allclose(generator.encode(pixels), expected, atol=1e-5)
+
+
 def test_a_picture_is_encoded_alike_alone_and_among_many():
     generator = make()
     many = np.concatenate([generator.pictures] * 40)

@@ -90,7 +90,8 @@ def test_a_run_that_animates_pictures_keeps_them_and_goes_on_exactly(config, tmp
         return lambda generator: scored.append(pictures(3)) or {"frechet_video": 1.0}
 
     monkeypatch.setattr(loop, "Monitor", make_monitor)
-    task = dataclasses.replace(config, task="image_to_video", decoder="fine", share_fakes=True, evaluate_every=3)
+    fields = {"decoder": "fine", "content_modulation": True, "share_fakes": True, "evaluate_every": 3}
+    task = dataclasses.replace(config, task="image_to_video", **fields)
     loop.train(task, tmp_path / "whole")
     loop.train(dataclasses.replace(task, steps=3), tmp_path / "parts")
     loop.train(task, tmp_path / "parts", resume="must")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import pathlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -75,40 +74,23 @@ def read_clip(source: ClipSource, options: FitOptions) -> DecodedClip:
     return DecodedClip(np.stack(frames), fps, tuple(footage.notes))
 
 
-def read_picture(path: str | pathlib.Path, image_size: int, channels: int) -> tuple[NDArray[np.uint8], str]:
-    """Reads a picture, or the first frame of a video, and fits it as the clips of a folder are.
-
-    Args:
-        path: An image, an animation or a video file.
-        image_size: Height and width of the result.
-        channels: 3 for RGB, 1 for grey.
-
-    Returns:
-        uint8 `[image_size, image_size, C]`, and what was done, in words.
+def first_frame(path: str | os.PathLike[str]) -> Image.Image | None:
+    """Returns the upright first frame of a video file, or None if a file is missing or of another kind.
 
     Raises:
-        ValueError: It is missing, no picture, or damaged; one line that says which file and why.
+        ValueError: It is damaged or has no frames; one line that says which file and why.
     """
-    folder, name = os.path.split(os.fspath(path))
-    options = FitOptions(image_size=image_size, channels=channels)
     try:
-        kind = file_kind(path)
-        if kind == "image":  # A folder of frames with one frame.
-            source = ClipSource(folder or ".", name, "frames", files=(name,))
-        elif kind in ("animation", "video"):
-            source = ClipSource(os.fspath(path), name, kind)
-        else:
-            raise ValueError("it is neither a picture nor a video")
-        footage = open_footage(source)
+        if file_kind(path) != "video":
+            return None
+    except OSError:
+        return None
+    try:
+        footage = open_footage(ClipSource(os.fspath(path), os.path.basename(path), "video"))
         with contextlib.closing(footage.frames):
-            _, image = next(footage.frames)
-        pixels = fit_frame(image, options, source)
+            return next(image for _, image in footage.frames)
     except Exception as error:  # Decoders raise anything on broken files.
-        raise ValueError(f"Cannot read the picture {path}: {reason(error)}") from error
-    side, words = min(image.size), [f"{name}: {image.width}x{image.height}"]
-    words += [f"cut to its central {side}x{side}"] * (image.width != image.height)
-    words += [f"resized to {image_size}x{image_size}"] * (side != image_size)
-    return pixels, ", ".join([*words, *footage.notes])
+        raise ValueError(f"{os.fspath(path)}: {reason(error)}") from error
 
 
 def _fitted_frames(source: ClipSource, footage: Footage, options: FitOptions) -> list[NDArray[np.uint8]]:

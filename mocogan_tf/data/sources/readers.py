@@ -179,7 +179,7 @@ def reason(error: BaseException) -> str:
     return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
 
 
-def file_kind(path: str | pathlib.Path) -> str:
+def file_kind(path: str | os.PathLike[str]) -> str:
     """Returns `image`, `animation`, `video`, `array`, `archive` or "" (no clip), from a file's first bytes.
 
     Raises:

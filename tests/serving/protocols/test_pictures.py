@@ -92,9 +92,9 @@ def test_several_clips_animate_one_picture_each_with_its_motion(client, engine, 
 
 
 def test_without_a_picture_a_seed_chooses_one_of_the_bundles_own(client, engine):
-    for seed in range(4):
-        response = client.get(f"/v1/generate?seed={seed}&format=npy&num_frames=5")
-        latents = engine.bundle.sample(1, 5, seed=seed)
+    for seed, first in ((0, 0), (1, 0), (2, 0), (3, 0), (3, 1), (3, 2)):
+        response = client.get(f"/v1/generate?seed={seed}&first_clip={first}&format=npy&num_frames=5")
+        latents = engine.bundle.sample(1, 5, seed=seed, first_clip=first)
         assert (latents["content"] == engine.bundle.contents).all(axis=1).any()
         assert close(clip_of(response), to_uint8(engine.generate(latents)[0]))
         number = int(np.flatnonzero((engine.bundle.contents == latents["content"]).all(axis=1))[0]) + 1
