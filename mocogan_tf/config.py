@@ -279,8 +279,8 @@ class Config:
     )
     reconstruct_weight: float = _opt(
         10.0,
-        "With task=image_to_video: weight of the mean absolute difference between a clip's first frame and its "
-        "picture.",
+        "With task=image_to_video: weight of three mean absolute differences: of first frames to their pictures, of "
+        "rebuilt frames of real clips, and of found poses.",
         minimum=0,
         only=_MOCOGAN,
     )

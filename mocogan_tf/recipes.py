@@ -55,6 +55,7 @@ PROFILES: dict[str, dict[str, Values]] = {
             "mask_steps": 1000,
             "video_batch": 8,
             "steps": 5500,
+            "evaluate_every": 500,
         },
         "vgan": {"num_clips": 2000, "ngf": 24, "ndf": 24, "video_batch": 8, "steps": 5000, "ema_decay": 0.995},
         "tgan": {
