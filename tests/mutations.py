@@ -710,7 +710,7 @@ TABLE = [
     *_of(
         "pictures",
         "export/saved_model.py",
-        _in("tests/export/test_image_to_video.py", "test_a_bundle_is_proven_and_says_where_its_content_is_from"),
+        _in("tests/export/test_image_to_video.py", "test_the_signature_animate_gives_each_clip_its_own_picture"),
         (
             "animate takes the first picture for all clips",
             "return _in_form(contract, generator(latents,",
@@ -721,7 +721,10 @@ TABLE = [
     *_of(
         "pictures",
         "export/write.py",
-        _in("tests/export/test_image_to_video.py", "test_a_bundle_is_proven_and_says_where_its_content_is_from"),
+        _in(
+            "tests/export/test_image_to_video.py",
+            "test_contents_hold_sixteen_pictures_and_what_the_encoder_makes_of_each",
+        ),
         (
             "contents.npz holds all pictures of a generator",
             "pictures = generator.pictures[:NUM_PICTURES]",

@@ -3,19 +3,19 @@
 import contextlib
 import dataclasses
 import json
-import shutil
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import tensorflow as tf
 
-from export.contract import read_contract
+from export.contract import FILES, read_contract
 from export.model_card import model_card
 from export.onnx_model import to_onnx
 from export.proof import _Proof
 from export.saved_model import Pictures, Session, sample_inputs, signatures
-from export.write import NUM_PICTURES, write_bundle
+from export.write import NUM_PICTURES, _write_contents, write_bundle
 from mocogan_tf.latents import sample_latents
 from mocogan_tf.models.generator import VideoGenerator
 from mocogan_tf.training.trained import rebuild_generator
@@ -148,6 +148,25 @@ def test_the_saved_model_draws_its_contents_as_the_library_does_and_animates_pic
         )
 
 
+def test_the_signature_animate_gives_each_clip_its_own_picture():
+    generator, contract = make()
+    latents = sample_latents(contract.latents, 2, 4, seed=4, contents=generator.contents)
+    latents["content"] = generator.encode(generator.pictures[:2])
+    given = {**latents, "image": from_uint8(generator.pictures[:2])}
+    inputs = {name: tf.constant(given[name]) for name in signatures(contract)["animate"].inputs}
+    made = signatures(contract)["animate"].compute(generator, inputs)
+    assert np.abs(made["video"] - run_keras(generator, latents)["video"]).max() < 1e-4
+
+
+def test_contents_hold_sixteen_pictures_and_what_the_encoder_makes_of_each(tmp_path):
+    generator, _ = make()
+    assert len(generator.pictures) > NUM_PICTURES
+    _write_contents(generator, tmp_path / "contents.npz")
+    found = Pictures.read(tmp_path / "contents.npz")
+    assert np.array_equal(found.pictures, generator.pictures[:NUM_PICTURES])
+    assert np.abs(found.contents - generator.contents[:NUM_PICTURES]).max() < 1e-5
+
+
 def test_the_clips_of_a_request_that_proves_a_signature_have_different_pictures():
     contract = make_contract(content_from="pictures", dim_content=17)
     pixels = np.random.default_rng(0).integers(0, 256, (NUM_PICTURES, 32, 32, 3), np.uint8)
@@ -159,21 +178,20 @@ def test_the_clips_of_a_request_that_proves_a_signature_have_different_pictures(
 
 
 @pytest.mark.parametrize("file", ["encode.onnx", "contents.npz"])
-def test_an_encoder_and_contents_that_do_not_fit_are_found(file, animated, tmp_path):
-    folder, generator, contract, _ = animated
-    for name in ("encode.onnx", "contents.npz"):
-        shutil.copy(folder / name, tmp_path)
+def test_an_encoder_and_contents_that_do_not_fit_are_found(file, tmp_path):
+    generator, contract = make()
+    model = to_onnx(generator, contract)["encode"]
+    onnx.save(model, str(tmp_path / "encode.onnx"))
+    _write_contents(generator, tmp_path / "contents.npz")
     if file == "encode.onnx":
-        model = onnx.load(str(folder / file))
         (bias,) = (tensor for tensor in model.graph.initializer if list(tensor.dims) == [12])
         bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(0.01), bias.name))
         onnx.save(model, str(tmp_path / file))
     else:
-        found = Pictures.read(folder / file)
+        found = Pictures.read(tmp_path / file)
         np.savez(tmp_path / file, pictures=found.pictures[::-1], contents=found.contents)
-    described = read_contract(folder)[1]
     with contextlib.ExitStack() as stack:
-        checks = list(_Proof(tmp_path, contract, described, generator, stack).encoder())
+        checks = list(_Proof(tmp_path, contract, {"files": FILES}, generator, stack).encoder())
     assert {check.name: check.passed for check in checks}["contents.npz, encode.onnx"] is False
     assert checks[0].passed == (file == "contents.npz")
 
