@@ -167,7 +167,7 @@ class Contract:
 
     @property
     def motion_state(self) -> TensorSpec:
-        """The GRU's last state. Given as `motion_init`, it continues the clip."""
+        """Where the motion stands, in the units of `motion_init`. Given as `motion_init`, it continues the clip."""
         return TensorSpec("motion_state", ("batch", self.dim_motion))
 
     def video(self, name: str, dtype: str) -> TensorSpec:

@@ -305,15 +305,6 @@ def category_latents(generator: Any, num_contents: int, num_frames: int, first_f
     return {**repeated, "category": np.tile(np.eye(spec.dim_category, dtype=np.float32), (num_contents, 1))}
 
 
-def all_categories(generator: Any, num_contents: int, num_frames: int, *, seed: int) -> Pixels:
-    """Returns the clips of `category_latents`.
-
-    Raises:
-        ValueError: The generator has no categories.
-    """
-    return generate(generator, category_latents(generator, num_contents, num_frames, seed=seed))
-
-
 def interpolation_latents(
     generator: Any, num_videos: int, num_frames: int, first_frame: int = 0, *, seed: int
 ) -> Latents:
@@ -330,12 +321,3 @@ def interpolation_latents(
     share = np.linspace(0.0, 1.0, num_videos)[:, None]
     fixed = {name: value[:1].repeat(num_videos, axis=0) for name, value in latents.items()}
     return {**fixed, "content": slerp(start, end, share)}
-
-
-def interpolated_contents(generator: Any, num_videos: int, num_frames: int, *, seed: int) -> Pixels:
-    """Returns the clips of `interpolation_latents`.
-
-    Raises:
-        ValueError: The generator has no content and motion codes.
-    """
-    return generate(generator, interpolation_latents(generator, num_videos, num_frames, seed=seed))

@@ -63,15 +63,13 @@ def test_the_first_clip_of_a_grid_is_the_first_clip_of_the_seed(generator):
 
 
 def test_categories_differ_in_nothing_else(generator):
-    clips = sampling.all_categories(generator, 2, 4, seed=3)
+    clips = sampling.generate(generator, sampling.category_latents(generator, 2, 4, seed=3))
     assert clips.shape == (6, 4, 32, 32, 3)
     assert close(clips[4:5], sampling.random_clips(generator, 2, 4, seed=3, category=1)[1:])
 
 
-def test_interpolation_goes_from_one_content_to_the_other_at_constant_length(generator, monkeypatch):
-    seen = {}
-    monkeypatch.setattr(sampling, "generate", lambda generator, latents: seen.update(latents))
-    sampling.interpolated_contents(generator, 5, 4, seed=3)
+def test_interpolation_goes_from_one_content_to_the_other_at_constant_length(generator):
+    seen = sampling.interpolation_latents(generator, 5, 4, seed=3)
     ends = sample_latents(generator.latents, 2, 4, seed=3)["content"]
     np.testing.assert_allclose(seen["content"][[0, -1]], ends, atol=1e-6)
     lengths = np.linalg.norm(seen["content"], axis=1)
@@ -81,16 +79,15 @@ def test_interpolation_goes_from_one_content_to_the_other_at_constant_length(gen
 
 def test_categories_of_a_generator_without_any_are_refused():
     with pytest.raises(ValueError, match="no categories"):
-        sampling.all_categories(VideoGenerator(ngf=2, image_size=32), 1, 4, seed=0)
+        sampling.category_latents(VideoGenerator(ngf=2, image_size=32), 1, 4, seed=0)
 
 
 def test_contents_of_one_number_are_interpolated_along_their_line():
     made = VideoGenerator(dim_content=1, dim_motion=3, ngf=4, image_size=32)
     reference.random_weights(made)
-    points = sampling.interpolated_contents(made, 3, 2, seed=3)
-    latents = {name: value[:1] for name, value in sample_latents(made.latents, 2, 2, seed=3).items()}
+    points = sampling.interpolation_latents(made, 3, 2, seed=3)["content"]
     middle = sample_latents(made.latents, 2, 2, seed=3)["content"].mean(0, keepdims=True)
-    assert close(points[1:2], sampling.generate(made, {**latents, "content": middle}))
+    np.testing.assert_allclose(points[1:2], middle, atol=1e-6)
 
 
 @pytest.fixture(scope="module", params=["vgan", "tgan"])
@@ -112,7 +109,7 @@ def test_all_models_give_sixteen_frames_and_vgan_every_second_of_its_own(fixed):
 
 
 def test_what_a_model_of_one_code_and_length_cannot_do_is_said_in_one_line(fixed):
-    for make in (sampling.content_motion_grid, sampling.all_categories, sampling.interpolated_contents):
+    for make in (sampling.content_motion_grid, sampling.category_latents, sampling.interpolation_latents):
         with pytest.raises(ValueError, match="one code for content and motion.*--mode=random"):
             make(fixed, *[2] * (make is sampling.content_motion_grid), 2, 16, seed=0)
     with pytest.raises(ValueError, match="have 16 frames and cannot be made longer. Received: 64"):

@@ -2,7 +2,8 @@
 
 A training step has three parts. First, TensorFlow's stateless operations draw everything random as a function of
 (seed, step, purpose): a resumed run repeats what an uninterrupted one would have drawn, and N replicas draw their
-shares of one global batch. Then functions without side effects, which XLA may compile, compute losses and gradients.
+shares of one global batch; instance noise alone is each replica's own. Then functions without side effects, which XLA
+may compile, compute losses and gradients.
 Last come the updates, where replicas exchange values: optimizers, moving average, statistics of batch normalisation.
 """
 
@@ -89,7 +90,8 @@ class AdversarialModel(keras.Model):
     """A generator and its discriminators as one Keras model; a subclass adds `train_step`.
 
     `compile`, `fit`, `save` and `keras.saving.load_model` work as with any Keras model; docs/library.md shows how.
-    Under a distribution strategy the batch is one replica's share; the sum of N replicas' steps equals one.
+    Under a distribution strategy the batch is one replica's share; without instance noise the sum of N replicas' steps
+    equals one.
 
     Args:
         generator: Called as `generator(latents)`, gives `{"video": [B, T, H, W, C], ...}`; has `latents`, the sizes of

@@ -54,8 +54,9 @@ class MoCoGAN(AdversarialModel):
     that D_V judges, and the real images for those of D_I. With labels, half of the former keep the category of their
     picture's clip, as its movement fits best there; the other half, and all of the latter, have drawn ones. It also
     learns pairs: a random frame of each real clip must come out of the code of the clip's first frame and its own
-    pose. So the code holds the person, and the pose the posture. And the encoder must find the poses of generated
-    images again.
+    pose. So the code holds the person, and the pose the posture. There are no pairs if the decoder takes a category
+    that no label tells. And the encoder must find the poses of generated images again; without an image discriminator
+    there are none of full size.
 
     Args:
         category_loss: "none", "supervised" (the class head learns real labels, the generator is scored by it) or
@@ -130,6 +131,10 @@ class MoCoGAN(AdversarialModel):
         return self.generator.latents.distributions["content"] == "encoded"
 
     @property
+    def _decoder_takes_category(self) -> bool:
+        return bool(self.generator.latents.dim_category) and self.generator.config["category_to"] != "motion"
+
+    @property
     def _judged_shapes(self) -> dict[str, tuple[int, ...]]:
         frames, height, width, channels = super().example_shapes["videos"]
         shrink = {"full": 1, "half": 2}[self.video_size]
@@ -167,7 +172,8 @@ class MoCoGAN(AdversarialModel):
         given: Inputs = {}
         if self._animates:
             given = {"pictures": videos[:, 0], "labels": batch["labels"] if supervised else None}
-            pairs = self._draw_pairs(videos)
+        rebuilds = self._animates and (supervised or not self._decoder_takes_category)
+        pairs = self._draw_pairs(videos) if rebuilds else None
         if self.video_size == "half":
             videos = halved(videos)
         num_videos, num_frames = videos.shape[:2]
@@ -182,7 +188,7 @@ class MoCoGAN(AdversarialModel):
         }
         if supervised:
             inputs["labels"] = batch["labels"]
-        if self._animates:
+        if pairs is not None:
             inputs["pairs"] = pairs
         if not self.share_fakes:
             inputs["fake_videos_g"] = self._draw_videos(num_videos, num_frames, _LATENTS_VIDEO_G, **given)
@@ -266,28 +272,28 @@ class MoCoGAN(AdversarialModel):
     def _losses_g(self, inputs: Inputs) -> dict[str, LossAndLogs]:
         fakes, category, mask = self._fake_videos(inputs["fake_videos_g"])
         judged = self._judged_videos(fakes, inputs["fake_videos_g"], inputs)
-        image_logits, kept = None, self._kept(fakes, inputs["fake_videos_g"], inputs)
+        image_logits, pictures = None, self._picture_losses(fakes, inputs["fake_videos_g"], inputs)
         if self.image_discriminator is not None:
             draws = inputs["fake_images_g"]
             images, codes = self._images_and_codes(draws)
             image_logits = self._judged_images(images, draws, inputs)
-            kept = self._also_kept(kept, images, codes, draws)
-        return {"generator": self._loss_g(image_logits, *judged, category, mask, kept)}
+            pictures = self._with_images(pictures, images, codes, draws)
+        return {"generator": self._loss_g(image_logits, *judged, category, mask, pictures)}
 
     def _losses_together(self, inputs: Inputs) -> dict[str, LossAndLogs]:
         """Computes the losses of all networks on the same fakes, which are made and judged once."""
         fakes, category, mask = self._fake_videos(inputs["fake_videos"])
         judged = self._judged_videos(fakes, inputs["fake_videos"], inputs)
         image_logits, outcomes = None, {}
-        kept = self._kept(fakes, inputs["fake_videos"], inputs)
+        pictures = self._picture_losses(fakes, inputs["fake_videos"], inputs)
         if self.image_discriminator is not None:
             draws = inputs["fake_images"]
             images, codes = self._images_and_codes(draws)
             image_logits = self._judged_images(images, draws, inputs)
-            kept = self._also_kept(kept, images, codes, draws)
+            pictures = self._with_images(pictures, images, codes, draws)
             outcomes["image_discriminator"] = self._loss_d_image(image_logits, inputs)
         outcomes["video_discriminator"] = self._loss_d_video(*judged, category, inputs)
-        return outcomes | {"generator": self._loss_g(image_logits, *judged, category, mask, kept)}
+        return outcomes | {"generator": self._loss_g(image_logits, *judged, category, mask, pictures)}
 
     def _judged_images(self, fakes: tf.Tensor, draws: Inputs, inputs: Inputs) -> tf.Tensor:
         """Returns D_I's logits of generated images."""
@@ -336,12 +342,12 @@ class MoCoGAN(AdversarialModel):
         classes: tf.Tensor,
         category: tf.Tensor | None,
         mask: tf.Tensor | None,
-        kept: Logs | None = None,
+        pictures: Logs | None = None,
     ) -> LossAndLogs:
         """Returns the loss of (G_I, R_M) on the discriminators' logits of fakes; `image_logits` is None without D_I.
 
         `mask` is the cost of the figures' masks, None without a still background. Without a cost, background and
-        figures exchange their roles. `kept` are the differences, by their logs' names, that animated pictures add.
+        figures exchange their roles. `pictures` are the losses of animated pictures, by their logs' names.
         """
         gan = losses.generator_loss(video_logits)
         if image_logits is not None:
@@ -349,7 +355,7 @@ class MoCoGAN(AdversarialModel):
         logs, total = {LOSS_G: gan}, gan
         if mask is not None:
             total += self._mask_weight() * mask
-        for name, difference in (kept or {}).items():
+        for name, difference in (pictures or {}).items():
             logs[name] = difference
             total += self.reconstruct_weight * difference
         if self.category_loss != "none":
@@ -405,21 +411,19 @@ class MoCoGAN(AdversarialModel):
             latents = {**latents, "content": self.generator.encoder(draws["pictures"], training=True)}
         return self.generator.codes(latents, training=True)
 
-    def _kept(self, fakes: tf.Tensor, draws: Inputs, inputs: Inputs) -> Logs:
-        """Returns the differences of a generator that animates pictures, by their logs' names; none of others."""
+    def _picture_losses(self, fakes: tf.Tensor, draws: Inputs, inputs: Inputs) -> Logs:
+        """Returns the losses of animated pictures that need no D_I, by their logs' names; none of other generators."""
         if not self._animates:
             return {}
-        return {
-            LOSS_RECONSTRUCT: self._first_frames(fakes, draws),
-            LOSS_PAIRS: self._pairs(inputs["pairs"], draws, inputs),
-        }
+        pairs = {LOSS_PAIRS: self._pairs(inputs)} if "pairs" in inputs else {}
+        return {LOSS_RECONSTRUCT: self._first_frames(fakes, draws), **pairs}
 
-    def _also_kept(self, kept: Logs, images: tf.Tensor, codes: tf.Tensor, draws: Inputs) -> Logs:
-        """Adds what the frames that D_I judges say: of their differences to pictures the mean with that of clips."""
+    def _with_images(self, logs: Logs, images: tf.Tensor, codes: tf.Tensor, draws: Inputs) -> Logs:
+        """Averages the loss of first frames over clips and single frames, and adds the loss of poses."""
         if not self._animates:
-            return kept
-        first = 0.5 * (kept[LOSS_RECONSTRUCT] + self._first_frames(images, draws))
-        return {**kept, LOSS_RECONSTRUCT: first, LOSS_POSES: self._poses(images, codes)}
+            return logs
+        first = 0.5 * (logs[LOSS_RECONSTRUCT] + self._first_frames(images, draws))
+        return {**logs, LOSS_RECONSTRUCT: first, LOSS_POSES: self._poses(images, codes)}
 
     def _first_frames(self, fakes: tf.Tensor, draws: Inputs) -> tf.Tensor:
         """Returns the mean absolute difference of first frames and the pictures that they are made from.
@@ -438,11 +442,11 @@ class MoCoGAN(AdversarialModel):
         expected = num_frames**-0.5 if self.early_frames else 1 / num_frames
         return ops.mean(ops.where(ops.equal(frame, 0), differences, 0.0)) / expected
 
-    def _pairs(self, pairs: tf.Tensor, draws: Inputs, inputs: Inputs) -> tf.Tensor:
+    def _pairs(self, inputs: Inputs) -> tf.Tensor:
         """Returns the mean absolute difference of real frames and those rebuilt from a first frame and their poses."""
-        first, other = pairs[:, 0], pairs[:, 1]
-        category = draws["latents"].get("category")
-        if "labels" in inputs:
+        first, other = inputs["pairs"][:, 0], inputs["pairs"][:, 1]
+        category = None
+        if self._decoder_takes_category:
             category = tf.one_hot(inputs["labels"], self.generator.latents.dim_category)
         encoder = self.generator.encoder
         codes = self.generator.posed(encoder(first, training=True), encoder(other, training=True)[:, None], category)

@@ -44,16 +44,21 @@ def nearest_clips(pictures: NDArray[np.uint8], clips: Clips, videos: VideoSet, e
     """
     num_frames = clips.frames.shape[1]
     starts_left = np.clip(videos.lengths - (num_frames - 1) * every_nth, 0, None)
-    video = np.repeat(np.arange(len(videos)), starts_left)
-    start = np.concatenate([np.arange(left) for left in starts_left])
-    candidates = np.concatenate([_small(videos[i][:left]) for i, left in enumerate(starts_left) if left])
-    wanted = _small(pictures)
-    distance = np.square(candidates).sum(axis=1) - 2 * wanted @ candidates.T  # Up to the wanted ones' own squares.
-    if clips.labels is not None and videos.categories:
-        distance[clips.labels[:, None] != videos.labels[video]] = np.inf
-    found = distance.argmin(axis=1)
+    wanted, rows = _small(pictures), np.arange(len(pictures))
+    nearest = np.full(len(pictures), np.inf)
+    video, start = np.zeros(len(pictures), int), np.zeros(len(pictures), int)
+    for i, left in enumerate(starts_left):  # One video at a time: a large set has millions of starts.
+        if not left:
+            continue
+        candidates = _small(videos[i][:left])
+        distance = np.square(candidates).sum(axis=1) - 2 * wanted @ candidates.T  # Up to the wanted ones' own squares.
+        best = distance.argmin(axis=1)
+        closer = distance[rows, best] < nearest
+        if clips.labels is not None and videos.categories:
+            closer &= clips.labels == videos.labels[i]
+        nearest[closer], video[closer], start[closer] = distance[rows, best][closer], i, best[closer]
     span = every_nth * np.arange(num_frames)
-    frames = np.stack([videos[video[i]][start[i] + span] for i in found])
+    frames = np.stack([videos[i][first + span] for i, first in zip(video, start, strict=True)])
     return Clips(frames, clips.labels, clips.categories)
 
 

@@ -117,8 +117,8 @@ class VideoGenerator(Generator):
     `motion_noise` [B, T, dim_motion], and one-hot `category` [B, dim_category] unless `dim_category` is 0. B and T are
     free, so one model makes clips of any length.
 
-    Outputs: `video` float32 [B, T, H, W, C] in [-1, 1]; `motion_state` [B, dim_motion], the GRU's last state. Given as
-    `motion_init` to the next call, it continues the clip.
+    Outputs: `video` float32 [B, T, H, W, C] in [-1, 1]; `motion_state` [B, dim_motion], where the motion stands, in the
+    units of `motion_init`. Given as `motion_init` to the next call, it continues the clip.
 
     Attributes:
         codes: The part of the model up to the codes `[B, T, dim_z]`; training decodes single frames from it.
@@ -145,8 +145,8 @@ class VideoGenerator(Generator):
         update_gate_bias: Initial bias of the GRU's update gate. Above 0, motion codes change slowly from the first step
             on (Tallec and Ollivier 2018, "Can recurrent neural networks warp time?", section 2.2).
         motion_init_scale: The GRU's first state is this times `motion_init`. Its later states stay well within (-1, 1);
-            with a first state of the same spread, a clip's first frames look like its later ones. `motion_state` is
-            given in the units of `motion_init`.
+            with a first state of the same spread, a clip's first frames look like its later ones. For the task
+            "image_to_video" choose a small one, such as 0.1: noise moves the picture's pose by it.
         rotating_start: Whether the GRU starts as slow oscillators that its noise hardly moves (`models.motion`).
             Otherwise the noise is what moves untrained clips, and movement is learnt as a jitter.
         decoder: "dcgan", the paper's (`frame_decoder`), or "fine" (`fine_decoder`).
@@ -161,7 +161,8 @@ class VideoGenerator(Generator):
             content, they give every content poses of its own, which it has to learn by itself.
         task: "generate": `content` is drawn. "image_to_video": it is an encoded picture, the first frame of the clip
             (`picture_encoder`). Its parts (`ContentLayout`) are the code, and the pose: the GRU's first state, to which
-            `motion_init` adds a little, and the motion code of the first frame. It needs the fine decoder.
+            `motion_init` adds a little, and the motion code of the first frame. It needs the fine decoder and
+            `content_modulation`.
 
     Raises:
         ValueError: `image_size`, `category_to`, `decoder` or `task` is not one of the above, `motion_init_scale` is not
@@ -248,7 +249,7 @@ class VideoGenerator(Generator):
         self.decoder, self.background = decode, background
         self.frames, self.half_frames = frames, half_frames
         self.codes = keras.Model(inputs, codes, name="codes_model")
-        self.layout = layout
+        self.layout = cast(Any, layout)
         self.encoder: Any = picture_encoder(layout, ngf, image_size, channels) if layout else None
         self.pictures: NDArray[np.uint8] | None = None
         self.config = {
@@ -277,11 +278,11 @@ class VideoGenerator(Generator):
         Args:
             content: `[N, dim_content]`, encoded pictures of whom to show.
             poses: `[N, T, dim_content]`, encoded pictures of how to stand.
-            category: float32 `[N, dim_category]`, of a generator with categories.
+            category: float32 `[N, dim_category]`, if the decoder takes it (`category_to` is "image" or "both").
         """
-        fixed = [content, *([category] if category is not None and self.config["category_to"] != "motion" else [])]
+        fixed = [content] if category is None else [content, category]
         fixed = ops.repeat(ops.concatenate(fixed, axis=-1)[:, None], poses.shape[1], axis=1)
-        return ops.concatenate([fixed, poses[..., self.layout.dim_code :]], axis=-1)
+        return ops.concatenate([fixed, poses[..., -self.latents.dim_motion :]], axis=-1)
 
     @property
     def contents(self) -> NDArray[np.float32] | None:
@@ -331,10 +332,11 @@ def _check(
             "`palette` needs the fine decoder and content modulation. "
             f"Received: palette={palette}, decoder={decoder}, content_modulation={content_modulation}"
         )
-    if task not in ("generate", "image_to_video") or (task == "image_to_video" and decoder != "fine"):
+    able = task == "generate" or (decoder == "fine" and content_modulation)
+    if task not in ("generate", "image_to_video") or not able:
         raise ValueError(
-            "`task` must be generate, or image_to_video, which needs the fine decoder. "
-            f"Received: task={task}, decoder={decoder}"
+            "`task` must be generate, or image_to_video, which needs the fine decoder and content modulation. "
+            f"Received: task={task}, decoder={decoder}, content_modulation={content_modulation}"
         )
 
 

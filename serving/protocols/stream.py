@@ -140,7 +140,7 @@ class Walk:
             return
         self._begun = True
         first = self._draw(self.content_seed, self.motion_seed, self.category, 1)
-        self.state = first["motion_init"]
+        self.state = first["motion_init"] * np.float32(self.motion_scale)
         # Where content is a picture, it also says where the motion begins, which a later content does not change.
         self.begun_with = first["content"][0] if self.given_content is None else self.given_content
         self.content = Glide(self.begun_with, self.begun_with, spherical=self.bundle.pictures is None)

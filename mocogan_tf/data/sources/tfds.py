@@ -14,6 +14,9 @@ from mocogan_tf.data.parallel import Outcome
 from mocogan_tf.data.sources.fitting import FitOptions, fit_frame
 from mocogan_tf.data.sources.readers import ClipSource
 
+# What sets call a split, if not by the project's name.
+NAMES = {"val": ("val", "validation", "valid")}
+
 
 def open_tfds(config: Config, split: str, few: int = 0) -> VideoSet:
     """Opens the set `NAME` of `config.dataset == "tfds:NAME"`, decoding it once into the cache.
@@ -23,7 +26,7 @@ def open_tfds(config: Config, split: str, few: int = 0) -> VideoSet:
 
     Args:
         config: Names the set, and the size and colour of its frames.
-        split: Split of the set; if there is none of this name, the first.
+        split: Split of the set, `val` by any of its usual names; if there is none, the first.
         few: As in `cached_videos`.
 
     Raises:
@@ -45,11 +48,13 @@ def open_tfds(config: Config, split: str, few: int = 0) -> VideoSet:
     video, label = _features(builder.info.features, tfds)
     if not video:
         raise ValueError(f"{name} has no video. Received: --dataset={config.dataset}, {builder.info.features}")
-    split = split if split in builder.info.splits else next(iter(builder.info.splits))
+    split = next((name for name in NAMES.get(split, (split,)) if name in builder.info.splits), "")
+    split = split or next(iter(builder.info.splits))
     categories = tuple(builder.info.features[label].names) if label else ()
     return cached_videos(
-        key={"tfds": builder.info.full_name, "split": split, "data_dir": str(builder.data_dir)},
-        produce=lambda: _clips(builder.as_dataset(split=split), video, label, categories, config),
+        # Version 2: names begin with the split's.
+        key={"tfds": builder.info.full_name, "split": split, "data_dir": str(builder.data_dir), "version": 2},
+        produce=lambda: _clips(builder.as_dataset(split=split), split, video, label, categories, config),
         total=builder.info.splits[split].num_examples,
         name=f"{config.dataset}/{split}",
         doing="Decoding",
@@ -71,10 +76,12 @@ def _features(features: Any, tfds: Any) -> tuple[str, str]:
     return video, label
 
 
-def _clips(dataset: Any, video: str, label: str, categories: tuple[str, ...], config: Config) -> Iterator[Outcome]:
+def _clips(
+    dataset: Any, split: str, video: str, label: str, categories: tuple[str, ...], config: Config
+) -> Iterator[Outcome]:
     options = FitOptions(image_size=config.image_size, channels=config.channels)
     for index, example in enumerate(dataset.as_numpy_iterator()):
-        name = f"{index:06d}"
+        name = f"{split}/{index:06d}"
         source = ClipSource("", name, "array")
         try:
             pictures = [

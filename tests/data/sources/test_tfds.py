@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mocogan_tf.data.datasets import open_videos
+from mocogan_tf.data.pictures import pictures_to_animate
 from tests.support.made_clips import frames_of
 
 
@@ -73,6 +74,13 @@ def test_a_set_with_a_video_and_a_class_is_read(library_folder, make_config, spl
     seen = sorted((int(videos[i][0, 0, 0, 0]), int(videos.labels[i])) for i in range(4))
     assert seen == [(first + 20 * i, i % 2) for i in range(4)]
     assert videos[0].shape == (8, 32, 32, 3)
+
+
+def test_pictures_to_animate_are_of_the_sets_test_split(library_folder, make_config):
+    config = make_config(dataset="tfds:made_videos", data_dir=str(library_folder))
+    found = pictures_to_animate(config, open_videos(config), 16)
+    assert found.held_out
+    assert sorted(found.pixels[:, 0, 0, 0].tolist()) == [100, 120, 140, 160]
 
 
 def test_sets_without_a_video_or_unknown_are_one_line(library_folder, make_config):

@@ -132,7 +132,7 @@ def test_the_first_message_may_say_what_later_ones_may(engine, field, value):
     seeds = {"seed": 1, "category": 0} | ({field: value} if field.endswith("seed") else {})
     latents = sample_latents(engine.bundle.latents, 1, 8, **seeds)
     if field == "motion_scale":
-        latents["motion_noise"] = latents["motion_noise"] * np.float32(value)
+        latents |= {name: latents[name] * np.float32(value) for name in ("motion_init", "motion_noise")}
     np.testing.assert_allclose(rows["motion"], engine.motion(latents)[0][0], atol=1e-6)
     np.testing.assert_allclose(rows["content"], np.tile(latents["content"], (8, 1)), atol=1e-6)
 
