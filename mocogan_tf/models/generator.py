@@ -282,7 +282,7 @@ class VideoGenerator(Generator):
         """
         fixed = [content] if category is None else [content, category]
         fixed = ops.repeat(ops.concatenate(fixed, axis=-1)[:, None], poses.shape[1], axis=1)
-        return ops.concatenate([fixed, poses[..., -self.latents.dim_motion :]], axis=-1)
+        return ops.concatenate([fixed, poses[..., -self.config["dim_motion"] :]], axis=-1)
 
     @property
     def contents(self) -> NDArray[np.float32] | None:
