@@ -606,4 +606,27 @@ TABLE = [
         ),
         ("all pictures of a run are animated", "generator.pictures[: FLAGS.num_videos]", "generator.pictures"),
     ),
+    *_of(
+        "inversion",
+        "mocogan_tf/inversion.py",
+        ("tests/test_inversion.py",),
+        (
+            "the other clip's content stays",
+            '{**latents, "content": search.all(contents)["content"]}',
+            '{**search.all(contents), "content": latents["content"]}',
+        ),
+        ("nothing moves", "self.optimizer.apply(tape.gradient(loss, self.moved), self.moved)", "pass"),
+        (
+            "a given category is overruled",
+            "if category is not None:\n            again",
+            "if False:\n            again",
+        ),
+        ("the worst category is taken", "return one_hot[np.argmin([", "return one_hot[np.argmax(["),
+    ),
+    *_of(
+        "given clips",
+        "mocogan_tf/data/sources/fitting.py",
+        ("tests/data/test_pictures.py",),
+        ("all frames are taken at any rate", "fps=fps, source_fps=fps", "source_fps=fps"),
+    ),
 ]
