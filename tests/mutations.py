@@ -531,13 +531,34 @@ TABLE = [
     *_of(
         "pictures",
         "mocogan_tf/models/generator.py",
-        _in(PICTURES, "test_the_gru_starts_at_the_pictures_pose_which_noise_varies"),
+        _in(PICTURES, "test_the_first_frame_has_the_pictures_pose_which_noise_varies_and_the_gru_goes_on_from_there"),
         (
             "the state is not counted from the pose",
             'name="pose_end")([end, pose])',
             'name="pose_end")([end, 0 * pose])',
         ),
         ("the pose is forgotten", 'name="pose_start")([start, pose])', 'name="pose_start")([start, 0 * pose])'),
+        (
+            "the first frame shows the state after a step",
+            "ops.concatenate([ops.expand_dims(start, 1), states[:, :-1]], axis=1)",
+            "states",
+        ),
+    ),
+    *_of(
+        "pictures",
+        "mocogan_tf/gans/mocogan.py",
+        ("tests/gans/test_image_to_video.py",),
+        ("pairs are the same frame twice", "tf.concat([tf.zeros_like(other), other]", "tf.concat([other, other]"),
+        (
+            "a pair has the first frame's pose",
+            "encoder(other, training=True)[:, None]",
+            "encoder(first, training=True)[:, None]",
+        ),
+        (
+            "the generator learns its poses from the encoder",
+            "ops.stop_gradient(ops.reshape(images",
+            "(ops.reshape(images",
+        ),
     ),
     *_of(
         "pictures",
@@ -589,7 +610,7 @@ TABLE = [
         "pictures",
         "mocogan_tf/metrics/animation.py",
         _in("tests/metrics/test_animation.py"),
-        ("the nearest may be of any class", "] = np.inf", "] += 0"),
+        ("the nearest may be of any class", "closer &= clips.labels == videos.labels[i]", "pass"),
         (
             "the last frame is scored",
             "np.abs(frames[:, 0].astype(np.float64)",
@@ -825,5 +846,28 @@ TABLE = [
             '{"content": self.begun_with[None],',
             '{"content": contents[-1:],',
         ),
+    ),
+    *_of(
+        "inversion",
+        "mocogan_tf/inversion.py",
+        ("tests/test_inversion.py",),
+        (
+            "the other clip's content stays",
+            '{**latents, "content": search.all(contents)["content"]}',
+            '{**search.all(contents), "content": latents["content"]}',
+        ),
+        ("nothing moves", "self.optimizer.apply(tape.gradient(loss, self.moved), self.moved)", "pass"),
+        (
+            "a given category is overruled",
+            "if category is not None:\n            again",
+            "if False:\n            again",
+        ),
+        ("the worst category is taken", "return one_hot[np.argmin([", "return one_hot[np.argmax(["),
+    ),
+    *_of(
+        "given clips",
+        "mocogan_tf/data/sources/fitting.py",
+        ("tests/data/test_pictures.py",),
+        ("all frames are taken at any rate", "fps=fps, source_fps=fps", "source_fps=fps"),
     ),
 ]

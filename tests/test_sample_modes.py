@@ -23,7 +23,7 @@ def drawn(tmp_path, monkeypatch, mode, category_to="motion", made_by=None, **fla
     values = {
         "run_dir": None, "bundle": "a bundle", "out": str(tmp_path), "mode": mode, "checkpoint": "latest",
         "num_videos": 4, "columns": 0, "frames": 0, "category": "", "seed": 9, "fps": 0.0, "scale": 1,
-        "formats": ["npy"], "image": [], **flags,
+        "formats": ["npy"], "image": [], "clip": [], "content_clip": None, "motion_clip": None, **flags,
     }  # fmt: skip
     config = Config(image_size=32, dim_category=3, video_length=6, dim_content=5, dim_motion=3)
     generator = made_by or types.SimpleNamespace(latents=SPEC, config={"category_to": category_to}, frame_stride=1)

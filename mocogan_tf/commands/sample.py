@@ -3,6 +3,7 @@
 python sample.py --bundle=pretrained/taichi --out=samples
 python sample.py --run_dir=runs/taichi-cpu --out=samples --mode=content_motion_grid
 python sample.py --run_dir=runs/taichi-image_to_video-cpu --out=samples --mode=animate --image=me.png
+python sample.py --bundle=pretrained/taichi --out=samples --mode=transfer --content_clip=a.mp4 --motion_clip=b.mp4
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 from absl import flags
 
 from mocogan_tf import cli, video
+from mocogan_tf.commands import given_clips
 from mocogan_tf.pictures import fit_picture, read_picture
 
 if TYPE_CHECKING:
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
 FLAGS = flags.FLAGS
 # A file, the shape of its clip, and what of the clips `[N, t, H, W, C]` it shows.
 Target = tuple[pathlib.Path, tuple[int, ...], Callable[[video.Pixels], video.Pixels]]
-MODES = ["random", "content_motion_grid", "categories", "interpolate", "long", "animate"]
+# Number of clips and of their frames, what arranges them in a grid, and the clips in pieces, made when they are asked.
+Made = tuple[int, int, Callable[[video.Pixels], video.Pixels], Iterable[video.Pixels]]
+MODES = ["random", "content_motion_grid", "categories", "interpolate", "long", "animate", *given_clips.MODES]
 
 
 def _define_flags() -> None:
@@ -42,7 +46,9 @@ def _define_flags() -> None:
         MODES,
         "random: clips 0, 1, ... of the seed; content_motion_grid: rows share content, columns share motion; "
         "categories: one content under every category; interpolate: one motion under contents between two; "
-        "long: clips longer than trained; animate: rows are pictures, columns are motions of them.",
+        "long: clips longer than trained; animate: rows are pictures, columns are motions of them; "
+        "reconstruct: given clips beside those that the model makes of their codes; "
+        "transfer: what is seen in one clip in the motion of another.",
     )
     flags.DEFINE_list(
         "image",
@@ -50,6 +56,9 @@ def _define_flags() -> None:
         "With --mode=animate: pictures, separated by commas; of those that move and of video files the first "
         "frames. Each is cropped and resized as training clips are. Empty: pictures of the run.",
     )
+    flags.DEFINE_list("clip", [], f"With --mode=reconstruct: clips, separated by commas, each {given_clips.KINDS}.")
+    flags.DEFINE_string("content_clip", None, "With --mode=transfer: the clip that shows whom to move.")
+    flags.DEFINE_string("motion_clip", None, "With --mode=transfer: the clip that shows how.")
     flags.DEFINE_string("checkpoint", "latest", "Checkpoint of the run: latest, best (by its metric), or a step.")
     flags.DEFINE_integer("num_videos", 8, "Number of clips; in a grid, of rows; of pictures of the run.", lower_bound=1)
     flags.DEFINE_integer(
@@ -65,7 +74,8 @@ def _define_flags() -> None:
     flags.DEFINE_string(
         "category",
         "",
-        "Category of random, long and animated clips, by name or number. Empty: drawn from the seed; of pictures, all.",
+        "Category of random, long, animated and given clips, by name or number. Empty: drawn from the seed; of "
+        "pictures, all; of a given clip, that which shows it best.",
     )
     flags.DEFINE_integer(
         "seed", 0, "Seed of the clips. Clip i of a seed does not depend on other flags.", lower_bound=0
@@ -90,6 +100,7 @@ def _check_flags() -> list[str]:
         raise ValueError("Give either --run_dir=DIR, a run, or --bundle=DIR, an exported bundle.")
     if FLAGS.image and FLAGS.mode != "animate":
         raise ValueError(f"--image goes with --mode=animate. Received: --mode={FLAGS.mode}")
+    given_clips.check_flags(FLAGS.mode, FLAGS.clip, FLAGS.content_clip, FLAGS.motion_clip, FLAGS.frames)
     if FLAGS.run_dir:
         run_directory.read_config(FLAGS.run_dir)
         if FLAGS.checkpoint != "best":
@@ -179,6 +190,30 @@ def _plan(found: Trained, pictures: video.Pixels | None) -> tuple[Any, int, int]
     return draw, number, next((columns for columns in range(side, 2 * side) if number % columns == 0), side)
 
 
+def _drawn(found: Trained, frames: int) -> Made:
+    """Clips of latents that the seed draws."""
+    from mocogan_tf import sampling
+
+    pictures = _pictures(found)
+    draw, number, columns = _plan(found, pictures)
+    draw(1 if sampling.separates(found.generator) else frames)  # What the generator cannot do ends here.
+    enlarged = None if pictures is None else video.scale_up(pictures, FLAGS.scale)
+    arrange = functools.partial(_grid, columns=columns, pictures=enlarged)
+    return number, frames, arrange, sampling.stream(found.generator, draw, frames)
+
+
+def _of_given_clips(found: Trained, frames: int, out: pathlib.Path) -> Made:
+    """Clips of the codes of clips that the flags name."""
+    from mocogan_tf import inversion
+
+    category = _category(found.categories)
+    inversion.check(found.generator, category)
+    given = given_clips.read(FLAGS.clip or [FLAGS.content_clip, FLAGS.motion_clip], found, frames)
+    arrange = functools.partial(given_clips.beside, given=video.scale_up(given, FLAGS.scale))
+    number = len(given) if FLAGS.mode == "reconstruct" else 1
+    return number, given.shape[1], arrange, given_clips.make(FLAGS.mode, found, given, category, FLAGS.seed, out)
+
+
 def _write(pieces: Iterable[video.Pixels], targets: list[Target], fps: float) -> None:
     """Writes pieces `[N, t, H, W, C]` of clips to several files at the same time."""
     with contextlib.ExitStack() as stack:
@@ -195,25 +230,21 @@ def main(argv: list[str]) -> int:
     del argv
     suffixes = _check_flags()
     with cli.quiet_start():  # TensorFlow takes seconds: whatever is wrong with the flags has been said by now.
-        from mocogan_tf import sampling
         from mocogan_tf.training import trained
 
     found = trained.open_bundle(FLAGS.bundle) if FLAGS.bundle else trained.open_run(FLAGS.run_dir, FLAGS.checkpoint)
     stride = found.generator.frame_stride
     frames = FLAGS.frames or found.config.video_length // stride * (4 if FLAGS.mode == "long" else 1)
     fps = FLAGS.fps or found.fps / stride
-    pictures = _pictures(found)
-    draw, number, columns = _plan(found, pictures)
-    draw(1 if sampling.separates(found.generator) else frames)  # What the generator cannot do ends here.
+    out = pathlib.Path(FLAGS.out)
+    made = _of_given_clips(found, frames, out) if FLAGS.mode in given_clips.MODES else _drawn(found, frames)
+    number, frames, arrange, pieces = made
     size, channels = FLAGS.scale * found.config.image_size, found.config.channels
-    enlarged = None if pictures is None else video.scale_up(pictures, FLAGS.scale)
-    arrange = functools.partial(_grid, columns=columns, pictures=enlarged)
     grid = arrange(np.zeros((number, 1, size, size, channels), np.uint8)).shape[1:]
     for suffix in suffixes:
         video.check_length(suffix, number, frames, size, size, channels)
         if suffix != ".npy":
             video.check_length(suffix, 1, frames, *grid)
-    out = pathlib.Path(FLAGS.out)
     out.mkdir(parents=True, exist_ok=True)
     targets: list[Target] = [
         (out / f"{FLAGS.mode}-{i:04d}{suffix}", (frames, size, size, channels), operator.itemgetter(i))
@@ -223,7 +254,7 @@ def main(argv: list[str]) -> int:
     targets += [
         (out / f"{FLAGS.mode}-grid{suffix}", (frames, *grid), arrange) for suffix in suffixes if suffix != ".npy"
     ]
-    pieces = (video.scale_up(piece, FLAGS.scale) for piece in sampling.stream(found.generator, draw, frames))
+    pieces = (video.scale_up(piece, FLAGS.scale) for piece in pieces)
     if number * frames * size * size * channels > video.MAX_WHOLE_BYTES:
         _write(pieces, targets, fps)
     else:  # One file after the other: many open files and encoders would be too much.

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
+import pathlib
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mocogan_tf.data.sources.layouts import one_clip
 from mocogan_tf.data.sources.readers import ClipSource, Footage, check_frame_size, file_kind, open_footage, reason
 
 # A clip is held in memory, and its record must stay below 2 GB; this is about an hour at 64x64.
@@ -91,6 +94,51 @@ def first_frame(path: str | os.PathLike[str]) -> Image.Image | None:
             return next(image for _, image in footage.frames)
     except Exception as error:  # Decoders raise anything on broken files.
         raise ValueError(f"{os.fspath(path)}: {reason(error)}") from error
+
+
+def read_given_clip(
+    path: str | pathlib.Path, image_size: int, channels: int, fps: float, num_frames: int
+) -> tuple[NDArray[np.uint8], str]:
+    """Reads the first frames of a clip at a frame rate, and fits them as the clips of a folder are.
+
+    Args:
+        path: A video file, an animation, a strip, an array of one clip, or a folder of frames.
+        image_size: Height and width of the result.
+        channels: 3 for RGB, 1 for grey.
+        fps: Frame rate, reached by repeating or leaving out frames. A clip that does not say its rate has this one.
+        num_frames: How many frames at most.
+
+    Returns:
+        uint8 `[F, image_size, image_size, C]`, and what was done, in words.
+
+    Raises:
+        ValueError: It is missing, no clip, damaged, or a single frame; one line that says which file and why.
+    """
+    options = FitOptions(image_size=image_size, channels=channels, fps=fps, source_fps=fps)
+    frames: list[NDArray[np.uint8]] = []
+    last: Image.Image | None = None
+    try:
+        source = one_clip(pathlib.Path(path))
+        footage = open_footage(source)
+        with contextlib.closing(footage.frames):
+            for image in itertools.islice(_selected(source, footage, options), num_frames):
+                frames.append(frames[-1] if image is last else fit_frame(image, options, source))
+                last = image
+        if last is None or len(frames) < 2:
+            raise ValueError("it has fewer than two frames" + f" at {fps:g} per second" * bool(footage.fps))
+    except Exception as error:  # Decoders raise anything on broken files.
+        raise ValueError(f"Cannot read the clip {path}: {reason(error)}") from error
+    name, rate = pathlib.Path(path).name or path, f"{fps:g} per second" if footage.fps else "no known rate"
+    words = f"{name}: {_what_was_done(last, image_size)}, {len(frames)} frames of it at {rate}"
+    return np.stack(frames), ", ".join([words, *footage.notes])
+
+
+def _what_was_done(image: Image.Image, image_size: int) -> str:
+    """Says how a picture or frame was fitted."""
+    side, words = min(image.size), [f"{image.width}x{image.height}"]
+    words += [f"cut to its central {side}x{side}"] * (image.width != image.height)
+    words += [f"resized to {image_size}x{image_size}"] * (side != image_size)
+    return ", ".join(words)
 
 
 def _fitted_frames(source: ClipSource, footage: Footage, options: FitOptions) -> list[NDArray[np.uint8]]:

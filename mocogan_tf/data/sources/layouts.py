@@ -113,6 +113,25 @@ def find(source: pathlib.Path, options: LayoutOptions | None = None, unpack_into
     return dataclasses.replace(found, layout=layout)
 
 
+def one_clip(path: pathlib.Path) -> ClipSource:
+    """Returns the clip that a file, or a folder of frames, is.
+
+    Raises:
+        ValueError: It is no clip, or holds several; the message goes on where the path ends.
+    """
+    if path.is_dir():
+        names = sorted((entry.name for entry in path.iterdir() if not _is_hidden(entry.name)), key=natural_key)
+        frames = tuple(name for name in names if _kind(path / name)[0] == "image")
+        if not frames:
+            raise ValueError("the folder holds no pictures")
+        return ClipSource(str(path), path.name, "frames", path.name, files=frames)
+    rejected: list[Rejected] = []
+    clips = list(_clips_among({path.name: path}, LayoutOptions(), rejected))
+    if len(clips) != 1:
+        raise ValueError(rejected[0].reason if rejected else f"it holds {len(clips)} clips, and one is needed")
+    return clips[0]
+
+
 def _grouped(clip: ClipSource, pattern: str) -> ClipSource:
     """Returns the clip in the group that the pattern finds in its name, or else in that of its layout."""
     match = re.search(pattern, clip.name)
