@@ -58,7 +58,7 @@ def animated(tmp_path_factory):
     [
         ("both", 32, {}),
         ("motion", 64, {"palette": 5, "still_background": False}),
-        ("image", 32, {"content_modulation": False, "motion_init_scale": 1.0}),
+        ("image", 32, {"motion_init_scale": 1.0}),
     ],
 )
 def test_onnx_makes_of_a_picture_what_keras_makes(category_to, image_size, changes):
