@@ -33,7 +33,7 @@ except ModuleNotFoundError as error:
         "'.[serving]' in a checkout, or pip install -r serving/requirements.txt for serving alone."
     )
 
-DEFAULT_BUNDLE = pathlib.Path("pretrained/taichi")
+DEFAULT_BUNDLES = (pathlib.Path("pretrained/taichi"), pathlib.Path("pretrained/taichi-animate"))
 
 
 def command_line() -> CommandLine:
@@ -42,8 +42,8 @@ def command_line() -> CommandLine:
     line = CommandLine("python -m serving", "Serves bundles over HTTP and, if asked to, gRPC.")
     # fmt: off
     add = line.group("start here")
-    flags.DEFINE_multi_string("bundle", None, f"A bundle, or a folder of bundles by version; {DEFAULT_BUNDLE} "
-                              "if not given", **add)
+    flags.DEFINE_multi_string("bundle", None, "A bundle, or a folder of bundles by version; may be repeated. If not "
+                              f"given: {' and '.join(map(str, DEFAULT_BUNDLES))}", **add)
     flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0 opens it to the network.", **add)
     flags.DEFINE_integer("port", 8501, "Port to listen on; 0 takes a free one.", **add)
     flags.DEFINE_integer("grpc_port", 0, "Port for TensorFlow Serving's gRPC (extra `grpc`); 0: none.", **add)
@@ -230,9 +230,10 @@ def main(argv: list[str] | None = None) -> int:
     values = line.values
     try:
         check_flags(values)
-        if not values.bundle and not DEFAULT_BUNDLE.is_dir():
-            raise ValueError(f"--bundle=DIR is needed: there is no {DEFAULT_BUNDLE} here to serve instead.")
-        serve(values, values.bundle or [str(DEFAULT_BUNDLE)])
+        bundles = values.bundle or [str(folder) for folder in DEFAULT_BUNDLES if folder.is_dir()]
+        if not bundles:
+            raise ValueError(f"--bundle=DIR is needed: there is no {DEFAULT_BUNDLES[0]} here to serve instead.")
+        serve(values, bundles)
     except (ServingError, ValueError, OSError) as error:
         print(f"python -m serving: {error}", file=sys.stderr)
         return 1

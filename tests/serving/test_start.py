@@ -63,6 +63,20 @@ def test_a_bad_flag_is_one_line_and_exit_code_2(capsys, flags, said):
     assert ended.value.code == 2 and line.startswith("python -m serving: ") and said in line
 
 
+@pytest.mark.parametrize("there", [[], ["taichi-animate"], ["taichi", "taichi-animate"]])
+def test_without_a_bundle_the_shipped_ones_that_are_there_are_served(refusal, monkeypatch, tmp_path, there):
+    def serve(values, bundles):
+        raise ValueError(f"served {' '.join(bundles)}")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("serving.__main__.serve", serve)
+    for name in there:
+        (tmp_path / "pretrained" / name).mkdir(parents=True)
+    expected = " ".join(f"pretrained/{name}" for name in there)
+    line = refusal()
+    assert line.endswith(f"served {expected}") if there else "--bundle=DIR is needed" in line
+
+
 def test_flags_may_have_their_values_after_a_space(refusal):
     assert "Received: --port=70000" in refusal("--bundle", "none", "--port", "70000")
 
