@@ -183,4 +183,6 @@ def test_the_authors_recipe_is_written_out_and_does_not_depend_on_the_profile():
     profile, preset = recipes.PROFILES["cpu"]["mocogan"], recipes.PRESETS["authors"]
     assert set(profile) - {"num_clips", "evaluate_every"} <= set(preset)
     config = Config(**{**profile, **preset})
-    assert dataclasses.replace(config, num_clips=4000, evaluate_every=1000) == Config(category_to="image", ema_decay=0.0)
+    assert dataclasses.replace(config, num_clips=4000, evaluate_every=1000) == Config(
+        category_to="image", ema_decay=0.0
+    )

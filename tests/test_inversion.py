@@ -17,7 +17,6 @@ from mocogan_tf.training import trained
 from mocogan_tf.video import to_uint8
 from tests.support import reference
 
-pytestmark = pytest.mark.core
 FRAMES = 4
 
 
@@ -54,6 +53,7 @@ def own(generator):
     return clips, *inversion.reconstruct(generator, clips, seed=0)
 
 
+@pytest.mark.core
 def test_a_search_ends_much_nearer_than_the_nearest_sample(generator, own):
     clips, found, _ = own
     samples = sampling.random_clips(generator, 96, FRAMES, seed=0)
@@ -188,6 +188,7 @@ def test_reconstruct_writes_clips_beside_given_ones_and_their_codes(generator, c
     np.testing.assert_array_equal(first, given)
 
 
+@pytest.mark.core
 def test_transfer_writes_the_clip_beside_both(animator, clips, tmp_path, monkeypatch):
     files = written(tmp_path, monkeypatch, animator, "transfer", content_clip=clips[0], motion_clip=clips[1])
     assert files == ["transfer-0000.npy", "transfer-0000.webp", "transfer-grid.webp"]

@@ -12,7 +12,6 @@ from mocogan_tf.gans.build import build_gan
 from mocogan_tf.models.generator import halved
 from tests.support.tiny import plain_descent, tiny_batch, tiny_config
 
-pytestmark = pytest.mark.core
 TASK = {"task": "image_to_video", "decoder": "fine", "content_modulation": True, "motion_init_scale": 0.1}
 
 
@@ -184,6 +183,7 @@ def test_the_average_follows_the_encoder():
         np.testing.assert_allclose(average, 2 / 11 * old + 9 / 11 * value.numpy(), atol=1e-6)
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(
     "changes",
     [
