@@ -571,6 +571,21 @@ TABLE = [
         ),
     ),
     *_of(
+        "seeds",
+        "mocogan_tf/latents.py",
+        _in("tests/test_latents.py", "test_the_seeds_of_the_page_draw_what_stands_there"),
+        (
+            "the cosine comes second",
+            "[radius * np.cos(angle), radius * np.sin(angle)]",
+            "[radius * np.sin(angle), radius * np.cos(angle)]",
+        ),
+        (
+            "another word is the category",
+            "chosen = _words(seed, STREAM_CATEGORY, clips, 0, 1)[:, 0, 0]",
+            "chosen = _words(seed, STREAM_CATEGORY, clips, 0, 1)[:, 0, 1]",
+        ),
+    ),
+    *_of(
         "pictures",
         "mocogan_tf/latents.py",
         _in("tests/test_latents.py", "test_a_seed_chooses_a_content_by_the_first_word_of_its_stream"),

@@ -1,5 +1,8 @@
 """Promises of the draw from a seed: it is a contract with every other language."""
 
+import pathlib
+import re
+
 import numpy as np
 import pytest
 
@@ -35,6 +38,23 @@ FROZEN_CODES = {
 )
 def test_philox_gives_the_known_answers_of_its_authors(counter, key, words):
     assert philox4x32(np.array(counter, np.uint32), key).tolist() == words
+
+
+def test_the_seeds_of_the_page_draw_what_stands_there():
+    page = (pathlib.Path(__file__).parents[1] / "docs" / "bundle.md").read_text()
+    rows = re.findall(r"^\| (\d[\d^ +-]*) \| `([0-9a-f ]+)` \| (.+) \| (.+) \| (.+) \| (\d) \|$", page, re.MULTILINE)
+    assert len(rows) == 4
+    spec = LatentSpec(dim_content=50, dim_motion=10, dim_category=5)
+    for written, block, *begins, category in rows:
+        power, offset = re.fullmatch(r"(?:2\^(\d+))? ?((?:[+-] )?\d*)", written).groups()
+        seed = (2 ** int(power) if power else 0) + int(offset.replace(" ", "") or 0)
+        words = philox4x32(np.array([0, 0, STREAM_CONTENT, 0], np.uint32), (seed & 0xFFFFFFFF, seed >> 32))
+        assert [f"{word:08x}" for word in words] == block.split()
+        drawn = sample_latents(spec, 1, 1, seed=seed)
+        for name, numbers in zip(("content", "motion_init", "motion_noise"), begins, strict=True):
+            expected = [float(number) for number in numbers.split()]
+            np.testing.assert_allclose(drawn[name].reshape(-1)[: len(expected)], expected, atol=1e-6)
+        assert drawn["category"].argmax() == int(category)
 
 
 def test_normals_follow_the_written_rule():
