@@ -120,6 +120,7 @@ def test_clips_of_a_folder_name_the_run_and_warnings_are_plain(tmp_path):
         (["--dataset=folder", "--data_dir=/nowhere"], ["/nowhere"]),
         (["--image_size=48"], ["32, 64 or 128", "48"]),
         (["--category_to=decoder"], ["motion|image|both", "decoder"]),
+        (["--mask_weight=0.5"], ["mask_weight=0.5", "does nothing", "still_background=False"]),
         (["--steps=many"], ["steps", "many"]),
         (["--video_batch=5", "--cpu_devices=2"], ["video_batch", "5", "2"]),
         (["taichi"], ["unexpected argument 'taichi'"]),

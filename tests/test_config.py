@@ -187,8 +187,9 @@ def test_every_field_that_may_do_nothing_is_known_here_and_stands_behind_what_it
 @pytest.mark.parametrize("name", IDLE)
 def test_a_value_that_does_nothing_is_refused_where_it_was_asked_for_and_elsewhere_becomes_the_default(name):
     values, partner = IDLE[name]
-    with pytest.raises(ValueError, match=f"`{name}=.*` does nothing: it acts only with {partner}. Received: "):
-        Config(**values)
+    for asked in (None, [name]):
+        with pytest.raises(ValueError, match=f"`{name}=.*` does nothing: it acts only with {partner}. Received: "):
+            Config(**values, asked=asked)
     rest = {other: value for other, value in values.items() if other != name}
     for found in (Config(**values, asked=()), Config(**values, asked=rest)):
         assert found == Config(**rest) and found.is_idle(name)
