@@ -76,7 +76,7 @@ def config_of(folder, cache, **changes):
         "data_dir": str(folder),
         "cache_dir": str(cache),
     }
-    return Config(**{**fields, **changes})
+    return Config(**{**fields, **changes}, asked=())
 
 
 def same_cuts(videos, dataset, clips=3):
@@ -209,7 +209,7 @@ def run(folder, clips, rounds, timed_steps, num_frames=taichi.NUM_FRAMES, image_
         config = configs[source] = config_of(folder / source, cache, image_size=image_size, **changes)
         measured = measure(config, make_dataset, rounds)
         results[source] = {epoch: {**sides, **timing.ratios(sides, OURS)} for epoch, sides in measured.items()}
-    epochs = max(1, config.steps * config.video_batch // config.num_clips)
+    epochs = max(1, config.steps * config.video_batch // {**recipes.PRESETS["plain"], **changes}["num_clips"])
     working, waiting = measure_step(configs["png shards"], timed_steps)
     step = timing.summary(working)
     slowest = {epoch: max(result[epoch][OURS]["median_s"] for result in results.values()) for epoch in (FIRST, LATER)}

@@ -2,7 +2,8 @@
 
 A run directory holds its configuration as `config.json`, and every later command reads it back from there.
 
-A field's default may depend on the model. A field that a model has no use for cannot be set for that model.
+A field's default may depend on the model. A field cannot be set where it does nothing: for a model that has no use for
+it, or beside other fields that leave it idle.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+from collections.abc import Collection
 from typing import Any, get_type_hints
 
 from mocogan_tf import IMAGE_SIZES
@@ -19,6 +21,9 @@ AUGMENTATIONS = ("colour", "translation", "cutout")  # In the order in which the
 MODELS = ("mocogan", "vgan", "tgan")
 TASKS = ("generate", "image_to_video")
 _MOCOGAN = ("mocogan",)
+_FINE_MODULATED = ("decoder=fine", "content_modulation")
+_MASKED = ("still_background", "mask_weight")
+_OFF = (False, "", "none")  # Values, beside 0, with which a field counts as off.
 _SIZES = f"{', '.join(map(str, IMAGE_SIZES[:-1]))} or {IMAGE_SIZES[-1]}"
 # Groups of fields, each by the field that it begins with.
 SECTIONS = {
@@ -39,6 +44,8 @@ def _opt(
     minimum: float | None = None,
     below: float | None = None,
     only: tuple[str, ...] = MODELS,
+    needs: tuple[str, ...] = (),
+    acts_with: tuple[str, ...] = (),
     **by_model: Any,
 ) -> Any:
     """Declares a field of `Config`.
@@ -48,10 +55,14 @@ def _opt(
         help: Text of the flag's help.
         choices, minimum, below: Bounds.
         only: Models that have the field.
+        needs: Conditions without which a value other than the default is refused: the name of a field that must be on,
+            `name=value`, `no name`, or several of these with `or` between them.
+        acts_with: Conditions without which the field does nothing. Then it has its default.
         **by_model: Defaults of single models.
     """
     defaults = {model: by_model.get(model, default) for model in MODELS}
     notes = [f"{' and '.join(only)} only"] * (only != MODELS)
+    notes += [f"acts only with {' and '.join(acts_with)}"] * bool(acts_with)
     notes += [f"{model}: {defaults[model]}" for model in only if defaults[model] != default]
     metadata = {
         "help": help + (f" [{'; '.join(notes)}]" if notes else ""),
@@ -60,6 +71,8 @@ def _opt(
         "minimum": minimum,
         "below": below,
         "only": only,
+        "needs": needs,
+        "acts_with": acts_with,
         "defaults": defaults,
     }
     # None stands for a default that depends on the model, until the model is known.
@@ -70,15 +83,21 @@ def _opt(
 class Config:
     """Everything that decides what a run computes.
 
+    Args:
+        asked: Names of the fields that were asked for; None: all. If a value does nothing beside the others, it is an
+            error where it was asked for, and becomes the default where it was not, as in a profile.
+
     Raises:
-        ValueError: A field is out of its range, or two fields contradict each other.
+        ValueError: A field is out of its range, does nothing, or contradicts another.
     """
+
+    asked: dataclasses.InitVar[Collection[str] | None] = None
 
     # Data.
     dataset: str = _opt("taichi", "Name of the data set; `folder` for your own clips.")
     data_dir: str = _opt("", "Folder or URI of the clips. Empty: the set is rendered, if this project can render it.")
     cache_dir: str = _opt("", "Folder that keeps decoded and rendered clips. Empty: the user's cache folder.")
-    num_clips: int = _opt(4000, "Number of clips to render, for a rendered set.", minimum=1)
+    num_clips: int = _opt(4000, "Number of clips to render, for a rendered set.", minimum=1, acts_with=("no data_dir",))
     image_size: int = _opt(64, f"Height and width of a frame: {_SIZES}.")
     channels: int = _opt(3, "Colour channels: 3, or 1 for grey.")
     video_length: int = _opt(16, "Frames per clip, T.", minimum=4, vgan=32)
@@ -92,6 +111,8 @@ class Config:
         "into content and a clip begins with. image_to_video needs decoder=fine and content_modulation.",
         choices=TASKS,
         only=_MOCOGAN,
+        # Without modulation most of a picture's code does not reach the figure.
+        needs=_FINE_MODULATED,
     )
     dim_content: int = _opt(
         50,
@@ -116,6 +137,7 @@ class Config:
         "or both.",
         choices=("motion", "image", "both"),
         only=_MOCOGAN,
+        acts_with=("dim_category",),
     )
     update_gate_bias: float = _opt(
         0.0,
@@ -145,6 +167,7 @@ class Config:
         "Height of the smallest maps that content_modulation scales. Coarse maps decide on the pose: from 16 on, all "
         "contents share their poses.",
         only=_MOCOGAN,
+        acts_with=("content_modulation",),
     )
     decoder: str = _opt(
         "dcgan",
@@ -157,6 +180,7 @@ class Config:
         "Give each clip one still background, drawn from its content alone, behind what moves (VGAN's composition). "
         "For clips of a camera that does not move. Needs decoder=fine.",
         only=_MOCOGAN,
+        needs=("decoder=fine",),
     )
     palette: int = _opt(
         0,
@@ -164,6 +188,7 @@ class Config:
         "changes them; 8 helps short trainings. 0: any colours. Needs decoder=fine and content_modulation.",
         minimum=0,
         only=_MOCOGAN,
+        needs=_FINE_MODULATED,
     )
     ngf: int = _opt(
         64, "Filters of the generator's last hidden layer (TGAN, fine decoder: the last but one).", minimum=1
@@ -196,15 +221,21 @@ class Config:
         "averaged and generated ones taken from inside the decoder. Half needs decoder=fine.",
         choices=("full", "half"),
         only=_MOCOGAN,
+        needs=("decoder=fine",),
     )
     image_frames: int = _opt(
-        1, "Number of random frames of a clip that the image discriminator sees together.", minimum=1, only=_MOCOGAN
+        1,
+        "Number of random frames of a clip that the image discriminator sees together.",
+        minimum=1,
+        only=_MOCOGAN,
+        acts_with=("image_discriminator",),
     )
     early_frames: bool = _opt(
         False,
         "Show the image discriminator the early frames of generated clips more often; a quarter are first "
         "frames, which come out worst otherwise.",
         only=_MOCOGAN,
+        acts_with=("image_discriminator",),
     )
     noise_sigma: float = _opt(
         0.1,
@@ -225,18 +256,29 @@ class Config:
         vgan="none",
         tgan="none",
     )
-    category_weight: float = _opt(1.0, "Weight of the category loss, the paper's lambda.", minimum=0, only=_MOCOGAN)
+    category_weight: float = _opt(
+        1.0,
+        "Weight of the category loss, the paper's lambda.",
+        minimum=0,
+        only=_MOCOGAN,
+        acts_with=("category_loss", "dim_category"),
+    )
     r1_image: float = _opt(
         0.0,
         "Weight of the R1 penalty on the image discriminator (Mescheder et al. 2018); 0: off.",
         minimum=0,
         only=_MOCOGAN,
+        acts_with=("image_discriminator",),
     )
     r1_video: float = _opt(
         0.0, "Weight of the R1 penalty on the video discriminator; 0: off.", minimum=0, only=_MOCOGAN
     )
     r1_every: int = _opt(
-        16, "Steps between two R1 penalties; each is multiplied by this number.", minimum=1, only=_MOCOGAN
+        16,
+        "Steps between two R1 penalties; each is multiplied by this number.",
+        minimum=1,
+        only=_MOCOGAN,
+        acts_with=("r1_image or r1_video",),
     )
     label_smoothing: float = _opt(
         0.0,
@@ -259,9 +301,10 @@ class Config:
     )
     mask_weight: float = _opt(
         0.1,
-        "Weight of the sparsity penalty: the mean of the foreground mask, if the model has one.",
+        "Weight of the sparsity penalty: the mean of the foreground mask, which VGAN always has.",
         minimum=0,
         only=("mocogan", "vgan"),
+        acts_with=("still_background",),
     )
     mask_steps: int = _opt(
         0,
@@ -269,6 +312,7 @@ class Config:
         "thin. 0: it stays.",
         minimum=0,
         only=_MOCOGAN,
+        acts_with=_MASKED,
     )
     mask_allowance: float = _opt(
         0.0,
@@ -276,13 +320,15 @@ class Config:
         minimum=0,
         below=1,
         only=_MOCOGAN,
+        acts_with=_MASKED,
     )
     reconstruct_weight: float = _opt(
         10.0,
-        "With task=image_to_video: weight of three mean absolute differences: of first frames to their pictures, of "
-        "rebuilt frames of real clips, and of found poses.",
+        "Weight of three mean absolute differences: of first frames to their pictures, of rebuilt frames of real "
+        "clips, and of found poses.",
         minimum=0,
         only=_MOCOGAN,
+        acts_with=("task=image_to_video",),
     )
     clip_every: int = _opt(
         5, "Steps between two clippings of the singular values of TGAN's critic.", minimum=1, only=("tgan",)
@@ -306,13 +352,18 @@ class Config:
         "coupled",
         "Add weight decay to the gradient (`coupled`, as the authors) or to the update (`decoupled`, AdamW).",
         choices=("coupled", "decoupled"),
+        acts_with=("weight_decay",),
     )
     ema_decay: float = _opt(
         0.999, "Decay of the generator's moving average, which is warmed up; 0: off.", minimum=0, below=1
     )
     steps: int = _opt(100_000, "Training steps in total.", minimum=1)
     image_batch: int = _opt(
-        32, "Images per step, over all devices, for the image discriminator.", minimum=1, only=_MOCOGAN
+        32,
+        "Images per step, over all devices, for the image discriminator.",
+        minimum=1,
+        only=_MOCOGAN,
+        acts_with=("image_discriminator",),
     )
     video_batch: int = _opt(32, "Clips per step, over all devices.", minimum=1, vgan=64)
     seed: int = _opt(0, "Seed of everything that is random.", minimum=0, below=2**32)
@@ -342,7 +393,7 @@ class Config:
     evaluate_every: int = _opt(1000, "Steps between two scores of the generator; 0: never.", minimum=0)
     best_metric: str = _opt("auto", "Score that chooses the best checkpoint; `auto`: rank in distance, texture, class.")
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, asked: Collection[str] | None) -> None:
         fields = {field.name: field for field in dataclasses.fields(self)}
         _check_field("model", self.model, fields["model"].metadata)
         for name, field in fields.items():
@@ -353,6 +404,16 @@ class Config:
             _check_field(name, value, field.metadata)
             if self.model not in field.metadata["only"] and value != default:
                 raise ValueError(f"`{name}` does not apply to model={self.model}. Received: {name}={value}")
+        for name, field in fields.items():  # In an order in which what a field depends on comes first.
+            default, value = field.metadata["defaults"][self.model], getattr(self, name)
+            if value == default:
+                continue
+            if missing := self._missing(field.metadata["needs"]):
+                raise ValueError(f"`{name}={value}` needs {missing}")
+            if missing := self._missing(field.metadata["acts_with"]):
+                if asked is None or name in asked:
+                    raise ValueError(f"`{name}={value}` does nothing: it acts only with {missing}")
+                object.__setattr__(self, name, default)
         if self.image_size not in IMAGE_SIZES:
             raise ValueError(f"`image_size` must be {_SIZES}. Received: image_size={self.image_size}")
         if self.channels not in (1, 3):
@@ -367,24 +428,12 @@ class Config:
             raise ValueError(
                 f"`augment` is a comma-separated choice of {', '.join(AUGMENTATIONS)}. Received: augment={self.augment}"
             )
-        for name, value in (("task", "image_to_video"), ("still_background", True), ("video_size", "half")):
-            if getattr(self, name) == value and self.decoder != "fine":
-                raise ValueError(f"`{name}={value}` needs decoder=fine. Received: decoder={self.decoder}")
-        if self.task == "image_to_video" and not self.content_modulation:
-            raise ValueError(
-                "`task=image_to_video` needs content_modulation: without it most of a picture's code does not reach "
-                f"the figure. Received: content_modulation={self.content_modulation}"
-            )
-        heights = [4 * 2**i for i in range(IMAGE_SIZES.index(self.image_size) + 4)]
+        # DCGAN's decoder has no hidden map of full height.
+        heights = [4 * 2**i for i in range(IMAGE_SIZES.index(self.image_size) + 3 + (self.decoder == "fine"))]
         if self.modulate_from not in heights:
             raise ValueError(
                 f"`modulate_from` must be one of {', '.join(map(str, heights))}, the heights of the decoder's maps. "
                 f"Received: modulate_from={self.modulate_from}"
-            )
-        if self.palette and not (self.decoder == "fine" and self.content_modulation):
-            raise ValueError(
-                f"`palette` needs decoder=fine and content_modulation. Received: palette={self.palette}, "
-                f"decoder={self.decoder}, content_modulation={self.content_modulation}"
             )
         if self.image_frames > self.video_length:
             raise ValueError(
@@ -395,6 +444,27 @@ class Config:
             raise ValueError(
                 f"`category_loss` must be none (or auto) when dim_category=0. Received: {self.category_loss}"
             )
+
+    def _missing(self, conditions: tuple[str, ...]) -> str:
+        """Says which conditions do not hold, and the values of their fields; "" if all that the model has do."""
+        failed, received = [], []
+        for condition in conditions:
+            terms = condition.split(" or ")
+            names = [term.removeprefix("no ").partition("=")[0] for term in terms]
+            if set(names) <= set(fields_of(self.model)) and not any(map(self._holds, terms)):
+                failed.append(condition)
+                received += [f"{name}={getattr(self, name)}" for name in names]
+        return f"{' and '.join(failed)}. Received: {', '.join(received)}" if failed else ""
+
+    def _holds(self, term: str) -> bool:
+        name, equal, wanted = term.removeprefix("no ").partition("=")
+        value = getattr(self, name)
+        return (value == wanted if equal else value not in _OFF) != term.startswith("no ")
+
+    def is_idle(self, name: str) -> bool:
+        """Whether a field does nothing beside the others."""
+        metadata = {field.name: field.metadata for field in dataclasses.fields(self)}
+        return bool(self._missing(metadata[name]["acts_with"]))
 
     @property
     def augmentations(self) -> tuple[str, ...]:
@@ -432,7 +502,7 @@ class Config:
                 f"`category_loss=supervised` needs clips of {dim} categories (dim_category); these have "
                 f"{num_categories}. Set dim_category={num_categories}, or category_loss=infogan."
             )
-        return dataclasses.replace(self, dim_category=dim, category_loss=loss)
+        return dataclasses.replace(self, dim_category=dim, category_loss=loss, asked=())
 
     def to_json(self) -> str:
         """Returns the configuration as indented JSON: the fields that the model has, in the order of this class."""
@@ -441,7 +511,9 @@ class Config:
 
     @classmethod
     def from_json(cls, path: str | pathlib.Path) -> Config:
-        """Reads a configuration that `to_json` wrote. A field that an older version lacked takes its default.
+        """Reads a configuration that `to_json` wrote.
+
+        A field that an older version lacked takes its default, and so does one that does nothing.
 
         Raises:
             ValueError: The file is missing, is no JSON object, or has unknown fields.
@@ -456,7 +528,7 @@ class Config:
             raise ValueError(f"Cannot read the configuration {path}: {error}") from error
         if unknown:
             raise ValueError(f"The configuration {path} has unknown fields: {', '.join(unknown)}.")
-        return cls(**values)
+        return cls(**values, asked=())
 
 
 def fields_of(model: Any) -> list[str]:

@@ -195,7 +195,7 @@ def configuration(profile: str, preset: str, given: Values) -> Config:
         given: Values by the name of their field.
 
     Raises:
-        ValueError: As `Config`; or a value is given that the model has no use for.
+        ValueError: As `Config`, for what is given; or a value is given that the model has no use for.
     """
     chosen = PRESETS[preset]
     model = given.get("model", "mocogan")
@@ -205,7 +205,7 @@ def configuration(profile: str, preset: str, given: Values) -> Config:
         if name not in fields_of(model):
             raise ValueError(f"--{name} does not apply to --model={model}. Leave it out.")
     task = TASK_VALUES.get(given.get("task", "generate"), {})  # `Config` refuses unknown ones.
-    return Config(**{**PROFILES[profile][model], **task, **chosen, **given})
+    return Config(**{**PROFILES[profile][model], **task, **chosen, **given}, asked=given)
 
 
 def command(config: Config) -> str:
@@ -216,6 +216,7 @@ def command(config: Config) -> str:
     left = {"dataset", "model", "data_dir", "cache_dir", "precision"}
     if config.category_loss == "supervised":
         left |= {"dim_category", "category_loss"}  # Both follow from the clips' labels.
+    left |= {name for name in fields_of(config.model) if config.is_idle(name)}
     values = {name: getattr(config, name) for name in fields_of(config.model) if name not in left}
     start = {"model": config.model, **({"task": config.task} if config.task != TASKS[0] else {})}
     candidates = []

@@ -183,6 +183,27 @@ TABLE = [
         ("Ctrl-C ends with 0", "signal.SIGINT: 130,", "signal.SIGINT: 0,"),
     ),
     *_of(
+        "options that do nothing",
+        "mocogan_tf/config.py",
+        _in(
+            "tests/test_config.py",
+            "test_a_value_that_does_nothing_is_refused_where_it_was_asked_for_and_elsewhere_becomes_the_default",
+            "test_a_value_that_does_something_is_kept",
+            "test_a_flag_that_leaves_a_profiles_values_idle_needs_no_other_flag",
+            "test_a_run_whose_file_holds_idle_values_is_read_and_goes_on",
+        ),
+        ("a flag of them is taken", "if asked is None or name in asked:", "if asked is None:"),
+        ("a profile's are refused", "if asked is None or name in asked:", "if True:"),
+        ("an old file's are refused", "return cls(**values, asked=())", "return cls(**values)"),
+        (
+            "clips without labels refuse a profile's category_to",
+            "category_loss=loss, asked=())",
+            "category_loss=loss)",
+        ),
+        ("a mask without weight has steps", '"still_background", "mask_weight")', '"still_background",)'),
+        ("VGAN has no mask", "if set(names) <= set(fields_of(self.model)) and not", "if not"),
+    ),
+    *_of(
         "resume",
         "mocogan_tf/config.py",
         _in(PARTS, "test_a_run_goes_on_only_with_what_decides_its_method_unchanged"),

@@ -90,7 +90,7 @@ def test_clips_of_a_folder_name_the_run_and_warnings_are_plain(tmp_path):
         frames = frames[:2] if name == "d" else frames  # Too short: a warning.
         (tmp_path / "own").mkdir(exist_ok=True)
         np.save(tmp_path / "own" / f"{name}.npy", frames)
-    flags = [flag for flag in TINY if not flag.startswith("--dataset")]
+    flags = [flag for flag in TINY if not flag.startswith(("--dataset", "--num_clips"))]
     flags += [f"--data_dir={tmp_path}/own", f"--cache_dir={tmp_path}/cache", "--steps=1", "--every_nth=1"]
     flags += ["--image_batch=2", "--video_batch=2"]
 
@@ -120,6 +120,7 @@ def test_clips_of_a_folder_name_the_run_and_warnings_are_plain(tmp_path):
         (["--dataset=folder", "--data_dir=/nowhere"], ["/nowhere"]),
         (["--image_size=48"], ["32, 64 or 128", "48"]),
         (["--category_to=decoder"], ["motion|image|both", "decoder"]),
+        (["--mask_weight=0.5"], ["mask_weight=0.5", "does nothing", "still_background=False"]),
         (["--steps=many"], ["steps", "many"]),
         (["--video_batch=5", "--cpu_devices=2"], ["video_batch", "5", "2"]),
         (["taichi"], ["unexpected argument 'taichi'"]),

@@ -9,6 +9,7 @@ import pytest
 
 from mocogan_tf import recipes
 from mocogan_tf.config import FREE_ON_RESUME, MODELS, Config, differences
+from mocogan_tf.training import run_directory
 
 pytestmark = pytest.mark.core
 
@@ -26,11 +27,12 @@ def test_json_round_trip(tmp_path):
         ("paper", {"model": "tgan", "dataset": "folder", "data_dir": "/clips", "sync_batch_norm": False, "seed": 7}),
         ("smoke", {"model": "mocogan", "dim_category": 4, "category_loss": "infogan", "augment": "cutout"}),
         ("cpu", {"model": "mocogan", "dataset": "shapes", "dim_category": 0, "category_loss": "none"}),
-        ("paper", {"model": "mocogan", **recipes.TASK_VALUES["image_to_video"], "reconstruct_weight": 5.0}),
+        ("cpu", {"model": "mocogan", "still_background": False, "image_discriminator": "none"}),
+        ("paper", {"model": "mocogan", "task": "image_to_video", "reconstruct_weight": 5.0}),
     ],
 )
 def test_the_command_of_a_configuration_gives_it_again(profile, changes):
-    config = Config(**{**recipes.PROFILES[profile][changes["model"]], **changes})
+    config = recipes.configuration(profile, "none", changes)
     words = recipes.command(config.resolve_categories(2)).removeprefix("python train.py ").replace("CLIPS", "/clips")
     # In a process of its own: absl's flags are defined once.
     code = (
@@ -71,8 +73,9 @@ def test_a_file_that_is_no_configuration_is_refused(content, tmp_path):
         {"task": "image_to_video", "decoder": "fine"},  # Without content_modulation.
         {"still_background": True},  # With the paper's decoder.
         {"palette": 8},
-        {"modulate_from": 12},
-        {"modulate_from": 64, "image_size": 32},
+        {"content_modulation": True, "modulate_from": 12},
+        {"content_modulation": True, "modulate_from": 64, "image_size": 32},
+        {"content_modulation": True, "modulate_from": 64},  # The paper's decoder has no hidden map of that height.
         {"mask_allowance": 1.0},
         {"video_size": "half"},
         {"final_rate": -0.1},
@@ -152,6 +155,102 @@ def test_an_option_of_another_model_is_refused(wrong):
         Config(**wrong)
 
 
+# By field: values with which it does nothing, and what it would act with.
+IDLE = {
+    "num_clips": ({"num_clips": 500, "data_dir": "/clips"}, "no data_dir"),
+    "category_to": ({"category_to": "both", "dim_category": 0}, "dim_category"),
+    "modulate_from": ({"modulate_from": 16}, "content_modulation"),
+    "image_frames": ({"image_frames": 2, "image_discriminator": "none"}, "image_discriminator"),
+    "early_frames": ({"early_frames": True, "image_discriminator": "none"}, "image_discriminator"),
+    "category_weight": ({"category_weight": 2.0, "category_loss": "none"}, "category_loss"),
+    "r1_image": ({"r1_image": 1.0, "image_discriminator": "none"}, "image_discriminator"),
+    "r1_every": ({"r1_every": 8}, "r1_image or r1_video"),
+    "mask_weight": ({"mask_weight": 1.0}, "still_background"),
+    "mask_steps": ({"mask_steps": 9, "decoder": "fine", "still_background": True, "mask_weight": 0.0}, "mask_weight"),
+    "mask_allowance": ({"mask_allowance": 0.3}, "still_background"),
+    "reconstruct_weight": ({"reconstruct_weight": 5.0}, "task=image_to_video"),
+    "weight_decay_mode": ({"weight_decay_mode": "decoupled", "weight_decay": 0.0}, "weight_decay"),
+    "image_batch": ({"image_batch": 8, "image_discriminator": "none"}, "image_discriminator"),
+}
+
+
+def test_every_field_that_may_do_nothing_is_known_here_and_stands_behind_what_it_acts_with():
+    conditions = {field.name: " ".join(field.metadata["acts_with"]) for field in dataclasses.fields(Config)}
+    assert {name for name, condition in conditions.items() if condition} == set(IDLE)
+    # A value that gives way to its default must have done so before others depend on it.
+    before = set()
+    for name, condition in conditions.items():
+        assert set(IDLE) & set(condition.split()) <= before
+        before.add(name)
+
+
+@pytest.mark.parametrize("name", IDLE)
+def test_a_value_that_does_nothing_is_refused_where_it_was_asked_for_and_elsewhere_becomes_the_default(name):
+    values, partner = IDLE[name]
+    for asked in (None, [name]):
+        with pytest.raises(ValueError, match=f"`{name}=.*` does nothing: it acts only with {partner}. Received: "):
+            Config(**values, asked=asked)
+    rest = {other: value for other, value in values.items() if other != name}
+    for found in (Config(**values, asked=()), Config(**values, asked=rest)):
+        assert found == Config(**rest) and found.is_idle(name)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"mask_weight": 1.0, "model": "vgan"},  # Which has a mask always.
+        {"mask_weight": 1.0, "mask_steps": 9, "still_background": True, "decoder": "fine"},
+        {"r1_every": 8, "r1_video": 1.0, "discriminator_norm": "none"},
+        {"category_to": "both", "category_weight": 2.0},  # Clips may have labels.
+        {"num_clips": 500},
+        {"mask_weight": 0.1, "reconstruct_weight": 10},  # The defaults.
+    ],
+)
+def test_a_value_that_does_something_is_kept(values):
+    config = Config(**values)
+    assert {name: getattr(config, name) for name in values} == values
+
+
+@pytest.mark.parametrize("preset", ["none", "plain", "authors"])
+@pytest.mark.parametrize("profile", recipes.PROFILES)
+@pytest.mark.parametrize(
+    "ablation",
+    [
+        {"still_background": False},
+        {"content_modulation": False},
+        {"image_discriminator": "none"},
+        {"category_loss": "none", "dim_category": 0},
+        {"data_dir": "/clips"},
+        {"mask_weight": 0.0, "decoder": "fine", "still_background": True},
+        {"decoder": "dcgan", "still_background": False, "video_size": "full"},
+    ],
+    ids=str,
+)
+def test_a_flag_that_leaves_a_profiles_values_idle_needs_no_other_flag(profile, preset, ablation):
+    config = recipes.configuration(profile, preset, ablation)
+    assert {name: getattr(config, name) for name in ablation} == ablation
+    defaults = Config()
+    for name in IDLE:
+        assert not config.is_idle(name) or getattr(config, name) == getattr(defaults, name)
+
+
+def test_a_flag_that_does_nothing_is_refused_on_every_profile():
+    for profile in recipes.PROFILES:
+        with pytest.raises(ValueError, match="mask_weight=0.5.*still_background=False"):
+            recipes.configuration(profile, "none", {"still_background": False, "mask_weight": 0.5})
+
+
+def test_a_run_whose_file_holds_idle_values_is_read_and_goes_on(tmp_path):
+    """As an older version wrote it for `--profile=cpu --nostill_background` and clips without labels."""
+    new = recipes.configuration("cpu", "none", {"still_background": False})
+    of_clips = {"dim_category": 0, "category_loss": "none"}
+    idle = {"mask_weight": 0.2, "mask_steps": 1000, "category_to": "both"}
+    (tmp_path / "config.json").write_text(json.dumps({**json.loads(new.to_json()), **of_clips, **idle}))
+    old = Config.from_json(tmp_path / "config.json")
+    assert old == new.resolve_categories(0) and old.category_to == "motion"
+    run_directory.check(tmp_path, new, "auto")
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_a_file_holds_what_the_model_has_and_nothing_else(model, tmp_path):
     config = Config(model=model, ngf=8).resolve_categories(2)
@@ -173,7 +272,7 @@ def test_a_file_older_than_an_option_means_its_default(tmp_path):
 
 
 def test_the_plain_recipe_is_written_out():
-    assert set(recipes.PROFILES["cpu"]["mocogan"]) - {"evaluate_every"} <= set(recipes.PRESETS["plain"])
+    assert set(recipes.PROFILES["cpu"]["mocogan"]) - FREE_ON_RESUME <= set(recipes.PRESETS["plain"])
     config = Config(**{**recipes.PROFILES["cpu"]["mocogan"], **recipes.PRESETS["plain"]})
     assert (config.decoder, config.image_discriminator, config.video_size) == ("dcgan", "patch", "full")
     assert (config.ngf, config.ndf, config.steps, config.r1_video) == (24, 24, 5000, 2.0)
@@ -181,8 +280,6 @@ def test_the_plain_recipe_is_written_out():
 
 def test_the_authors_recipe_is_written_out_and_does_not_depend_on_the_profile():
     profile, preset = recipes.PROFILES["cpu"]["mocogan"], recipes.PRESETS["authors"]
-    assert set(profile) - {"num_clips", "evaluate_every"} <= set(preset)
+    assert set(profile) - {"num_clips"} - FREE_ON_RESUME <= set(preset)
     config = Config(**{**profile, **preset})
-    assert dataclasses.replace(config, num_clips=4000, evaluate_every=1000) == Config(
-        category_to="image", ema_decay=0.0
-    )
+    assert differences(dataclasses.replace(config, num_clips=4000), Config(category_to="image", ema_decay=0.0)) == []

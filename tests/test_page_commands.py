@@ -1,11 +1,12 @@
 """The commands that the pages show are taken by the programs that they name, and the Python beside them compiles."""
 
+import json
 import re
 import shlex
 
 import pytest
 
-from tests.support.commands import ROOT, run
+from tests.support.commands import ROOT, run, start
 from tests.test_pages import PAGES
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -83,6 +84,37 @@ def test_a_command_of_the_pages_is_taken(words):
         check_flags(program, own.splitlines())
         if training:
             check_flags("train.py", training.splitlines())
+
+
+# Prints the trainings that no profile takes; `--help` forgives flags that contradict each other.
+CONFIGURE = """
+import json, sys
+from absl import flags
+from mocogan_tf import cli
+from mocogan_tf.commands import train
+train._define_flags()
+for flag in json.loads(sys.argv[1]):
+    flags.FLAGS.unparse_flags()
+    for name in flags.FLAGS:
+        flags.FLAGS[name].unparse()
+    flags.FLAGS(["train.py", *flag])
+    for profile in ("cpu", "paper") if flags.FLAGS.profile == "auto" else (flags.FLAGS.profile,):
+        try:
+            cli.config_from_flags(profile)
+        except ValueError as error:
+            print(profile, *flag, error)
+"""
+
+
+def test_the_trainings_of_the_pages_have_a_configuration_on_every_profile_that_may_be_taken():
+    trainings = []
+    for words in SHOWN:
+        after = "train.py" if "train.py" in words else "--"
+        if words[0] == "python" and after in words:
+            given = words[words.index(after) + 1 :]
+            trainings.append([re.sub("=[A-Z]$", "=1", word) for word in given if word != "--help"])
+    assert len(trainings) > 20
+    assert start("-c", CONFIGURE, json.dumps(trainings)).communicate() == ("", "")
 
 
 @pytest.mark.parametrize("words", [words for words in SHOWN if words[0] == "pip"], ids=title)

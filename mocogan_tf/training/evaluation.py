@@ -89,7 +89,7 @@ def material_of(trained: Trained, *, num_videos: int, seed: int, data_dir: str =
         cache_dir: Folder of decoded clips and networks, if it is not that of the configuration.
     """
     moved: dict[str, Any] = {name: value for name, value in (("data_dir", data_dir), ("cache_dir", cache_dir)) if value}
-    config = compared(dataclasses.replace(trained.config, **moved), trained.generator.frame_stride)
+    config = compared(dataclasses.replace(trained.config, **moved, asked=()), trained.generator.frame_stride)
     return Material(
         config,
         num_videos=num_videos,

@@ -69,7 +69,8 @@ def check(run_dir: RunDir, config: Config, resume: str) -> None:
     if (pathlib.Path(run_dir) / CONFIG).exists():
         old = read_config(run_dir)
         # These two follow from the clips, and are compared once those are known.
-        _compare(run_dir, old, dataclasses.replace(config, **{name: getattr(old, name) for name in _FROM_CLIPS}))
+        of_clips: dict[str, Any] = {name: getattr(old, name) for name in _FROM_CLIPS}
+        _compare(run_dir, old, dataclasses.replace(config, **of_clips, asked=()))
 
 
 def check_clips(run_dir: RunDir, config: Config, videos: VideoSet, allow_changed_data: bool = False) -> None:

@@ -95,7 +95,7 @@ def open_bundle(bundle: str | pathlib.Path) -> Trained:
         described = json.loads((folder / "bundle.json").read_text())
         saved_model = folder / described["files"]["saved_model"] / str(described["version"])
         provenance = described["provenance"]
-        config = Config(**provenance["config"])
+        config = Config(**provenance["config"], asked=())
         step, fps, categories = provenance["step"], described["fps"], tuple(provenance["data"]["categories"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{bundle} is no bundle that `python -m export` wrote: {error!r}") from error

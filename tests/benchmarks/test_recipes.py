@@ -61,4 +61,4 @@ def test_every_flag_of_a_setting_changes_something(setting):
         values = {name: type(getattr(changed, name))(text) if text else True for name, text in given.items()}
         for name, value in values.items():
             assert getattr(changed, name) != value, name
-        changed = dataclasses.replace(changed, **values)
+        changed = dataclasses.replace(changed, **values, asked=values)

@@ -20,7 +20,7 @@ def make_config(tmp_path):
         defaults = dict(
             dataset="folder", image_size=32, video_length=4, every_nth=2, image_batch=6, video_batch=4, num_clips=8
         )
-        return Config(**{**defaults, "cache_dir": str(tmp_path / "cache"), **fields})
+        return Config(**{**defaults, "cache_dir": str(tmp_path / "cache"), **fields}, asked=fields)
 
     return make
 

@@ -22,7 +22,7 @@ TINY = {
 
 def tiny_config(num_categories=2, **changes):
     """Returns a resolved `Config` of the tiny networks."""
-    return Config(**{**TINY, **changes}).resolve_categories(num_categories)
+    return Config(**{**TINY, **changes}, asked=changes).resolve_categories(num_categories)
 
 
 def baseline_config(model, **changes):

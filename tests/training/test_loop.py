@@ -261,7 +261,7 @@ def test_several_steps_per_execution_end_at_the_step_asked_for(config, tmp_path)
 def built_optimizers(**changes):
     """The model of a configuration whose optimizer settings all differ from the defaults, and its optimizers."""
     settings = {"learning_rate": 1e-3, "learning_rate_d": 3e-3, "beta_1": 0.3, "beta_2": 0.7, "weight_decay": 0.02}
-    gan = build.build_gan(Config(**{**TINY, **settings, **changes}).resolve_categories(2))
+    gan = build.build_gan(Config(**{**TINY, **settings, **changes}, asked=changes).resolve_categories(2))
     return gan, {
         "generator": gan.g_optimizer,
         "image_discriminator": gan.d_image_optimizer,
@@ -302,6 +302,6 @@ def test_step_sizes_warm_up_and_the_video_discriminators_is_its_own():
 
 @pytest.mark.core
 def test_no_decay_and_no_image_discriminator_leave_nothing_behind():
-    gan, optimizers = built_optimizers(weight_decay=0.0, weight_decay_mode="decoupled", image_discriminator="none")
+    gan, optimizers = built_optimizers(weight_decay=0.0, image_discriminator="none")
     assert gan.weight_decay == 0.0 and optimizers["image_discriminator"] is None
     assert optimizers["generator"].weight_decay is None and optimizers["video_discriminator"].weight_decay is None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import types
 
 import numpy as np
@@ -11,7 +12,8 @@ import tensorflow as tf
 from mocogan_tf import sampling
 from mocogan_tf.config import Config, differences
 from mocogan_tf.data.cache import VideoSet
-from mocogan_tf.training import callbacks, loop, run_directory, warnings
+from mocogan_tf.training import callbacks, evaluation, loop, run_directory, trained, warnings
+from tests.support.commands import ROOT
 from tests.support.tiny import TINY
 
 pytestmark = pytest.mark.core
@@ -49,6 +51,17 @@ def test_a_runs_clips_are_slower_than_the_videos_by_the_frames_left_out(tmp_path
     assert samples.fps == 4.0
     with run_directory.claim(tmp_path / "run", config, run.videos, run.fps):
         assert run_directory.read_data(tmp_path / "run")["fps"] == 4.0
+
+
+def test_a_bundle_whose_configuration_holds_an_idle_value_is_read_and_scored_on_other_clips(tmp_path):
+    bundle = shutil.copytree(ROOT / "pretrained" / "shapes", tmp_path / "bundle")
+    described = json.loads((bundle / "bundle.json").read_text())
+    described["provenance"]["config"].update(mask_weight=0.2, num_clips=2000)
+    (bundle / "bundle.json").write_text(json.dumps(described))
+    found = trained.open_bundle(bundle)
+    assert (found.config.mask_weight, found.config.num_clips) == (0.1, 2000)
+    material = evaluation.material_of(found, num_videos=4, seed=0, data_dir="/clips")
+    assert material.config.data_dir == "/clips"
 
 
 class Ended(Exception):

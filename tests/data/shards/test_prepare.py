@@ -384,7 +384,7 @@ def test_the_suggested_command_trains_on_every_clip(tmp_path, make_config, lengt
     assert command == f"python train.py --dataset=folder --data_dir='{tmp_path}/my out' --image_size=32{flags}"
     given = dict(word.removeprefix("--").split("=") for word in flags.split())
     config = make_config(**{"video_length": 16, "every_nth": 2, **{name: int(text) for name, text in given.items()}})
-    videos = open_videos(dataclasses.replace(config, data_dir=str(tmp_path / "my out")))
+    videos = open_videos(dataclasses.replace(config, data_dir=str(tmp_path / "my out"), asked=()))
     assert len(videos) == len(lengths)
 
 

@@ -102,7 +102,7 @@ def test_shards_stream_over_http(prepared, web, make_config):
 @needs_tensorflow_io
 def test_training_streams_its_clips_over_http(prepared, web, tmp_path):
     changes = {"dataset": "folder", "data_dir": f"{web}/out", "cache_dir": str(tmp_path / "cache"), "steps": 2}
-    assert loop.train(Config(**{**TINY, **changes, "log_every": 1}), tmp_path / "run") == 0
+    assert loop.train(Config(**{**TINY, **changes, "log_every": 1}, asked=changes), tmp_path / "run") == 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2] and "loss_category_d" in lines[0]
 

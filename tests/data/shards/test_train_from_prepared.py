@@ -33,7 +33,7 @@ def logs(clips, tmp_path_factory, plain_graphs):
         folder = tmp_path_factory.mktemp(encoding)
         prepare(clips, folder / "out", PrepareOptions(image_size=32, min_frames=8, encoding=encoding))
         changes = {"dataset": "folder", "data_dir": str(folder / "out"), "cache_dir": str(folder / "cache")}
-        config = Config(**{**TINY, **changes, "steps": 2, "log_every": 1, "seed": 1})
+        config = Config(**{**TINY, **changes, "steps": 2, "log_every": 1, "seed": 1}, asked=changes)
         assert loop.train(config, folder / "run") == 0
         lines = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
         assert json.loads((folder / "run" / "data.json").read_text())["categories"] == ["even", "odd"]
