@@ -1,7 +1,7 @@
 """How near a generator comes to clips that it has not seen: python -m benchmarks.inversion [--bundle=pretrained/taichi]
 
-Rendered clips that are not in training are reconstructed beside two baselines, and the generator's own clips too, whose
-codes exist. Then each clip's content gets the motion of the next one. Prints Markdown tables.
+Rendered clips that are not in training are reconstructed beside two baselines. A generator without an encoder also gets
+clips of its own, whose codes exist. Then each clip's content gets the motion of the next one. Prints Markdown tables.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import importlib
 import os
 import time
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -75,6 +76,18 @@ def quality(made: Frames, wanted: Frames) -> str:
     return " | ".join(f"{values.mean():.1f} ± {values.std() / len(values) ** 0.5:.1f}" for values in (l1, psnr))
 
 
+def own_clips(generator: Any, number: int, num_frames: int) -> str:
+    """Reconstructs clips that the generator made, whose codes exist; returns a row of the table."""
+    drawn = sample_latents(generator.latents, number, num_frames, seed=OWN_SEED)
+    own = sampling.generate(generator, drawn)
+    again, latents = inversion.reconstruct(generator, own)
+    right = ""
+    if latents is not None and "category" in latents:
+        same = (latents["category"].argmax(axis=1) == drawn["category"].argmax(axis=1)).sum()
+        right = f", category right in {same} of {number}"
+    return f"| of the generator's own clips{right} | {quality(again, own)} |"
+
+
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -87,27 +100,26 @@ def main() -> None:
     found = trained.open_bundle(flags.bundle)
     clips, labels, joints = held_out(found.config, flags.num_clips)
     begun = time.process_time()
-    latents = inversion.invert(found.generator, clips)
+    shown, latents = inversion.reconstruct(found.generator, clips)
     seconds = time.process_time() - begun
-    shown = sampling.generate(found.generator, latents)
-    drawn = sample_latents(found.generator.latents, flags.num_own, clips.shape[1], seed=OWN_SEED)
-    own = sampling.generate(found.generator, drawn)
     near = nearest_training_clips(clips, open_videos(found.config), found.config.every_nth)
     print("| | L1 | PSNR |\n|---|---|---|")
     print(f"| clips of the found codes | {quality(shown, clips)} |")
     print(f"| nearest training clip | {quality(near, clips)} |")
     print(f"| first frame, standing still | {quality(clips[:, :1].repeat(clips.shape[1], axis=1), clips)} |")
-    again, found_again = inversion.reconstruct(found.generator, own)
-    print(f"| of the generator's own clips | {quality(again, own)} |", flush=True)
-    print(f"\n{seconds / len(clips):.0f} seconds of one core per clip.")
-    if "category" in latents and found_again is not None:
+    if latents is not None:
+        print(own_clips(found.generator, flags.num_own, clips.shape[1]), flush=True)
+    print(f"\n{seconds / len(clips):.2g} seconds of one core per clip.")
+    if latents is not None and "category" in latents:
         right = (latents["category"].argmax(axis=1) == labels).sum()
-        right_again = (found_again["category"].argmax(axis=1) == drawn["category"].argmax(axis=1)).sum()
-        print(f"Right category: {right} of {len(clips)}; of its own clips {right_again} of {len(own)}.")
+        print(f"Right category: {right} of {len(clips)}.")
     if joints is None:
         return
-    motion = {name: np.roll(value, -1, axis=0) for name, value in latents.items()}
-    moved = sampling.generate(found.generator, {**motion, "content": latents["content"]})
+    if latents is None:
+        moved = inversion.transfer(found.generator, clips, np.roll(clips, -1, axis=0))
+    else:
+        motion = {name: np.roll(value, -1, axis=0) for name, value in latents.items()}
+        moved = sampling.generate(found.generator, {**motion, "content": latents["content"]})
     read = truth.open_reader(found.config)
     wanted = _about_middle(np.roll(joints, -1, axis=0))
 
