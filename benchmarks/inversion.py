@@ -24,6 +24,7 @@ from mocogan_tf.data.cache import VideoSet
 from mocogan_tf.data.datasets import PICTURE_SEED, get_dataset, open_videos
 from mocogan_tf.latents import sample_latents
 from mocogan_tf.metrics import truth
+from mocogan_tf.sampling import Latents
 from mocogan_tf.training import trained
 
 Frames = NDArray[np.uint8]  # `[N, T, H, W, C]`
@@ -77,15 +78,19 @@ def quality(made: Frames, wanted: Frames) -> str:
 
 
 def own_clips(generator: Any, number: int, num_frames: int) -> str:
-    """Reconstructs clips that the generator made, whose codes exist; returns a row of the table."""
+    """Searches for the codes of clips that the generator made, which exist; returns a row of the table."""
     drawn = sample_latents(generator.latents, number, num_frames, seed=OWN_SEED)
     own = sampling.generate(generator, drawn)
     again, latents = inversion.reconstruct(generator, own)
-    right = ""
-    if latents is not None and "category" in latents:
-        same = (latents["category"].argmax(axis=1) == drawn["category"].argmax(axis=1)).sum()
-        right = f", category right in {same} of {number}"
-    return f"| of the generator's own clips{right} | {quality(again, own)} |"
+    wanted = drawn["category"].argmax(axis=1) if "category" in drawn else None
+    return f"| of the generator's own clips{right_categories(latents, wanted)} | {quality(again, own)} |"
+
+
+def right_categories(latents: Latents | None, wanted: NDArray[np.int64] | None) -> str:
+    """Says how many categories were found; nothing if none were searched for."""
+    if latents is None or wanted is None or "category" not in latents:
+        return ""
+    return f", category right in {(latents['category'].argmax(axis=1) == wanted).sum()} of {len(wanted)}"
 
 
 def main() -> None:
@@ -104,15 +109,12 @@ def main() -> None:
     seconds = time.process_time() - begun
     near = nearest_training_clips(clips, open_videos(found.config), found.config.every_nth)
     print("| | L1 | PSNR |\n|---|---|---|")
-    print(f"| clips of the found codes | {quality(shown, clips)} |")
+    print(f"| clips of the found codes{right_categories(latents, labels)} | {quality(shown, clips)} |")
     print(f"| nearest training clip | {quality(near, clips)} |")
     print(f"| first frame, standing still | {quality(clips[:, :1].repeat(clips.shape[1], axis=1), clips)} |")
     if latents is not None:
         print(own_clips(found.generator, flags.num_own, clips.shape[1]), flush=True)
     print(f"\n{seconds / len(clips):.2g} seconds of one core per clip.")
-    if latents is not None and "category" in latents:
-        right = (latents["category"].argmax(axis=1) == labels).sum()
-        print(f"Right category: {right} of {len(clips)}.")
     if joints is None:
         return
     if latents is None:

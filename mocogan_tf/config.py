@@ -447,11 +447,11 @@ class Config:
 
     def _missing(self, conditions: tuple[str, ...]) -> str:
         """Says which conditions do not hold, and the values of their fields; "" if all that the model has do."""
-        failed, received = [], []
+        there, failed, received = set(fields_of(self.model)), [], []
         for condition in conditions:
             terms = condition.split(" or ")
             names = [term.removeprefix("no ").partition("=")[0] for term in terms]
-            if set(names) <= set(fields_of(self.model)) and not any(map(self._holds, terms)):
+            if set(names) <= there and not any(map(self._holds, terms)):
                 failed.append(condition)
                 received += [f"{name}={getattr(self, name)}" for name in names]
         return f"{' and '.join(failed)}. Received: {', '.join(received)}" if failed else ""
@@ -463,8 +463,7 @@ class Config:
 
     def is_idle(self, name: str) -> bool:
         """Whether a field does nothing beside the others."""
-        metadata = {field.name: field.metadata for field in dataclasses.fields(self)}
-        return bool(self._missing(metadata[name]["acts_with"]))
+        return bool(self._missing(self.__dataclass_fields__[name].metadata["acts_with"]))
 
     @property
     def augmentations(self) -> tuple[str, ...]:

@@ -216,8 +216,8 @@ def command(config: Config) -> str:
     left = {"dataset", "model", "data_dir", "cache_dir", "precision"}
     if config.category_loss == "supervised":
         left |= {"dim_category", "category_loss"}  # Both follow from the clips' labels.
-    left |= {name for name in fields_of(config.model) if config.is_idle(name)}
-    values = {name: getattr(config, name) for name in fields_of(config.model) if name not in left}
+    told = (name for name in fields_of(config.model) if name not in left and not config.is_idle(name))
+    values = {name: getattr(config, name) for name in told}
     start = {"model": config.model, **({"task": config.task} if config.task != TASKS[0] else {})}
     candidates = []
     for profile in PROFILES:

@@ -201,7 +201,7 @@ TABLE = [
             "category_loss=loss)",
         ),
         ("a mask without weight has steps", '"still_background", "mask_weight")', '"still_background",)'),
-        ("VGAN has no mask", "if set(names) <= set(fields_of(self.model)) and not", "if not"),
+        ("VGAN has no mask", "if set(names) <= there and not", "if not"),
     ),
     *_of(
         "resume",
