@@ -15,7 +15,8 @@ const state = {
 };
 
 const roll = () => crypto.getRandomValues(new Uint32Array(1))[0] % 1_000_000;
-const wait = (ms) => new Promise((done) => setTimeout(done, ms));
+// Ends early if the signal is given.
+const wait = (ms, signal) => new Promise((done) => { setTimeout(done, ms); signal?.addEventListener("abort", done, { once: true }); });
 const debounce = (ms, run) => { let timer; return (...given) => { clearTimeout(timer); timer = setTimeout(() => run(...given), ms); }; };
 
 // ---- Talking to the server ----
@@ -30,7 +31,16 @@ async function askForKey() {
   sessionStorage.setItem("key", state.key);
 }
 
-async function call(path, body, signal) {
+// Requests for frames go one after another: two of one page at once may be more than a slow server takes.
+let turn = Promise.resolve();
+function call(path, body, signal) {
+  if (!body) return ask(path);
+  const answer = turn.then(() => ask(path, body, signal));
+  turn = answer.catch(() => {});
+  return answer;
+}
+
+async function ask(path, body, signal) {
   for (let attempt = 0; ; attempt++) {
     const headers = { ...(body && { "Content-Type": "application/json" }), ...(state.key && { Authorization: `Bearer ${state.key}` }) };
     const response = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal });
@@ -39,7 +49,7 @@ async function call(path, body, signal) {
     if ((response.status === 429 || response.status === 503) && attempt < 5) {
       const seconds = Number(response.headers.get("Retry-After")) || 1;
       say(`The server is busy, trying again in ${seconds} s`);
-      await wait(seconds * 1000 * (1 + Math.random() / 2));
+      await wait(seconds * 1000 * (1 + Math.random() / 2), signal);
       continue;
     }
     const { error } = await response.json().catch(() => ({ error: response.statusText }));

@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import re
 
 import pytest
 
@@ -37,13 +38,18 @@ COUNT = "() => parseInt(document.getElementById('status').textContent.slice(6))"
 ONE_CONTENT = "() => new Set([...document.querySelectorAll('.cell')].map(c => c.ariaLabel.split(',')[0])).size === 1"
 
 
+def patient(bundle, *flags):
+    """A server that refuses nothing for its wait: the clips of the page before may still be in work when one opens."""
+    return running(f"--bundle={bundle}", "--drain_delay=0", "--max_wait=600", *flags)
+
+
 @pytest.fixture(scope="module")
 def painted(tmp_path_factory):
     spec = BundleSpec("painted", dim_content=50, dim_motion=10, image_size=64, painted=True)
     bundle = write_bundle(tmp_path_factory.mktemp("painted") / "b", spec)
     keys = bundle.parent / "keys"
     keys.write_text("a-key-for-the-studio\n")
-    with running(f"--bundle={bundle}", "--drain_delay=0") as process:
+    with patient(bundle) as process:
         process.bundle, process.keys = bundle, keys
         yield process
 
@@ -171,7 +177,7 @@ def animated(tmp_path_factory):
     spec = BundleSpec("animated", dim_content=50, dim_motion=10, image_size=64, painted=True, pictures=4)
     folder = tmp_path_factory.mktemp("animated")
     photo(120, 80).save(folder / "mine.png")
-    with running(f"--bundle={write_bundle(folder / 'b', spec)}", "--drain_delay=0") as process:
+    with patient(write_bundle(folder / "b", spec)) as process:
         process.picture = folder / "mine.png"
         yield process
 
@@ -268,7 +274,7 @@ def test_nothing_is_cut_off_and_everything_has_a_name(browser, painted, tmp_path
 
 
 def test_a_server_with_keys_asks_for_one(browser, painted):
-    with running(f"--bundle={painted.bundle}", f"--api_key_file={painted.keys}", "--drain_delay=0") as server:
+    with patient(painted.bundle, f"--api_key_file={painted.keys}") as server:
         context = browser.new_context()
         page = context.new_page()
         page.goto(server.url)
@@ -281,6 +287,22 @@ def test_a_server_with_keys_asks_for_one(browser, painted):
         page.wait_for_function(STREAMING)
         assert page.evaluate(COUNT) > 0
         context.close()
+
+
+def test_a_page_asks_for_one_thing_at_a_time(browser, painted):
+    held = []
+    context = browser.new_context()
+    page = context.new_page()
+    page.route(re.compile("/v1/(generate|grid)"), lambda route: held.append(route))
+    page.goto(painted.url)
+    for number in range(1, 5):  # The clip, the two of the pair, and the grid.
+        while len(held) < number:
+            page.wait_for_timeout(20)
+        page.wait_for_timeout(200)
+        assert len(held) == number
+        held[-1].continue_()
+    ready(page)
+    context.close()
 
 
 def test_a_panel_without_a_picture_says_why_and_tries_again(browser, painted):
