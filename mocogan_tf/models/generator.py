@@ -194,7 +194,7 @@ class VideoGenerator(Generator):
         **kwargs: Any,
     ) -> None:
         _check(category_to, motion_init_scale, content_modulation, decoder, still_background, palette, task)
-        _check_modulate_from(modulate_from, image_size)
+        _check_modulate_from(modulate_from, image_size, decoder)
         layout = ContentLayout(dim_content, dim_motion) if task == "image_to_video" else None
         latents = LatentSpec(
             dim_content=layout.size if layout else dim_content,
@@ -340,9 +340,9 @@ def _check(
         )
 
 
-def _check_modulate_from(modulate_from: int, image_size: int) -> None:
-    """Raises ValueError for a height that none of the decoder's maps has."""
-    heights = [SMALLEST_MAP * 2**i for i in range(num_halvings(image_size) + 1)]
+def _check_modulate_from(modulate_from: int, image_size: int, decoder: str) -> None:
+    """Raises ValueError for a height that none of the decoder's hidden maps has."""
+    heights = [SMALLEST_MAP * 2**i for i in range(num_halvings(image_size) + (decoder == "fine"))]
     if modulate_from not in heights:
         raise ValueError(
             f"`modulate_from` must be the height of a map: {', '.join(map(str, heights))}. Received: {modulate_from}"

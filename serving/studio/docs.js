@@ -14,11 +14,18 @@ function bounds(schema) {
   return `${schema.type ?? "any"}${inner} ${range}`.trim() + fallback;
 }
 
-function table(rows) {
-  const body = element("table");
+// A cell; what stands between backquotes is code.
+function cell(text) {
+  const made = element("td");
+  made.append(...text.split("`").map((part, i) => (i % 2 ? element("code", part) : part)));
+  return made;
+}
+
+function table(rows, className) {
+  const body = element("table", "", className);
   for (const cells of rows) {
     const row = element("tr");
-    row.append(...cells.map((text) => element("td", text)));
+    row.append(...cells.map(cell));
     body.append(row);
   }
   return body;
@@ -32,7 +39,7 @@ function route(path, method, about) {
   const fields = Object.entries(about.requestBody?.content["application/json"]?.schema.properties ?? {});
   const parameters = (about.parameters ?? []).map(({ name, schema }) => [name, schema]);
   const known = fields.length ? fields : parameters;
-  if (known.length) section.append(table(known.map(([name, schema]) => [name, bounds(schema), schema.description ?? ""])));
+  if (known.length) section.append(table(known.map(([name, schema]) => [name, bounds(schema), schema.description ?? ""]), "fields"));
   section.append(table(Object.entries(about.responses).map(([code, { description }]) => [code, description])));
   return section;
 }

@@ -156,7 +156,8 @@ def test_configuration_and_file_round_trips(tmp_path):
         {"palette": 4, "content_modulation": True},
         {"palette": 4, "decoder": "fine"},
         {"modulate_from": 12},
-        {"modulate_from": 64},  # Frames of 32x32.
+        {"modulate_from": 32},  # Frames of 32x32, and the paper's decoder has no hidden map of full height.
+        {"modulate_from": 64, "decoder": "fine"},
     ],
 )
 def test_unsupported_arguments_are_refused(wrong):
