@@ -7,10 +7,14 @@ import pathlib
 import pytest
 
 import mocogan_tf  # noqa: F401  Before TensorFlow, which it asks for oneDNN's convolutions.
+from mocogan_tf.distribution.hardware import has_nvidia_gpu
 from tests.support.commands import TINY, run
 from tests.support.skips import StrictSkips
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if not has_nvidia_gpu():
+    # Machine code that is made fast takes longer to make than a test's few steps to run.
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 
 def pytest_addoption(parser):

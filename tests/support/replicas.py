@@ -7,11 +7,7 @@ It writes, per way of training, the last step's losses, the weights and the pixe
 """
 
 import json
-import os
 import sys
-
-# Machine code that is made fast takes longer to make than these steps to run.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import keras
 import numpy as np
