@@ -40,18 +40,25 @@ def arrays(run_dir, step):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_run_killed_at_twelve_moments_writes_what_an_undisturbed_one_writes(tmp_path):
-    command = [sys.executable, "-m", "tests.support.killing", str(tmp_path), "0", "12"]
-    out = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
-    assert out.count("killed: ") == 12
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    steps = [line["step"] for line in log(whole)]
-    assert log(killed) == log(whole) and steps == list(range(1, steps[-1] + 1))
-    assert [point for point in curves(killed) if point[0] != "samples"] == [
-        point for point in curves(whole) if point[0] != "samples"
-    ]
-    # Four steps after the last checkpoint of three: 4 = 3 + the one at the end.
-    assert checkpoints.steps(killed) == checkpoints.steps(whole) == [steps[-1] - 1, steps[-1]]
-    assert len(list((killed / checkpoints.FOLDER).iterdir())) == 4  # Nothing half-written is left.
-    for name, expected in arrays(whole, steps[-1]).items():
-        np.testing.assert_array_equal(arrays(killed, steps[-1])[name], expected, err_msg=name)
+def test_a_run_killed_at_twenty_moments_writes_what_an_undisturbed_one_writes(tmp_path):
+    folders = [tmp_path / "a", tmp_path / "b"]
+    chains = []
+    for seed, folder in enumerate(folders):  # Two at a time, ten kills each.
+        folder.mkdir()
+        command = [sys.executable, "-m", "tests.support.killing", str(folder), str(seed), "10"]
+        chains.append(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    for chain, folder in zip(chains, folders, strict=True):
+        out, err = chain.communicate()
+        assert chain.returncode == 0, err
+        assert out.count("killed: ") == 10
+        killed, whole = folder / "killed", folder / "whole"
+        steps = [line["step"] for line in log(whole)]
+        assert log(killed) == log(whole) and steps == list(range(1, steps[-1] + 1))
+        assert [point for point in curves(killed) if point[0] != "samples"] == [
+            point for point in curves(whole) if point[0] != "samples"
+        ]
+        # Four steps after the last checkpoint of three: 4 = 3 + the one at the end.
+        assert checkpoints.steps(killed) == checkpoints.steps(whole) == [steps[-1] - 1, steps[-1]]
+        assert len(list((killed / checkpoints.FOLDER).iterdir())) == 4  # Nothing half-written is left.
+        for name, expected in arrays(whole, steps[-1]).items():
+            np.testing.assert_array_equal(arrays(killed, steps[-1])[name], expected, err_msg=name)
