@@ -243,15 +243,23 @@ def _check_steps(config: Config, start_step: int) -> None:
 
 
 def _batches(run: Run, start_step: int) -> Any:
-    """Batches from a step on. One machine splits them over its devices; of several, each reads only its own rows."""
+    """Batches from a step on. A replica reads only its own rows; of several machines, each reads those of its replicas."""
     machines, total = run.workers.cluster, run.strategy.num_replicas_in_sync
-    if machines.num_workers == 1:
-        return training_batches(run.videos, run.config, start_step=start_step)
-    local = total // machines.num_workers
-    replicas = Replicas(first=machines.index * local, local=local, total=total)
-    return run.strategy.distribute_datasets_from_function(
-        lambda _: training_batches(run.videos, run.config, start_step=start_step, replicas=replicas)
+
+    def rows(first: int, local: int) -> tf.data.Dataset:
+        replicas = Replicas(first=first, local=local, total=total)
+        return training_batches(run.videos, run.config, start_step=start_step, replicas=replicas)
+
+    if machines.num_workers > 1:
+        local = total // machines.num_workers
+        return run.strategy.distribute_datasets_from_function(lambda _: rows(machines.index * local, local))
+    # The pipelines themselves, one per replica. In the iterator that a strategy puts before them otherwise, a thread of
+    # TensorFlow sleeps for up to a minute, and the end of a training would wait for it.
+    options = tf.distribute.InputOptions(
+        experimental_fetch_to_device=False,
+        experimental_replication_mode=tf.distribute.InputReplicationMode.PER_REPLICA,
     )
+    return run.strategy.distribute_datasets_from_function(lambda one: rows(one.input_pipeline_id, 1), options)
 
 
 def _callbacks(run: Run, start_step: int, frame_stride: int) -> list[keras.callbacks.Callback]:

@@ -42,7 +42,10 @@ def train(config, strategy, sgd=False):
             gan.compile(**{name: keras.optimizers.SGD(0.1) for name in names})
     batches = [tiny_batch(config, seed) for seed in range(STEPS)]
     stacked = {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
-    history = gan.fit(tf.data.Dataset.from_tensor_slices(stacked), verbose=0, shuffle=False)
+    untuned = tf.data.Options()
+    untuned.autotune.enabled = False  # Or `fit` would end with a wait for the thread that tunes, as long as it has run.
+    dataset = tf.data.Dataset.from_tensor_slices(stacked).with_options(untuned)
+    history = gan.fit(dataset, verbose=0, shuffle=False)
     losses = {name: values[-1] for name, values in history.history.items()}
     weights = {f"weight_{i:03d}": variable.numpy() for i, variable in enumerate(gan.weights)}
     frames = config.video_length // gan.sampler.frame_stride

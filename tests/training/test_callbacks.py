@@ -52,8 +52,8 @@ def test_a_loss_that_is_not_finite_is_found_at_the_next_reading_with_its_step(
 ):
     training_batches = loop.training_batches
 
-    def spoiled(videos, config, *, start_step):
-        batches = training_batches(videos, config, start_step=start_step).enumerate()
+    def spoiled(videos, config, **where):
+        batches = training_batches(videos, config, **where).enumerate()
         return batches.map(
             lambda i, batch: {**batch, "images": to_float(batch["images"]) + tf.where(i == 5, float("nan"), 0.0)}
         )

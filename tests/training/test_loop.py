@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import signal
+import time
 
 import keras
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from mocogan_tf.config import Config
 from mocogan_tf.gans import build
 from mocogan_tf.gans.base import to_float
-from mocogan_tf.training import checkpoints, loop, run_directory, trained
+from mocogan_tf.training import callbacks, checkpoints, loop, run_directory, trained
 from mocogan_tf.training.stopping import StopOnSignal
 from tests.support.tiny import TINY
 
@@ -141,6 +142,20 @@ def test_checkpoints_are_scored_the_best_outlives_the_latest_and_resume_cuts_the
     assert checkpoints.steps(tmp_path) == [2, 5]
 
 
+def test_a_run_ends_with_its_last_step(config, tmp_path, monkeypatch):
+    """A thread of TensorFlow that tunes pipelines sleeps twice as long each time: from about 10 to 20 seconds on."""
+    times = []
+    monkeypatch.setattr(callbacks.Progress, "on_train_begin", lambda *args, **kwargs: times.append(time.monotonic()))
+    monkeypatch.setattr(
+        callbacks.Progress,
+        "on_train_batch_end",
+        lambda *args, **kwargs: time.sleep(max(0, times[0] + 12 - time.monotonic())),
+    )
+    monkeypatch.setattr(callbacks.Progress, "on_train_end", lambda *args, **kwargs: times.append(time.monotonic()))
+    loop.train(dataclasses.replace(config, steps=1), tmp_path)
+    assert time.monotonic() - times[1] < 2
+
+
 def test_other_seeds_give_other_losses(config, tmp_path):
     short = dataclasses.replace(config, steps=1)
     loop.train(short, tmp_path / "a")
@@ -149,8 +164,8 @@ def test_other_seeds_give_other_losses(config, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(config, tmp_path, monkeypatch):
-    def spoiled(videos, config, *, start_step):
-        batches = training_batches(videos, config, start_step=start_step).enumerate()
+    def spoiled(videos, config, **where):
+        batches = training_batches(videos, config, **where).enumerate()
         return batches.map(
             lambda i, batch: {**batch, "images": to_float(batch["images"]) + tf.where(i == 3, np.float32(np.nan), 0.0)}
         )
