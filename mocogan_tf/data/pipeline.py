@@ -77,7 +77,7 @@ def training_batches(
     # On one host the strategy splits a batch's rows; several hosts have been given their rows above.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     options.deterministic = True
-    # Nothing here is left to be tuned. TensorFlow's tuner sleeps for up to a minute, and an end would wait for it.
+    # Nothing here is left to tune. TensorFlow's tuner sleeps for up to a minute, and an end may wait for it.
     options.autotune.enabled = False
     elements = tf.data.Dataset.range(start_step * replicas.local, np.iinfo(np.int64).max)
     # A fixed number of calls: AUTOTUNE may take cores from the training step for batches that nobody waits for.

@@ -243,7 +243,7 @@ def _check_steps(config: Config, start_step: int) -> None:
 
 
 def _batches(run: Run, start_step: int) -> Any:
-    """Batches from a step on. A replica reads only its own rows; of several machines, each reads those of its replicas."""
+    """Batches from a step on. Each replica reads only its own rows; of several machines, each those of its replicas."""
     machines, total = run.workers.cluster, run.strategy.num_replicas_in_sync
 
     def rows(first: int, local: int) -> tf.data.Dataset:
@@ -254,7 +254,7 @@ def _batches(run: Run, start_step: int) -> Any:
         local = total // machines.num_workers
         return run.strategy.distribute_datasets_from_function(lambda _: rows(machines.index * local, local))
     # The pipelines themselves, one per replica. In the iterator that a strategy puts before them otherwise, a thread of
-    # TensorFlow sleeps for up to a minute, and the end of a training would wait for it.
+    # TensorFlow sleeps for up to a minute, and the end of a training may wait for it.
     options = tf.distribute.InputOptions(
         experimental_fetch_to_device=False,
         experimental_replication_mode=tf.distribute.InputReplicationMode.PER_REPLICA,

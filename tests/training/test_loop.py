@@ -4,18 +4,22 @@ import dataclasses
 import json
 import re
 import signal
-import time
+import types
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from tensorflow.python.data.ops import multi_device_iterator_ops
 
 from mocogan_tf.config import Config
+from mocogan_tf.data.datasets import open_videos
+from mocogan_tf.distribution import devices
+from mocogan_tf.distribution.cluster import Cluster
 from mocogan_tf.gans import build
 from mocogan_tf.gans.base import to_float
-from mocogan_tf.training import callbacks, checkpoints, loop, run_directory, trained
+from mocogan_tf.training import checkpoints, loop, run_directory, trained
 from mocogan_tf.training.stopping import StopOnSignal
 from tests.support.tiny import TINY
 
@@ -142,18 +146,22 @@ def test_checkpoints_are_scored_the_best_outlives_the_latest_and_resume_cuts_the
     assert checkpoints.steps(tmp_path) == [2, 5]
 
 
-def test_a_run_ends_with_its_last_step(config, tmp_path, monkeypatch):
-    """A thread of TensorFlow that tunes pipelines sleeps twice as long each time: from about 10 to 20 seconds on."""
-    times = []
-    monkeypatch.setattr(callbacks.Progress, "on_train_begin", lambda *args, **kwargs: times.append(time.monotonic()))
-    monkeypatch.setattr(
-        callbacks.Progress,
-        "on_train_batch_end",
-        lambda *args, **kwargs: time.sleep(max(0, times[0] + 12 - time.monotonic())),
-    )
-    monkeypatch.setattr(callbacks.Progress, "on_train_end", lambda *args, **kwargs: times.append(time.monotonic()))
-    loop.train(dataclasses.replace(config, steps=1), tmp_path)
-    assert time.monotonic() - times[1] < 2
+def test_no_thread_of_tensorflow_tunes_the_batches(config, tmp_path, monkeypatch):
+    """It sleeps for up to a minute, and the end of a training may wait for it."""
+    made, training_batches = [], loop.training_batches
+
+    def noted(*args, **kwargs):
+        made.append(training_batches(*args, **kwargs))
+        return made[-1]
+
+    monkeypatch.setattr(loop, "training_batches", noted)
+    # The iterator that a strategy puts before a dataset by default, which always has the thread.
+    monkeypatch.setattr(multi_device_iterator_ops, "OwnedMultiDeviceIterator", None)
+    alone = types.SimpleNamespace(cluster=Cluster())
+    run = loop.Run(config, tmp_path, open_videos(config), devices.make_strategy(config), alone)
+    batch = next(iter(loop._batches(run, 0)))
+    assert batch["videos"].shape == (4, 4, 32, 32, 3)
+    assert len(made) == 1 and not made[0].options().autotune.enabled
 
 
 def test_other_seeds_give_other_losses(config, tmp_path):
