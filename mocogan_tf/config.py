@@ -185,10 +185,10 @@ class Config:
     palette: int = _opt(
         0,
         "Mix the figures of a clip from this many colours, which its content alone decides on, so that no movement "
-        "changes them; 8 helps short trainings. 0: any colours. Needs decoder=fine and content_modulation.",
+        "changes them. 0: any colours.",
         minimum=0,
         only=_MOCOGAN,
-        needs=_FINE_MODULATED,
+        acts_with=_FINE_MODULATED,
     )
     ngf: int = _opt(
         64, "Filters of the generator's last hidden layer (TGAN, fine decoder: the last but one).", minimum=1
@@ -262,6 +262,13 @@ class Config:
         minimum=0,
         only=_MOCOGAN,
         acts_with=("category_loss", "dim_category"),
+    )
+    conditional_video: bool = _opt(
+        False,
+        "Let the video discriminator ask whether a clip is a real one of its category, and not only whether it is real "
+        "(Miyato and Koyama 2018).",
+        only=_MOCOGAN,
+        acts_with=("dim_category", "category_loss=supervised or category_loss=auto"),
     )
     r1_image: float = _opt(
         0.0,

@@ -153,6 +153,26 @@ TABLE = [
         ),
     ),
     *_of(
+        "conditional D_V",
+        "mocogan_tf/gans/mocogan.py",
+        _in("tests/gans/test_gradients.py", "test_a_step_is_minus_the_gradient_of_the_papers_loss"),
+        (
+            "real clips are judged without their labels",
+            'videos, training=True, noise=inputs["noise_video"], category=of_real',
+            'videos, training=True, noise=inputs["noise_video"]',
+        ),
+        (
+            "generated clips are judged without their categories",
+            'noise=inputs["noise_video"], category=category)',
+            'noise=inputs["noise_video"])',
+        ),
+        (
+            "R1 is of no category",
+            "self.video_discriminator(x, category=of_real, **kwargs)[0]",
+            "self.video_discriminator(x, **kwargs)[0]",
+        ),
+    ),
+    *_of(
         "distribution",
         "mocogan_tf/gans/base.py",
         ("tests/distribution/test_replicas.py::test_two_replicas_make_the_step_of_one_on_the_whole_batch",),
@@ -181,6 +201,22 @@ TABLE = [
         ("--deterministic does nothing", "    if config.deterministic:\n", "    if False:\n"),
         ("fps forgets every_nth", "return self.videos.fps / self.config.every_nth", "return self.videos.fps"),
         ("Ctrl-C ends with 0", "signal.SIGINT: 130,", "signal.SIGINT: 0,"),
+    ),
+    *_of(
+        "pipeline",
+        "mocogan_tf/data/pipeline.py",
+        _in("tests/training/test_loop.py", "test_no_thread_of_tensorflow_tunes_the_batches"),
+        ("an end waits for TensorFlow's tuner", "options.autotune.enabled = False", "options.autotune.enabled = True"),
+    ),
+    *_of(
+        "loop",
+        LOOP,
+        _in("tests/training/test_loop.py", "test_no_thread_of_tensorflow_tunes_the_batches"),
+        (
+            "a strategy's iterator has a tuner of its own",
+            "rows(one.input_pipeline_id, 1), options)",
+            "rows(one.input_pipeline_id, 1))",
+        ),
     ),
     *_of(
         "options that do nothing",

@@ -41,7 +41,7 @@ def test_help_of_training_is_grouped_shows_the_defaults_that_would_be_taken_and_
     for line in ("--steps=120", "--video_batch=4", "--learning_rate=5e-05", "--[no]sync_batch_norm (on)"):
         assert line in out
     _, out, _ = run("train.py", "--profile=cpu", "--help")
-    assert "--steps=5500" in out and "--video_batch=8" in out
+    assert "--steps=3600" in out and "--video_batch=8" in out
 
 
 @pytest.mark.core

@@ -110,6 +110,7 @@ def _build_mocogan(config: Config, sync_batch_norm: bool, **shared: Any) -> MoCo
     video_discriminator = VideoDiscriminator(
         video_length=config.video_length,
         dim_category=config.dim_category,
+        conditional=config.conditional_video,
         he_start=config.he_start,
         **{**sizes, "image_size": height // shrink},
     )

@@ -153,6 +153,11 @@ class MoCoGAN(AdversarialModel):
                     "`category_loss` needs a generator and a video discriminator of equally many categories. Received: "
                     f"category_loss={self.category_loss}, dim_category={ours} and {theirs}."
                 )
+        if getattr(self.video_discriminator, "conditional", False) and self.category_loss != "supervised":
+            raise ValueError(
+                "A conditional video discriminator needs the labels of real clips, category_loss=supervised. "
+                f"Received: category_loss={self.category_loss}."
+            )
         super()._build_discriminators()
 
     def train_step(self, batch: dict[str, tf.Tensor]) -> Logs:
@@ -266,12 +271,12 @@ class MoCoGAN(AdversarialModel):
 
     def _losses_d_video(self, inputs: Inputs) -> dict[str, LossAndLogs]:
         fakes, category, _ = self._fake_videos(inputs["fake_videos"])
-        judged = self._judged_videos(tf.stop_gradient(fakes), inputs["fake_videos"], inputs)
+        judged = self._judged_videos(tf.stop_gradient(fakes), category, inputs["fake_videos"], inputs)
         return {"video_discriminator": self._loss_d_video(*judged, category, inputs)}
 
     def _losses_g(self, inputs: Inputs) -> dict[str, LossAndLogs]:
         fakes, category, mask = self._fake_videos(inputs["fake_videos_g"])
-        judged = self._judged_videos(fakes, inputs["fake_videos_g"], inputs)
+        judged = self._judged_videos(fakes, category, inputs["fake_videos_g"], inputs)
         image_logits, pictures = None, self._picture_losses(fakes, inputs["fake_videos_g"], inputs)
         if self.image_discriminator is not None:
             draws = inputs["fake_images_g"]
@@ -283,7 +288,7 @@ class MoCoGAN(AdversarialModel):
     def _losses_together(self, inputs: Inputs) -> dict[str, LossAndLogs]:
         """Computes the losses of all networks on the same fakes, which are made and judged once."""
         fakes, category, mask = self._fake_videos(inputs["fake_videos"])
-        judged = self._judged_videos(fakes, inputs["fake_videos"], inputs)
+        judged = self._judged_videos(fakes, category, inputs["fake_videos"], inputs)
         image_logits, outcomes = None, {}
         pictures = self._picture_losses(fakes, inputs["fake_videos"], inputs)
         if self.image_discriminator is not None:
@@ -300,10 +305,12 @@ class MoCoGAN(AdversarialModel):
         fakes = side_by_side(self._augment(fakes, draws["augment"]))
         return self.image_discriminator(fakes, training=True, noise=inputs["noise_image"])
 
-    def _judged_videos(self, fakes: tf.Tensor, draws: Inputs, inputs: Inputs) -> tuple[tf.Tensor, tf.Tensor]:
+    def _judged_videos(
+        self, fakes: tf.Tensor, category: tf.Tensor | None, draws: Inputs, inputs: Inputs
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns D_V's logits and class logits of generated clips."""
         fakes = self._augment(fakes, draws["augment"])
-        return self.video_discriminator(fakes, training=True, noise=inputs["noise_video"])
+        return self.video_discriminator(fakes, training=True, noise=inputs["noise_video"], category=category)
 
     def _loss_d_image(self, fake_logits: tf.Tensor, inputs: Inputs) -> LossAndLogs:
         """Returns D_I's loss on real images, which it judges here, and on its logits of fakes."""
@@ -319,16 +326,22 @@ class MoCoGAN(AdversarialModel):
     ) -> LossAndLogs:
         """Returns D_V's loss on real clips, which it judges here, and on its logits and class logits of fakes."""
         videos = self._augment(inputs["videos"], inputs["augment_videos"])
-        real_logits, real_classes = self.video_discriminator(videos, training=True, noise=inputs["noise_video"])
+        supervised = self.category_loss == "supervised"
+        of_real = tf.one_hot(inputs["labels"], self.generator.latents.dim_category) if supervised else None
+        real_logits, real_classes = self.video_discriminator(
+            videos, training=True, noise=inputs["noise_video"], category=of_real
+        )
         gan = losses.discriminator_loss(real_logits, fake_logits, self.label_smoothing)
         logs = {LOSS_D_VIDEO: gan, ACCURACY_D_VIDEO: accuracy(real_logits, fake_logits)}
         total = gan + self._r1(
-            self.r1_video, lambda x, **kwargs: self.video_discriminator(x, **kwargs)[0], videos, inputs["r1_due"]
+            self.r1_video,
+            lambda x, **kwargs: self.video_discriminator(x, category=of_real, **kwargs)[0],
+            videos,
+            inputs["r1_due"],
         )
         if self.category_loss != "none":
-            if self.category_loss == "supervised":
-                real_category = tf.one_hot(inputs["labels"], self.generator.latents.dim_category)
-                category = losses.category_loss(real_classes, real_category)
+            if supervised:
+                category = losses.category_loss(real_classes, of_real)
             else:
                 category = losses.category_loss(fake_classes, fake_category)
             logs[LOSS_CATEGORY_D] = category

@@ -362,6 +362,8 @@ class VideoDiscriminator(Discriminator):
         image_size: 16, 32, 64 or 128.
         video_length: T, at least 4.
         dim_category: Number of categories K, 0 for none.
+        conditional: Whether the real-or-fake logit is that of a given category: the last layer then also gives a number
+            per category, and that of the clip's own is added (a projection, Miyato and Koyama 2018, equation 3).
         norm: "batch", "spectral" or "none"; without batch normalisation the convolutions have biases.
         noise_sigma: Deviation of the noise before each convolution but the last.
         sync_batch_norm: Share batch statistics between replicas.
@@ -376,6 +378,7 @@ class VideoDiscriminator(Discriminator):
         image_size: int = 64,
         video_length: int = 16,
         dim_category: int = 0,
+        conditional: bool = False,
         norm: str = "batch",
         noise_sigma: float = 0.0,
         sync_batch_norm: bool = False,
@@ -403,7 +406,7 @@ class VideoDiscriminator(Discriminator):
             for i, (kernel, stride) in enumerate(temporal_plan(video_length, halvings))
         ]
         last = layers.Conv3D(
-            1 + dim_category,
+            1 + dim_category * (1 + conditional),
             (KERNEL, SMALLEST_MAP, SMALLEST_MAP),
             use_bias=use_bias,
             kernel_initializer=make_weights(),
@@ -417,12 +420,24 @@ class VideoDiscriminator(Discriminator):
             name=name or "video_discriminator",
         )
         self.dim_category = dim_category
+        self.conditional = conditional
         self.video_length = video_length
 
     def call(
-        self, videos: tf.Tensor, training: bool | None = None, noise: Sequence[tf.Tensor] = ()
+        self,
+        videos: tf.Tensor,
+        training: bool | None = None,
+        noise: Sequence[tf.Tensor] = (),
+        category: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns `(logits [B, P], class_logits [B, P, K])`; `noise` as of `features`."""
+        """Returns `(logits [B, P], class_logits [B, P, K])`; `noise` as of `features`.
+
+        A conditional one takes the clips' categories, one-hot `[B, K]`. Without them its logits are of no category.
+        """
         outputs = self.last(self.features(videos, training=training, noise=noise))
-        outputs = ops.reshape(outputs, (ops.shape(videos)[0], -1, 1 + self.dim_category))
-        return outputs[..., 0], outputs[..., 1:]
+        outputs = ops.reshape(outputs, (ops.shape(videos)[0], -1, outputs.shape[-1]))
+        logits, classes, of_category = ops.split(outputs, (1, 1 + self.dim_category), axis=-1)
+        logits = logits[..., 0]
+        if self.conditional and category is not None:
+            logits += ops.sum(ops.cast(category, of_category.dtype)[:, None] * of_category, axis=-1)
+        return logits, classes

@@ -38,7 +38,14 @@ def make_both(changes):
 
 
 FINE = {"content_modulation": True, "decoder": "fine"}
-CPU_PROFILE = {**FINE, "still_background": True, "category_to": "both", "motion_init_scale": 0.5}
+CPU_PROFILE = {
+    **FINE,
+    "still_background": True,
+    "palette": 8,
+    "modulate_from": 16,
+    "category_to": "both",
+    "motion_init_scale": 0.5,
+}
 
 
 CONFIGURATIONS = [
@@ -145,7 +152,7 @@ def test_graphs_have_no_fault(changes):
         (FINE, 58, 10, 51, 3),
         ({**FINE, "still_background": True}, 81, 10, 74, 3),
         ({**FINE, "still_background": True, "palette": 8}, 89, 10, 82, 3),
-        (CPU_PROFILE, 84, 12, 75, 4),
+        (CPU_PROFILE, 88, 12, 79, 4),
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )

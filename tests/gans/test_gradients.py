@@ -29,12 +29,16 @@ CASES = {
     "no image discriminator": {"category_loss": "supervised", "image_discriminator": "none"},
     "R1 on images": {"category_loss": "none", **R1, "r1_video": 0.0},
     "R1 on videos": {"category_loss": "none", **R1, "r1_image": 0.0},
-    "R1, weight 3": {"category_loss": "supervised", "category_weight": 3.0, **R1},
+    "R1, weight 3, D_V of the category": {
+        **{"category_loss": "supervised", "category_weight": 3.0, "conditional_video": True, **R1}
+    },
     "label smoothing": {"category_loss": "none", "label_smoothing": 0.2},
     "three frames side by side": {"category_loss": "none", "image_frames": 3},
     "augmentation": {"category_loss": "none", "augment": "colour,translation,cutout", "image_frames": 2},
     "R1, one logit per image": {"category_loss": "none", "image_discriminator": "full", **R1},
-    "one set of fakes": {"category_loss": "supervised", "share_fakes": True},
+    "one set of fakes, D_V of the category": {
+        **{"category_loss": "supervised", "share_fakes": True, "conditional_video": True}
+    },
     "one set of fakes, infogan": {"category_loss": "infogan", "share_fakes": True, **R1},
     "one set of fakes, no image discriminator": {
         **{"category_loss": "none", "share_fakes": True, "image_discriminator": "none", "discriminator_norm": "batch"}
@@ -45,7 +49,7 @@ CASES = {
 }
 
 # Run in every environment. Between versions of TensorFlow operations may differ, and these have all of them.
-CORE = ("supervised, batch norm in D", "augmentation", "R1, weight 3", "one set of fakes, infogan")
+CORE = ("supervised, batch norm in D", "augmentation", "R1, weight 3, D_V of the category", "one set of fakes, infogan")
 
 
 def make_gan(**changes):
@@ -95,14 +99,14 @@ def cross_entropy(class_logits, category):
     )
 
 
-def r1(discriminate, real):
-    """Half the squared norm of the gradient at a real example, example by example."""
+def r1(discriminate, real, *given):
+    """Half the squared norm of the gradient at a real example, example by example, with its part of what is given."""
     norms = []
     for i in range(real.shape[0]):
         example = real[i : i + 1]
         with tf.GradientTape() as tape:
             tape.watch(example)
-            logit = tf.reduce_mean(discriminate(example))
+            logit = tf.reduce_mean(discriminate(example, *(each[i : i + 1] for each in given)))
         norms.append(tf.reduce_sum(tape.gradient(logit, example) ** 2))
     return 0.5 * tf.reduce_mean(norms)
 
@@ -126,8 +130,14 @@ def expected_losses(config, gan, batch):
     def judge_images(images):
         return gan.image_discriminator(images, training=True)
 
-    def judge_videos(videos):
-        return gan.video_discriminator(videos, training=True)
+    def judge_videos(videos, category):
+        """Logits and class logits; a conditional D_V's logit is one number for all and one of the clip's category."""
+        if not config.conditional_video:
+            return gan.video_discriminator(videos, training=True)
+        judge, num = gan.video_discriminator, config.dim_category
+        outputs = tf.reshape(judge.last(judge.features(videos, training=True)), (videos.shape[0], -1, 1 + 2 * num))
+        own = tf.stack([outputs[b, :, 1 + num + k] for b, k in enumerate(np.array(category))])
+        return outputs[..., 0] + own, outputs[..., 1 : 1 + num]
 
     def generated(purpose):
         latents = gan._latents(*video_shape, purpose)
@@ -151,11 +161,12 @@ def expected_losses(config, gan, batch):
         return gan_loss + penalty, logged
 
     def d_video():
-        (real, real_classes), (fake, fake_classes) = judge_videos(real_videos), judge_videos(fake_videos)
+        real, real_classes = judge_videos(real_videos, batch["labels"])
+        fake, fake_classes = judge_videos(fake_videos, fake_category)
         total = bce_of_real(real) + tf.reduce_mean(minus_log_sigmoid(-fake))
         logged = {base.LOSS_D_VIDEO: total}
         if config.r1_video:
-            total += due * config.r1_video * r1(lambda x: judge_videos(x)[0], real_videos)
+            total += due * config.r1_video * r1(lambda *x: judge_videos(*x)[0], real_videos, batch["labels"])
         if config.category_loss == "supervised":
             logged[base.LOSS_CATEGORY_D] = cross_entropy(real_classes, batch["labels"])
         if config.category_loss == "infogan":
@@ -167,7 +178,7 @@ def expected_losses(config, gan, batch):
         of_images = gan_module._LATENTS_IMAGE if config.share_fakes else gan_module._LATENTS_IMAGE_G
         videos, category = generated(of_videos)
         videos = gan._augment(videos, gan._draw_augment(num_videos, of_videos, gan_module._AUGMENT_FAKE))
-        logits, classes = judge_videos(videos)
+        logits, classes = judge_videos(videos, category)
         total = tf.reduce_mean(minus_log_sigmoid(logits))
         if gan.image_discriminator is not None:
             images = gan._fake_images(gan._draw_images(num_images, of_images))

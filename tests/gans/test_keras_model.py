@@ -178,9 +178,11 @@ def test_labels_are_needed_where_they_are_learnt_and_must_be_categories():
 
 def test_networks_and_optimizers_that_do_not_fit_are_named_when_compiled():
     video = mocogan_tf.VideoDiscriminator(ndf=4, image_size=64, video_length=4)
+    conditional = mocogan_tf.VideoDiscriminator(ndf=4, image_size=32, video_length=4, dim_category=2, conditional=True)
     for gan, words in (
         (made(video_discriminator=video), "video discriminator cannot judge what it is given, 4 x 32 x 32 x 3"),
         (made(category_loss="supervised"), "equally many categories"),
+        (made(video_discriminator=conditional), "needs the labels of real clips.* Received: category_loss=none"),
     ):
         with pytest.raises(ValueError, match=words):
             compiled(gan)
