@@ -386,7 +386,9 @@ class Config:
         "Compile losses and gradients with XLA; `auto`: on GPUs, unless several share batch statistics.",
         choices=("auto", "on", "off"),
     )
-    steps_per_execution: int = _opt(1, "Steps per call into TensorFlow.", minimum=1)
+    steps_per_execution: int = _opt(
+        1, "Steps per call into TensorFlow, on one device; several devices make one.", minimum=1
+    )
     cpu_devices: int = _opt(1, "Virtual CPU devices to train on, to try several replicas without GPUs.", minimum=1)
     sync_batch_norm: bool = _opt(True, "Share the statistics of batch normalisation between replicas.")
     deterministic: bool = _opt(False, "Give bit-identical results on one machine, at some cost in speed.")

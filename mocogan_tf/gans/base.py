@@ -196,7 +196,8 @@ class AdversarialModel(keras.Model):
             d_video_optimizer: Of the video discriminator.
             d_image_optimizer: Of the image discriminator.
             xla: Whether XLA compiles the losses and gradients.
-            **kwargs: As of `keras.Model.compile`.
+            **kwargs: As of `keras.Model.compile`. Several replicas make one step per call, whatever
+                `steps_per_execution` is.
 
         Raises:
             ValueError: The networks do not fit each other, or the optimizers do not fit the networks.
@@ -212,9 +213,12 @@ class AdversarialModel(keras.Model):
         self._build_discriminators()
         # Without `optimizer` Keras adds an RMSprop of its own. It would compile the whole step, updates included, which
         # fails under a strategy.
+        self._compile_options = kwargs
+        if self.distribute_strategy.num_replicas_in_sync > 1:
+            # Keras's loop over steps does not run on several: TensorFlow asks for the value of a placeholder.
+            kwargs = {**kwargs, "steps_per_execution": 1}
         super().compile(optimizer=None, jit_compile=False, **kwargs)
         self.xla = xla
-        self._compile_options = kwargs
         self.g_optimizer = self._with_loss_scale(g_optimizer)
         self.d_image_optimizer: Any = self._with_loss_scale(d_image_optimizer)
         self.d_video_optimizer = self._with_loss_scale(d_video_optimizer)

@@ -39,13 +39,18 @@ def train(config, strategy, sgd=False):
         gan = build.build_gan(config, policy=config.precision if config.precision != "float32" else None)
         if sgd:
             names = ["g_optimizer", "d_video_optimizer", *(["d_image_optimizer"] if gan.d_image_optimizer else [])]
-            gan.compile(**{name: keras.optimizers.SGD(0.1) for name in names})
+            optimizers = {name: keras.optimizers.SGD(0.1) for name in names}
+            gan.compile(**optimizers, steps_per_execution=config.steps_per_execution)
     batches = [tiny_batch(config, seed) for seed in range(STEPS)]
     stacked = {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
     untuned = tf.data.Options()
     untuned.autotune.enabled = False  # Or `fit` would end with a wait for the thread that tunes, as long as it has run.
     dataset = tf.data.Dataset.from_tensor_slices(stacked).with_options(untuned)
-    history = gan.fit(dataset, verbose=0, shuffle=False)
+    if config.steps_per_execution > 1:
+        dataset = (
+            dataset.repeat()
+        )  # At the end of a finite one Keras's loop over steps would not know the batch's size.
+    history = gan.fit(dataset, steps_per_epoch=STEPS, verbose=0, shuffle=False)
     losses = {name: values[-1] for name, values in history.history.items()}
     weights = {f"weight_{i:03d}": variable.numpy() for i, variable in enumerate(gan.weights)}
     frames = config.video_length // gan.sampler.frame_stride
