@@ -158,18 +158,18 @@ TABLE = [
         _in("tests/gans/test_gradients.py", "test_a_step_is_minus_the_gradient_of_the_papers_loss"),
         (
             "real clips are judged without their labels",
-            'videos, training=True, noise=inputs["noise_video"], category=of_real',
-            'videos, training=True, noise=inputs["noise_video"]',
+            "self._judge_videos(videos, of_real, training",
+            "self._judge_videos(videos, tf.zeros_like(of_real), training",
         ),
         (
             "generated clips are judged without their categories",
-            'noise=inputs["noise_video"], category=category)',
-            'noise=inputs["noise_video"])',
+            "self._judge_videos(fakes, category, training",
+            "self._judge_videos(fakes, tf.zeros_like(category), training",
         ),
         (
             "R1 is of no category",
-            "self.video_discriminator(x, category=of_real, **kwargs)[0]",
-            "self.video_discriminator(x, **kwargs)[0]",
+            "self._judge_videos(x, of_real, **kwargs)[0]",
+            "self._judge_videos(x, tf.zeros_like(of_real), **kwargs)[0]",
         ),
     ),
     *_of(

@@ -211,12 +211,12 @@ class AdversarialModel(keras.Model):
         if len({id(optimizer) for optimizer in given}) < len(given):
             raise ValueError("Each network needs an optimizer of its own. Received: one optimizer for several.")
         self._build_discriminators()
-        # Without `optimizer` Keras adds an RMSprop of its own. It would compile the whole step, updates included, which
-        # fails under a strategy.
         self._compile_options = kwargs
         if self.distribute_strategy.num_replicas_in_sync > 1:
             # Keras's loop over steps does not run on several: TensorFlow asks for the value of a placeholder.
             kwargs = {**kwargs, "steps_per_execution": 1}
+        # Without `optimizer` Keras adds an RMSprop of its own. It would compile the whole step, updates included, which
+        # fails under a strategy.
         super().compile(optimizer=None, jit_compile=False, **kwargs)
         self.xla = xla
         self.g_optimizer = self._with_loss_scale(g_optimizer)

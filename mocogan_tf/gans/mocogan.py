@@ -135,6 +135,11 @@ class MoCoGAN(AdversarialModel):
         return bool(self.generator.latents.dim_category) and self.generator.config["category_to"] != "motion"
 
     @property
+    def _tells_category(self) -> bool:
+        """Whether D_V is told the categories of the clips that it judges. Others, also a user's own, take none."""
+        return getattr(self.video_discriminator, "conditional", False)
+
+    @property
     def _judged_shapes(self) -> dict[str, tuple[int, ...]]:
         frames, height, width, channels = super().example_shapes["videos"]
         shrink = {"full": 1, "half": 2}[self.video_size]
@@ -153,7 +158,7 @@ class MoCoGAN(AdversarialModel):
                     "`category_loss` needs a generator and a video discriminator of equally many categories. Received: "
                     f"category_loss={self.category_loss}, dim_category={ours} and {theirs}."
                 )
-        if getattr(self.video_discriminator, "conditional", False) and self.category_loss != "supervised":
+        if self._tells_category and self.category_loss != "supervised":
             raise ValueError(
                 "A conditional video discriminator needs the labels of real clips, category_loss=supervised. "
                 f"Received: category_loss={self.category_loss}."
@@ -310,7 +315,13 @@ class MoCoGAN(AdversarialModel):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns D_V's logits and class logits of generated clips."""
         fakes = self._augment(fakes, draws["augment"])
-        return self.video_discriminator(fakes, training=True, noise=inputs["noise_video"], category=category)
+        return self._judge_videos(fakes, category, training=True, noise=inputs["noise_video"])
+
+    def _judge_videos(
+        self, videos: tf.Tensor, category: tf.Tensor | None, **kwargs: Any
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns D_V's logits and class logits of clips; `kwargs` as of its call."""
+        return self.video_discriminator(videos, **({"category": category} if self._tells_category else {}), **kwargs)
 
     def _loss_d_image(self, fake_logits: tf.Tensor, inputs: Inputs) -> LossAndLogs:
         """Returns D_I's loss on real images, which it judges here, and on its logits of fakes."""
@@ -328,16 +339,11 @@ class MoCoGAN(AdversarialModel):
         videos = self._augment(inputs["videos"], inputs["augment_videos"])
         supervised = self.category_loss == "supervised"
         of_real = tf.one_hot(inputs["labels"], self.generator.latents.dim_category) if supervised else None
-        real_logits, real_classes = self.video_discriminator(
-            videos, training=True, noise=inputs["noise_video"], category=of_real
-        )
+        real_logits, real_classes = self._judge_videos(videos, of_real, training=True, noise=inputs["noise_video"])
         gan = losses.discriminator_loss(real_logits, fake_logits, self.label_smoothing)
         logs = {LOSS_D_VIDEO: gan, ACCURACY_D_VIDEO: accuracy(real_logits, fake_logits)}
         total = gan + self._r1(
-            self.r1_video,
-            lambda x, **kwargs: self.video_discriminator(x, category=of_real, **kwargs)[0],
-            videos,
-            inputs["r1_due"],
+            self.r1_video, lambda x, **kwargs: self._judge_videos(x, of_real, **kwargs)[0], videos, inputs["r1_due"]
         )
         if self.category_loss != "none":
             if supervised:

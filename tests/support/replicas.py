@@ -47,9 +47,7 @@ def train(config, strategy, sgd=False):
     untuned.autotune.enabled = False  # Or `fit` would end with a wait for the thread that tunes, as long as it has run.
     dataset = tf.data.Dataset.from_tensor_slices(stacked).with_options(untuned)
     if config.steps_per_execution > 1:
-        dataset = (
-            dataset.repeat()
-        )  # At the end of a finite one Keras's loop over steps would not know the batch's size.
+        dataset = dataset.repeat()  # Keras's loop over steps does not know the sizes of a finite one's batches.
     history = gan.fit(dataset, steps_per_epoch=STEPS, verbose=0, shuffle=False)
     losses = {name: values[-1] for name, values in history.history.items()}
     weights = {f"weight_{i:03d}": variable.numpy() for i, variable in enumerate(gan.weights)}
