@@ -547,10 +547,12 @@ def fields_of(model: Any) -> list[str]:
 
 
 # Fields that may change when a run is resumed: they decide how long, how fast and what is written, not the method.
+# Those that decide which clips there are may change too, since the clips themselves are compared.
 FREE_ON_RESUME = frozenset(
     {
         "steps",
         "data_dir",
+        "num_clips",
         "cache_dir",
         "jit_compile",
         "steps_per_execution",

@@ -19,10 +19,11 @@ from tests.support.tiny import TINY
 pytestmark = pytest.mark.core
 
 
-def videos(fps=12.0):
+def videos(fps=12.0, num_clips=2):
     return VideoSet(
-        name="stub", categories=("a", "b"), fps=fps, labels=np.array([0, 1], np.int32), lengths=np.array([9, 9]),
-        offsets=np.array([0, 9]), names=("one", "two"), frames=np.zeros((18, 32, 32, 3), np.uint8),
+        name="stub", categories=("a", "b"), fps=fps, labels=np.arange(num_clips, dtype=np.int32) % 2,
+        lengths=np.full(num_clips, 9), offsets=9 * np.arange(num_clips), names=("one", "two", "three")[:num_clips],
+        frames=np.zeros((9 * num_clips, 32, 32, 3), np.uint8),
     )  # fmt: skip
 
 
@@ -51,6 +52,16 @@ def test_a_runs_clips_are_slower_than_the_videos_by_the_frames_left_out(tmp_path
     assert samples.fps == 4.0
     with run_directory.claim(tmp_path / "run", config, run.videos, run.fps):
         assert run_directory.read_data(tmp_path / "run")["fps"] == 4.0
+
+
+def test_a_run_goes_on_with_more_rendered_clips_where_that_is_allowed(tmp_path):
+    few, more = (Config(**{**TINY, "num_clips": number}).resolve_categories(2) for number in (2, 3))
+    with run_directory.claim(tmp_path / "run", few, videos(), 12.0):
+        pass
+    run_directory.check(tmp_path / "run", more, "auto")
+    with pytest.raises(ValueError, match=r"was trained on other clips: 1 new \(three\)\..*--allow_changed_data"):
+        run_directory.check_clips(tmp_path / "run", more, videos(num_clips=3))
+    run_directory.check_clips(tmp_path / "run", more, videos(num_clips=3), allow_changed_data=True)
 
 
 def test_a_bundle_whose_configuration_holds_an_idle_value_is_read_and_scored_on_other_clips(tmp_path):
@@ -87,7 +98,7 @@ def test_the_exit_code_tells_what_ended_a_run():
 
 
 FREE = {
-    "steps", "data_dir", "cache_dir", "jit_compile", "steps_per_execution", "log_every", "sample_every",
+    "steps", "data_dir", "num_clips", "cache_dir", "jit_compile", "steps_per_execution", "log_every", "sample_every",
     "checkpoint_every", "keep_checkpoints", "keep_every", "evaluate_every",
 }  # fmt: skip
 
